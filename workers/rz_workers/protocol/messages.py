@@ -1,0 +1,258 @@
+"""The messages between rollouts, trainer, reward and ledger. Every side uses these models; JSON over HTTP.
+
+============================  =================  ==============================  =============================
+route (bearer token)          who calls          request -> reply                blocks until
+============================  =================  ==============================  =============================
+POST /lease                   rollout            LeaseRequest -> LeaseReply      a unit is free, or wait_seconds
+POST /heartbeat               rollout            Heartbeat -> HeartbeatReply     -
+POST /complete                rollout            Completion -> CompletionReply   -
+GET  /weights                 rollout            -> WeightsReply                 -
+POST /weights                 trainer            WeightsInfo -> Ack              -
+POST /step/take               trainer            TakeRequest -> TakeReply        the step is complete, or wait_seconds
+POST /step/commit             trainer            StepReport -> Ack               -
+GET  /eval/{version}          trainer            -> EvalReply                    -
+POST /drain                   operator, trainer  DrainRequest -> Ack             -
+GET  /status /metrics         anyone, no token   -> LedgerStatus / text          (read-only port)
+POST /verify                  rollout            VerifyRequest -> VerifyReply    (the reward service) verdicts are there
+============================  =================  ==============================  =============================
+
+``/healthz``, ``/status`` and ``/metrics`` are on the read-only port of every role.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rz_workers.protocol.schedule import Unit
+
+RewardStatus = Literal["ok", "no_answer", "truncated", "timeout"]
+"""``ok``: an answer was found and compared. ``no_answer``: nothing to extract. ``truncated``: the response did not end by a
+stop. ``timeout``: the verdict took its whole CPU-time limit. All but ``ok`` have reward 0. A verifier that crashes has no
+status: the call fails and is retried."""
+
+
+class Message(BaseModel):
+    """Base of all messages: unknown fields refused, values frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ack(Message):
+    """Nothing to say but that it was taken."""
+
+
+# ------------------------------------------------------------------------------------------------------- weights
+
+
+class WeightsInfo(Message):
+    """A published weight version: its number, the digest of its tensors, and where it is."""
+
+    version: int
+    """Completed policy updates; 0 is the base model."""
+    digest: str
+    """sha256 over names, dtypes, shapes and bytes of all tensors (``rz_workers.storage.weights``)."""
+    incarnation: int
+    prefix: str
+    """Folder in the run's storage, e.g. ``weights/v000013-i1``."""
+
+
+class WeightsReply(Message):
+    """The version to sample with next; None until version 0 is published."""
+
+    weights: WeightsInfo | None
+
+
+# -------------------------------------------------------------------------------------------------------- leases
+
+
+class Lease(Message):
+    """The right, for a time, to sample one unit with one weight version."""
+
+    lease_id: str
+    unit: Unit
+    attempt: int
+    """1, 2, ...: names the shard, enters no seed."""
+    weights: WeightsInfo
+    """Version to sample with; for evaluation it may be older than the newest."""
+    seconds: float
+    """Validity from receipt and from every heartbeat that confirms it."""
+
+
+class LeaseRequest(Message):
+    rollout_id: str
+    """Unique per process start, e.g. ``rollout-0-5f2c``."""
+    weight_version: int | None
+    """Version that the engine holds; None before the first load."""
+    max_units: int = 1
+    """How many units the engine has room for."""
+    wait_seconds: float = 20.0
+    """Longest time that the ledger may hold the request."""
+
+
+class LeaseReply(Message):
+    leases: tuple[Lease, ...] = ()
+    finished: bool = False
+    """The run is complete: the rollout may end with exit code 0."""
+    draining: bool = False
+    """Take no further lease; finish or drop what is held."""
+
+
+class Heartbeat(Message):
+    """What a rollout holds. A restarted ledger adopts these leases before it issues new ones."""
+
+    rollout_id: str
+    weight_version: int | None
+    leases: tuple[Lease, ...] = ()
+    tokens_generated: int = 0
+    """Response tokens sampled by this process so far."""
+
+
+class HeartbeatReply(Message):
+    lost: tuple[str, ...] = ()
+    """Ids of leases that are not valid any more: stop sampling them and write nothing."""
+    finished: bool = False
+    draining: bool = False
+
+
+class ShardStats(Message):
+    """Sums over the rows of a shard, for progress only."""
+
+    reward_sum: float = 0.0
+    response_tokens: int = 0
+    truncated: int = 0
+
+
+class ShardRef(Message):
+    """One stored shard: the ledger's and the trainer's handle on trajectories."""
+
+    unit: Unit
+    attempt: int
+    key: str
+    sha256: str
+    size_bytes: int
+    rows: int
+    weight_version: int
+    stats: ShardStats = ShardStats()
+
+
+class Completion(Message):
+    rollout_id: str
+    lease_id: str
+    shard: ShardRef
+
+
+class CompletionReply(Message):
+    accepted: bool
+    """False: another completion of the unit was recorded first; this shard will not be used."""
+
+
+# --------------------------------------------------------------------------------------------------------- steps
+
+
+class TakeRequest(Message):
+    step: int
+    incarnation: int
+    wait_seconds: float = 20.0
+
+
+class TakeReply(Message):
+    """The shards of a complete step in canonical order, frozen in ``trajectories/step-…/manifest.json``; None while some unit
+    is missing."""
+
+    shards: tuple[ShardRef, ...] | None
+    units_done: int
+    units_total: int
+    draining: bool = False
+
+
+class StepReport(Message):
+    """The trainer's word that a step is committed in storage, with the figures that people watch."""
+
+    step: int
+    incarnation: int
+    weight_version: int
+    metrics: dict[str, float]
+    checkpoint_step: int | None = None
+    phase: Literal["training", "exporting", "finished"] = "training"
+
+
+class EvalReply(Message):
+    """The shards of a finished evaluation in canonical order; None while some unit is missing."""
+
+    shards: tuple[ShardRef, ...] | None
+    units_done: int
+    units_total: int
+
+
+class DrainRequest(Message):
+    draining: bool = True
+
+
+# -------------------------------------------------------------------------------------------------------- status
+
+
+class RolloutStatus(Message):
+    rollout_id: str
+    weight_version: int | None
+    leases: int
+    tokens_generated: int
+    last_heartbeat_seconds_ago: float
+
+
+class LedgerStatus(Message):
+    """Progress for the operator, the live view and people. Never an input to a decision about correctness."""
+
+    run: str
+    phase: Literal["waiting", "adopting", "running", "draining", "finished"]
+    """``waiting``: the trainer has not published version 0 yet. ``adopting``: restarted, listening for live leases."""
+    step: int
+    """The step that is being generated or trained: committed steps so far."""
+    total_steps: int | None
+    weight_version: int | None
+    incarnation: int | None
+    units_done: int
+    units_total: int
+    units_leased: int
+    eval_units_done: int = 0
+    eval_units_total: int = 0
+    rollouts: tuple[RolloutStatus, ...] = ()
+    metrics: dict[str, float] = {}
+    """Of the newest committed step."""
+    evaluation: dict[str, float] = {}
+    """Newest accuracy of each evaluation set."""
+    last_checkpoint_step: int | None = None
+    tokens_generated: int = 0
+    expired_leases: int = 0
+    last_progress_seconds_ago: float = 0.0
+    blocking_role: Literal["none", "rollout", "trainer", "reward", "storage"] = "none"
+    seconds_per_step: float | None = None
+    eta_seconds: float | None = None
+
+
+# -------------------------------------------------------------------------------------------------------- reward
+
+
+class VerifyItem(Message):
+    response: str
+    """The response's text, the stop string included; the prompt ends in ``<think>``."""
+    reference_answer: str
+    stopped: bool
+    """Whether the response ended by a stop string or EOS (not by length)."""
+
+
+class VerifyRequest(Message):
+    items: tuple[VerifyItem, ...]
+
+
+class Verdict(Message):
+    reward: float
+    """1.0 or 0.0."""
+    status: RewardStatus
+    extracted_answer: str | None
+    cpu_seconds: float
+
+
+class VerifyReply(Message):
+    verdicts: tuple[Verdict, ...]
