@@ -1,0 +1,142 @@
+"""The order of a step: the critic trains behind the generation of the next step, and values wait for it."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from rz_workers.protocol.messages import ShardRef, WeightsInfo
+from rz_workers.protocol.schedule import train_units
+from rz_workers.runtime import DrainedError, Settings
+from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.records import DataManifest
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import write_shard
+from rz_workers.trainer.learner import Learner
+from rz_workers.trainer.main import Trainer
+from rz_workers.trainer.ranks import Ranks
+from rz_workers.trainer.watchdog import Watchdog
+
+
+class RecordingLearner(Learner):
+    """A real learner that also notes what it does and with which critic."""
+
+    def __init__(self, events, *arguments):
+        super().__init__(*arguments)
+        self.events = events
+
+    def values(self, batch):
+        step = int(batch.weight_versions[0])
+        self.events.append(("values", step, f"critic after {self.critic_steps} updates"))
+        return super().values(batch)
+
+    def policy_update(self, batch, advantages, ref_logprobs):
+        self.events.append(("policy update", int(batch.weight_versions[0])))
+        return super().policy_update(batch, advantages, ref_logprobs)
+
+    def critic_update(self, batch, returns, old_values, step):
+        self.events.append(("critic update", step))
+        return super().critic_update(batch, returns, old_values, step)
+
+
+class FakeDuty:
+    """The first rank's duty without ledger; ``publish`` is where generation of the next step starts."""
+
+    def __init__(self, events, shards_of):
+        self.events, self.shards_of = events, shards_of
+
+    def ask_for(self, step):
+        return self.shards_of[step]
+
+    def publish(self, version, tensors):
+        self.events.append(("publish", version))
+        return WeightsInfo(version=version, digest="d", incarnation=1, prefix="weights/x")
+
+    def commit(self, step, *rest):
+        self.events.append(("commit", step))
+
+    def checkpointed(self, step):
+        self.events.append(("checkpoint", step))
+
+
+@pytest.fixture
+def trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path):
+    run = make_run(rollout={"samplesPerLease": 2}, trainer={"checkpoint": {"interval": 2}})
+    store = ObjectStore(str(tmp_path / "run"))
+    folder = RunFolder.claim(store, run)
+    folder.claim_incarnation(1)
+    shards_of: dict[int, tuple[ShardRef, ...]] = {}
+    for step in range(4):
+        rows = make_trajectories(step=step, seed=step)
+        shards_of[step] = tuple(
+            write_shard(store, unit, 1, [row for row in rows if row.group_id in unit.group_ids], step)
+            for unit in train_units(run.spec, 2, step)
+        )
+    settings = Settings.from_environment(
+        {"RZ_RUN_FILE": _run_file(tmp_path, run), "RZ_SCRATCH": str(scratch), "RZ_INCARNATION": "1"}
+    )
+    events: list[tuple] = []
+    ranks = Ranks(0, 1, torch.device("cpu"), None)
+    learner = RecordingLearner(events, run.spec, ranks, *make_models(), None)
+    data = DataManifest(fingerprint="f", num_prompts=2, eval_sets={}, total_steps=4, files={})
+    trainer = Trainer(
+        settings,
+        ranks,
+        learner,
+        folder,
+        data,
+        tmp_path,
+        threading.Event(),
+        Watchdog(1000.0),
+        FakeDuty(events, shards_of),
+    )
+    return trainer, events
+
+
+def _run_file(folder: Path, run) -> str:
+    path = folder / "run-file.json"
+    path.write_text(run.model_dump_json(by_alias=True))
+    return str(path)
+
+
+def test_a_step_publishes_before_the_critic_trains_and_values_wait_for_the_critic(trainer):
+    trainer, events = trainer
+    for step in range(3):
+        trainer.step(step)
+    assert events == [
+        ("values", 0, "critic after 0 updates"),
+        ("policy update", 0),
+        ("publish", 1),
+        ("critic update", 0),
+        ("commit", 0),
+        ("values", 1, "critic after 3 updates"),
+        ("policy update", 1),
+        ("publish", 2),
+        ("critic update", 1),
+        ("commit", 1),
+        ("checkpoint", 2),
+        ("values", 2, "critic after 6 updates"),
+        ("policy update", 2),
+        ("publish", 3),
+        ("critic update", 2),
+        ("commit", 2),
+    ]
+
+
+def test_a_request_to_stop_while_waiting_checkpoints_and_ends(trainer):
+    trainer, events = trainer
+    trainer.step(0)
+    trainer._stop.set()
+    with pytest.raises(DrainedError, match="before step 1"):
+        trainer.step(1)
+    assert events[-1] == ("checkpoint", 1)
+
+
+def test_a_request_to_stop_in_mid_step_finishes_the_step_first(trainer):
+    trainer, events = trainer
+    ask = trainer._duty.ask_for
+    trainer._duty.ask_for = lambda step: (ask(step), trainer._stop.set())[0]
+    with pytest.raises(DrainedError, match="after step 0"):
+        trainer.step(0)
+    assert events[-2:] == [("commit", 0), ("checkpoint", 1)]

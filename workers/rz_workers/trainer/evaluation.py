@@ -1,0 +1,78 @@
+"""Finished evaluations: the shards of a version's evaluation become one Parquet file a set and a summary, written last.
+
+Rollouts sample the evaluation sets in the gaps of training (DESIGN.md 3); the trainer looks at each step boundary which
+evaluations the ledger has complete, and waits only at the end of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from statistics import fmean
+
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.protocol.client import LedgerClient
+from rz_workers.protocol.messages import ShardRef
+from rz_workers.protocol.schedule import is_eval_version
+from rz_workers.storage import layout
+from rz_workers.storage.objects import ObjectExistsError
+from rz_workers.storage.records import EvalSummary, FileEntry
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import Trajectory, encode, read_shard
+
+
+class Evaluations:
+    """What is still to be collected."""
+
+    def __init__(self, folder: RunFolder, ledger: LedgerClient, spec: ReasonerZeroRunSpec, total_steps: int) -> None:
+        self._folder, self._ledger = folder, ledger
+        done = folder.eval_summaries()
+        self.pending = [
+            version
+            for version in range(total_steps + 1)
+            if is_eval_version(spec, version, total_steps) and version not in done
+        ]
+        """Versions without a summary, ascending; those that are not published yet among them."""
+
+    def unfinished(self, version: int) -> list[int]:
+        """Versions up to ``version`` that still need their weights."""
+        return [pending for pending in self.pending if pending <= version]
+
+    def collect(self, version: int) -> list[EvalSummary]:
+        """Write the summaries of the evaluations up to ``version`` that are complete by now; returns them."""
+        summaries = []
+        for candidate in self.unfinished(version):
+            shards = self._ledger.eval_shards(candidate).shards
+            if shards is None:
+                continue
+            summaries.append(self._write(candidate, shards))
+            self.pending.remove(candidate)
+        return summaries
+
+    def _write(self, version: int, shards: Sequence[ShardRef]) -> EvalSummary:
+        by_set: dict[str, list[Trajectory]] = {}
+        for shard in shards:
+            by_set.setdefault(shard.unit.eval_set or "", []).extend(read_shard(self._folder.store, shard))
+        files = {}
+        for name, trajectories in by_set.items():
+            trajectories.sort(key=lambda t: (t.group_id, t.sample_index))
+            key = layout.eval_table_key(version, name)
+            with contextlib.suppress(ObjectExistsError):  # An earlier incarnation ended before the summary.
+                self._folder.store.put_new(key, encode(trajectories))
+            stored = self._folder.store.get(key)
+            files[key.rsplit("/", 1)[1]] = FileEntry(size_bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest())
+        summary = EvalSummary(
+            version=version,
+            accuracy={name: fmean(t.reward for t in rows) for name, rows in by_set.items()},
+            response_length_mean={
+                name: fmean(len(t.response_token_ids) for t in rows) for name, rows in by_set.items()
+            },
+            truncated_fraction={
+                name: fmean(t.finish_reason == "length" for t in rows) for name, rows in by_set.items()
+            },
+            num_trajectories={name: len(rows) for name, rows in by_set.items()},
+            files=files,
+        )
+        self._folder.write_eval_summary(summary)
+        return summary

@@ -1,0 +1,153 @@
+"""What only the first rank of the gang does: it speaks to the ledger and writes to storage.
+
+``rz_workers.trainer.main`` calls this at the places that its numbered list names; nothing here touches the models.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from rz_workers import metrics as quality
+from rz_workers.progress_files import ProgressFiles
+from rz_workers.protocol.client import LedgerClient
+from rz_workers.protocol.messages import ShardRef, StepReport, WeightsInfo
+from rz_workers.runtime import DrainedError, Settings
+from rz_workers.storage import layout, weights
+from rz_workers.storage.records import DataManifest, StepCommit
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import Trajectory
+from rz_workers.trainer.batch import TrainBatch
+from rz_workers.trainer.evaluation import Evaluations
+from rz_workers.trainer.housekeeping import apply_retention
+from rz_workers.trainer.timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 5.0
+"""How long one question to the ledger may wait; between two of them all ranks agree on whether to stop."""
+
+
+@dataclass
+class FirstRankDuty:
+    """What only the first rank does: it speaks to the ledger and writes to storage."""
+
+    settings: Settings
+    folder: RunFolder
+    ledger: LedgerClient
+    waiting_ledger: LedgerClient
+    """The same, but a request to stop ends its waits."""
+    evaluations: Evaluations
+    progress: ProgressFiles
+    checkpoint_step: int | None = None
+    step_started: float = field(default_factory=time.time)
+
+    @staticmethod
+    def take_up(settings: Settings, folder: RunFolder, data: DataManifest, stop: threading.Event) -> FirstRankDuty:
+        ledger = LedgerClient(settings.ledger_url, settings.token_file)
+        return FirstRankDuty(
+            settings=settings,
+            folder=folder,
+            ledger=ledger,
+            waiting_ledger=LedgerClient(settings.ledger_url, settings.token_file, stop=stop),
+            evaluations=Evaluations(folder, ledger, settings.run.spec, data.total_steps),
+            progress=ProgressFiles(folder, settings.scratch),
+        )
+
+    def ask_for(self, step: int) -> tuple[ShardRef, ...] | None:
+        """The step's frozen shards; None when they were not complete within ``POLL_SECONDS`` or a stop was asked
+        for."""
+        try:
+            return self.waiting_ledger.take_step(step, self.settings.incarnation, POLL_SECONDS).shards
+        except DrainedError:
+            return None
+
+    def publish(self, version: int, tensors: dict[str, Tensor]) -> WeightsInfo:
+        info = weights.publish(self.folder, version, self.settings.incarnation, tensors)
+        self.ledger.announce_weights(info)
+        return info
+
+    def commit(
+        self,
+        step: int,
+        shards: tuple[ShardRef, ...],
+        trajectories: list[Trajectory],
+        batch: TrainBatch,
+        figures: dict[str, float],
+        published: WeightsInfo,
+        timeline: Timeline,
+    ) -> None:
+        """Make the step a fact: in storage, then to the ledger, then in the files that people watch."""
+        figures = figures | quality.rollout_metrics(trajectories) | self._speed(step, batch, timeline)
+        figures["staleness_mean"] = float((step - batch.weight_versions).float().mean())
+        commit = StepCommit(
+            step=step,
+            incarnation=self.settings.incarnation,
+            shards=shards,
+            weights=published,
+            metrics=figures,
+            phases=timeline.take(),
+        )
+        self.folder.commit_step(commit)
+        self.report(commit.step, commit.weights.version, commit.metrics, "training")
+        self.progress.record(commit)
+        for summary in self.evaluations.collect(step):
+            self.progress.record_eval(summary)
+        log.info(
+            "step %d: reward %.3f, response length %.1f", step, figures["reward_mean"], figures["response_length_mean"]
+        )
+
+    def _speed(self, step: int, batch: TrainBatch, timeline: Timeline) -> dict[str, float]:
+        manifest = self.folder.step_manifest(step)
+        trained = sum(len(sequence) for sequence in batch.sequences)
+        phases = ("wait", "values", "policy_update", "publish", "critic_update", "checkpoint")
+        seconds = {f"seconds_{name}": timeline.seconds(name) for name in phases}
+        busy = seconds["seconds_values"] + seconds["seconds_policy_update"] + seconds["seconds_critic_update"]
+        now = time.time()
+        figures = seconds | {
+            "seconds_step": now - self.step_started,
+            "tokens_generated": float(batch.num_tokens),
+            "tokens_per_second_trained": trained / busy,
+        }
+        self.step_started = now
+        if manifest is not None and manifest.generation_finished > manifest.generation_started:
+            window = manifest.generation_finished - manifest.generation_started
+            figures["tokens_per_second_generated"] = batch.num_tokens / window
+        return figures
+
+    def report(
+        self, step: int, version: int, figures: dict[str, float], phase: Literal["training", "finished"]
+    ) -> None:
+        self.ledger.commit_step(
+            StepReport(
+                step=step,
+                incarnation=self.settings.incarnation,
+                weight_version=version,
+                metrics=figures,
+                checkpoint_step=self.checkpoint_step,
+                phase=phase,
+            )
+        )
+
+    def checkpointed(self, step: int) -> None:
+        self.checkpoint_step = step
+        apply_retention(self.folder, self.settings.run.spec, self.evaluations.unfinished(step), newest_version=step)
+
+    def evaluations_left(self, version: int) -> int:
+        for summary in self.evaluations.collect(version):
+            self.progress.record_eval(summary)
+        return len(self.evaluations.pending)
+
+    def finish(self, local: Path, total_steps: int) -> None:
+        prefix = layout.export_prefix(total_steps)
+        if self.folder.manifest(prefix) is None:
+            self.folder.store_folder(prefix, local, {"step": total_steps, "incarnation": self.settings.incarnation})
+        last = self.folder.steps()[total_steps - 1]
+        self.report(last.step, last.weights.version, last.metrics, "finished")
+        log.info("finished after %d steps; the models are in %s/%s", total_steps, self.folder.store.uri, prefix)

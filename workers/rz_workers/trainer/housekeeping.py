@@ -1,0 +1,59 @@
+"""Applies the retention rules (``rz_workers.trainer.retention``) to a run's folder. The trainer alone deletes.
+
+A manifest goes first: a folder without one does not count, so that a crash in the middle leaves nothing that looks
+whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.storage import layout, versions
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.trainer import checkpoint, retention
+
+log = logging.getLogger(__name__)
+
+
+def apply_retention(
+    folder: RunFolder, spec: ReasonerZeroRunSpec, evaluating: Collection[int], *, newest_version: int
+) -> None:
+    """Delete weights, checkpoints and trajectories that the spec no longer wants and no resume or evaluation needs.
+
+    Args:
+        evaluating: versions that are still being evaluated.
+        newest_version: the version that rollouts sample with.
+    """
+    rules = spec.storage.retention
+    published = versions.published(folder)
+    unwanted = retention.weights_to_delete(
+        {info.version for info in published}, rules.weights, [*evaluating, newest_version]
+    )
+    for info in published:
+        if info.version in unwanted:
+            _delete_folder(folder, info.prefix)
+
+    checkpoints = checkpoint.stored(folder)
+    steps = {step for step, _ in checkpoints}
+    policy = spec.trainer.checkpoint
+    dropped = retention.checkpoints_to_delete(steps, policy.keep, policy.milestone_interval)
+    for (step, _), prefix in checkpoints.items():
+        if step in dropped:
+            _delete_folder(folder, prefix)
+
+    kept = steps - set(dropped)
+    for step in retention.trajectory_steps_to_delete(
+        set(folder.steps()), rules.trajectory_steps, min(kept, default=None)
+    ):
+        _delete_folder(folder, layout.trajectories_prefix(step))
+
+
+def _delete_folder(folder: RunFolder, prefix: str) -> None:
+    keys = folder.store.list(f"{prefix}/")
+    if keys:
+        log.info("retention: deleting %s", prefix)
+        manifest = layout.manifest_key(prefix)
+        folder.store.delete([key for key in keys if key == manifest])
+        folder.store.delete([key for key in keys if key != manifest])

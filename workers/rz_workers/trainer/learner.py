@@ -1,0 +1,258 @@
+"""Values, policy update, critic update: what happens to a train batch, on every rank alike.
+
+Who calls this: ``rz_workers.trainer.main``, in the order that DESIGN.md 3 gives. Each rank works on its share of the
+packs; losses are divided by the token count of the whole batch (policy) or mini-batch (critic) and gradients are
+summed, so that neither packing nor the number of ranks changes the update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rz_api.spec import AlgorithmSpec, OptimizerSpec, ReasonerZeroRunSpec
+from rz_workers.trainer import ppo, schedule
+from rz_workers.trainer.batch import MicroBatch, TrainBatch, pack, share
+from rz_workers.trainer.models import Critic, Policy
+from rz_workers.trainer.ranks import Ranks, whole
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient norm is NaN or infinite: the update would destroy the model, so the trainer stops instead."""
+
+
+def adamw(module: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
+    """AdamW over all parameters of a model; the rate is set before each step (``schedule.learning_rate``)."""
+    return torch.optim.AdamW(
+        module.parameters(),
+        lr=spec.learning_rate,
+        betas=(spec.beta1, spec.beta2),
+        eps=spec.epsilon,
+        weight_decay=spec.weight_decay,
+    )
+
+
+class Learner:
+    """Policy, critic and their optimizers.
+
+    ``critic`` is None for GRPO, ``reference`` unless a KL coefficient is set.
+    """
+
+    def __init__(
+        self,
+        spec: ReasonerZeroRunSpec,
+        ranks: Ranks,
+        policy: Policy,
+        critic: Critic | None,
+        reference: Policy | None,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec, self.algorithm, self.ranks = spec, spec.algorithm, ranks
+        self.policy, self.critic, self.reference = policy, critic, reference
+        self.policy_optimizer = adamw(policy, self.algorithm.policy)
+        self.critic_optimizer = adamw(critic, self.algorithm.critic) if critic is not None else None
+        self.policy_steps = 0
+        self.critic_steps = 0
+        self._on_progress = on_progress
+
+    # ------------------------------------------------------------------------------------------------------ values
+
+    def values(self, batch: TrainBatch) -> Tensor:
+        """V of the state in which each response token was chosen, ``[N]`` fp32 on the host; zeros without a critic."""
+        values = torch.zeros(batch.num_tokens)
+        if self.critic is None:
+            return values
+        with torch.no_grad():
+            for micro_batch, counts in self._share(batch, range(batch.num_trajectories)):
+                predicted = self.critic(*_state(micro_batch.to(self.ranks.device)))
+                if counts:
+                    values[micro_batch.flat] = _host(predicted)
+        return self.ranks.sum(values)
+
+    def reference_logprobs(self, batch: TrainBatch) -> Tensor | None:
+        """Log-probs of the response tokens under the base model, ``[N]`` fp32; None without a KL coefficient."""
+        if self.reference is None:
+            return None
+        logprobs = torch.zeros(batch.num_tokens)
+        with torch.no_grad():
+            for micro_batch, counts in self._share(batch, range(batch.num_trajectories)):
+                scored, _ = self.reference(*_action(micro_batch.to(self.ranks.device)), self._temperature)
+                if counts:
+                    logprobs[micro_batch.flat] = _host(scored)
+        return self.ranks.sum(logprobs)
+
+    # ------------------------------------------------------------------------------------------------------ policy
+
+    def policy_update(self, batch: TrainBatch, advantages: Tensor, ref_logprobs: Tensor | None) -> dict[str, float]:
+        """Exactly one optimizer step on the whole batch.
+
+        At staleness 0 the old log-probs are the current ones, detached: the ratio is 1 and its gradient the policy
+        gradient's, and no extra pass is made. Trajectories of an older version are held against the sampler's own
+        log-probs.
+
+        Args:
+            advantages: ``[N]`` normalised.
+            ref_logprobs: ``[N]`` or None.
+
+        Returns:
+            the step's policy metrics.
+        """
+        algorithm = self.algorithm
+        stale = (batch.weight_versions != int(batch.weight_versions.max())).any() or algorithm.max_staleness > 0
+        logprobs, entropies, ratios = (torch.zeros(batch.num_tokens) for _ in range(3))
+        loss_sum = torch.zeros(())
+        for micro_batch, counts in self._share(batch, range(batch.num_trajectories)):
+            flat = micro_batch.flat
+            on_device = micro_batch.to(self.ranks.device)
+            scored, entropy = self.policy(*_action(on_device), self._temperature)
+            sampled = batch.rollout_logprobs[flat].to(self.ranks.device)
+            old = sampled if stale else scored.detach()
+            weights = None
+            if algorithm.sampler_correction == "tis" and not stale:
+                weights = ppo.truncated_importance_weights(scored, sampled, cap=algorithm.tis_cap)
+            loss = ppo.policy_loss(
+                scored, old, advantages[flat].to(self.ranks.device), clip_ratio=algorithm.clip_ratio, weights=weights
+            )
+            if ref_logprobs is not None and algorithm.kl_mode == "loss":
+                loss = loss + algorithm.kl_coefficient * ppo.k3(scored, ref_logprobs[flat].to(self.ranks.device))
+            loss = loss.sum() / batch.num_tokens
+            _backward(loss if counts else loss * 0.0)
+            if counts:
+                loss_sum += _host(loss)
+                logprobs[flat], entropies[flat] = _host(scored), _host(entropy)
+                ratios[flat] = _host(torch.exp(scored.detach() - old))
+        self.policy_steps += 1
+        norm, rate = self._step(self.policy, self.policy_optimizer, algorithm.policy, self.policy_steps)
+        for tensor in (logprobs, entropies, ratios, loss_sum):
+            self.ranks.sum(tensor)
+        _require_finite("policy loss", float(loss_sum))
+        gap = ppo.mismatch(logprobs, batch.rollout_logprobs)
+        metrics = {
+            "policy_loss": float(loss_sum),
+            "policy_entropy": float(entropies.mean()),
+            "policy_grad_norm": norm,
+            "policy_learning_rate": rate,
+            "ratio_max": float(ratios.max()),
+            "clip_fraction": float(((ratios - 1.0).abs() > algorithm.clip_ratio).float().mean()),
+            "mismatch_abs_mean": gap.abs_mean,
+            "mismatch_k3": gap.k3,
+            "mismatch_max": gap.max,
+        }
+        if ref_logprobs is not None:
+            metrics["reference_kl"] = float(ppo.k3(logprobs, ref_logprobs).mean())
+        return metrics
+
+    # ------------------------------------------------------------------------------------------------------ critic
+
+    def critic_update(self, batch: TrainBatch, returns: Tensor, old_values: Tensor, step: int) -> dict[str, float]:
+        """``critic.miniBatches`` optimizer steps, each on one part of a seeded permutation of the trajectories.
+
+        Args:
+            returns, old_values: ``[N]``.
+
+        Returns:
+            the mean loss over the batch's tokens, the last gradient norm, the rate; nothing without a critic.
+        """
+        if self.critic is None or self.critic_optimizer is None:
+            return {}
+        spec, loss_total, norms = self.algorithm.critic, torch.zeros(()), []
+        rate = 0.0
+        for part in schedule.mini_batches(batch.num_trajectories, spec.mini_batches, self.algorithm.seed, step):
+            tokens = int(batch.lengths[part].sum())
+            for micro_batch, counts in self._share(batch, part):
+                flat = micro_batch.flat
+                values = self.critic(*_state(micro_batch.to(self.ranks.device)))
+                loss = ppo.value_loss(
+                    values,
+                    old_values[flat].to(self.ranks.device),
+                    returns[flat].to(self.ranks.device),
+                    value_clip=spec.value_clip,
+                ).sum()
+                _backward(loss / tokens if counts else loss * 0.0)
+                if counts:
+                    loss_total += _host(loss)
+            self.critic_steps += 1
+            norm, rate = self._step(self.critic, self.critic_optimizer, spec, self.critic_steps)
+            norms.append(norm)
+        loss_mean = float(self.ranks.sum(loss_total)) / batch.num_tokens
+        _require_finite("critic loss", loss_mean)
+        return {"critic_loss": loss_mean, "critic_grad_norm": sum(norms) / len(norms), "critic_learning_rate": rate}
+
+    # ------------------------------------------------------------------------------------------------------ shared
+
+    @property
+    def _temperature(self) -> float:
+        return self.spec.rollout.sampling.temperature
+
+    def _share(self, batch: TrainBatch, members: Sequence[int]) -> list[tuple[MicroBatch, bool]]:
+        self._on_progress()
+        packs = pack(batch, members, self.spec.trainer.max_tokens_per_micro_batch)
+        return share(packs, self.ranks.rank, self.ranks.world_size)
+
+    def _step(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, spec: OptimizerSpec, count: int
+    ) -> tuple[float, float]:
+        """Clip, set the rate, step, clear; returns the gradient norm before clipping and the rate."""
+        norm = float(whole(nn.utils.clip_grad_norm_(module.parameters(), spec.max_grad_norm)))
+        _require_finite("gradient norm", norm)
+        rate = schedule.learning_rate(spec, count)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm, rate
+
+
+def advantages_and_returns(
+    algorithm: AlgorithmSpec, batch: TrainBatch, values: Tensor, ref_logprobs: Tensor | None
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Normalised advantages and returns of a step, ``[N]`` each, and what describes them.
+
+    The KL penalty (``klMode: penalty``) is taken from the rewards with the sampler's log-probs, which are the
+    policy's own.
+    """
+    if algorithm.name == "grpo":
+        advantages = ppo.group_relative_advantages(batch.rewards, batch.groups, batch.lengths)
+        return advantages, batch.rewards.repeat_interleave(batch.lengths), {"advantage_std": _std(advantages)}
+    rewards = ppo.token_rewards(batch.rewards, batch.lengths)
+    if ref_logprobs is not None and algorithm.kl_mode == "penalty":
+        rewards = rewards - algorithm.kl_coefficient * (batch.rollout_logprobs - ref_logprobs)
+    advantages, returns = ppo.generalized_advantages(
+        rewards, values, batch.lengths, gamma=algorithm.gamma, gae_lambda=algorithm.gae_lambda
+    )
+    metrics = {"advantage_std": _std(advantages), "value_mean": float(values.mean())}
+    explained = ppo.explained_variance(values, returns)
+    if explained is not None:
+        metrics["explained_variance"] = explained
+    return (ppo.normalize(advantages) if algorithm.normalize_advantages else advantages), returns, metrics
+
+
+def _state(m: MicroBatch) -> tuple[Tensor, ...]:
+    return m.input_ids, m.positions, m.segments, m.rows
+
+
+def _action(m: MicroBatch) -> tuple[Tensor, ...]:
+    return m.input_ids, m.positions, m.segments, m.rows, m.targets
+
+
+def _host(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu()
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _std(values: Tensor) -> float:
+    return float(values.double().std(correction=0))
+
+
+def _require_finite(what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteLossError(
+            f"the {what} is {value}; the step is not applied, the checkpoint before it stays valid"
+        )

@@ -1,0 +1,223 @@
+"""The trainer: vanilla PPO with a separate critic, one optimizer step of the policy per training step, strictly
+on-policy.
+
+Every rank of the gang runs this; rank 0 also speaks to the ledger and writes to storage. For step v, from the weights
+of version v:
+
+1. **Take** the step's trajectories, frozen by the ledger once the last one is complete.
+2. **Values** of every response token, from the critic as it is after the update on step v-1's data.
+3. **Advantages**: GAE with lambda = gamma = 1, normalised over the whole batch.
+4. **Policy update**: one optimizer step on the whole batch.
+5. **Publish** version v+1. From here on rollouts generate step v+1.
+6. **Critic update** on step v's data, behind that generation. Values of step v+1 wait for it: they are step 2 of the
+next turn.
+7. **Commit** the step: consumed shards, metrics, resulting weights. Evaluations that have finished are written too.
+8. **Checkpoint** every ``trainer.checkpoint.interval`` steps, policy and critic in agreement.
+
+A gang that restarts resumes from the newest checkpoint and takes the steps since then again: their trajectories are
+stored, so nothing is generated twice, and a version that comes out with the same bits is not published again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import torch
+
+from rz_workers.protocol.messages import ShardRef, WeightsInfo
+from rz_workers.runtime import DrainedError, Settings, on_terminate
+from rz_workers.status_server import start_status_server
+from rz_workers.storage import layout
+from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.records import DataManifest
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import read_shard
+from rz_workers.trainer import checkpoint, export, startup
+from rz_workers.trainer.batch import collate
+from rz_workers.trainer.first_rank import FirstRankDuty
+from rz_workers.trainer.learner import Learner, advantages_and_returns
+from rz_workers.trainer.models import published_tensors
+from rz_workers.trainer.ranks import Ranks, join, whole
+from rz_workers.trainer.timeline import Timeline
+from rz_workers.trainer.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    stop = on_terminate(lambda: log.info("asked to stop: checkpoint at the next step boundary, then exit"))
+    watchdog = Watchdog(settings.run.spec.trainer.watchdog_seconds)
+    ranks = join(settings)
+    trainer = Trainer.start(settings, ranks, stop, watchdog)
+    start_status_server(settings, trainer.status)
+    for step in range(trainer.next_step, trainer.total_steps):
+        trainer.step(step)
+    trainer.finish()
+
+
+class Trainer:
+    """One rank's view of the run between two steps."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ranks: Ranks,
+        learner: Learner,
+        folder: RunFolder,
+        data: DataManifest,
+        model_dir: Path,
+        stop: threading.Event,
+        watchdog: Watchdog,
+        duty: FirstRankDuty | None,
+    ) -> None:
+        self.settings, self.spec, self.ranks, self.learner, self.folder = (
+            settings,
+            settings.run.spec,
+            ranks,
+            learner,
+            folder,
+        )
+        self.total_steps = data.total_steps
+        self.next_step = 0
+        self.model_dir = model_dir
+        self._stop, self._watchdog = stop, watchdog
+        self._timeline = Timeline("trainer")
+        self._checkpoint_step = 0
+        self._duty = duty
+
+    @staticmethod
+    def start(settings: Settings, ranks: Ranks, stop: threading.Event, watchdog: Watchdog) -> Trainer:
+        """Check the inputs, own the folder, build the models, and resume or publish version 0."""
+        inputs = startup.read_inputs(settings.run.spec, settings.scratch) if ranks.is_first else None
+        if inputs is not None:
+            startup.claim_folder(settings, inputs)
+        ranks.barrier()
+        folder = RunFolder.open(ObjectStore(settings.run.spec.storage.uri))
+        data = folder.data_manifest() if folder else None
+        assert folder is not None, "the first rank has just claimed it"
+        assert data is not None, "the first rank has just written it"
+        model_dir = settings.scratch / "run-model"
+        folder.fetch_folder(layout.MODEL_PREFIX, model_dir)
+        learner = startup.build_learner(settings, ranks, inputs, model_dir, on_progress=watchdog.pat)
+        duty = FirstRankDuty.take_up(settings, folder, data, stop) if ranks.is_first else None
+        trainer = Trainer(settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty)
+        prefix = ranks.from_first(checkpoint.newest(folder) if ranks.is_first else None)
+        if prefix is not None:
+            trainer.next_step = trainer._checkpoint_step = checkpoint.load(folder, learner, prefix, settings.scratch)
+            log.info("resumed from %s", prefix)
+        trainer.publish(trainer.next_step)
+        return trainer
+
+    # -------------------------------------------------------------------------------------------------- one step
+
+    def step(self, step: int) -> None:
+        """Steps 1 to 8 of the module's docstring."""
+        timeline, learner = self._timeline, self.learner
+        with timeline.phase("wait"):
+            shards = self.take(step)
+        trajectories = [t for shard in shards for t in read_shard(self.folder.store, shard)]
+        batch = collate(trajectories)
+        with timeline.phase("values"):
+            values = learner.values(batch)
+        with timeline.phase("policy_update"):
+            ref_logprobs = learner.reference_logprobs(batch)
+            advantages, returns, figures = advantages_and_returns(self.spec.algorithm, batch, values, ref_logprobs)
+            figures |= learner.policy_update(batch, advantages, ref_logprobs)
+        with timeline.phase("publish"):
+            published = self.publish(step + 1)
+        with timeline.phase("critic_update"):
+            figures |= learner.critic_update(batch, returns, values, step)
+        if self._duty is not None and published is not None:
+            self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
+        self.next_step = step + 1
+        draining = self.ranks.from_first(self._stop.is_set())
+        if draining or (step + 1) % self.spec.trainer.checkpoint.interval == 0 or step + 1 == self.total_steps:
+            with timeline.phase("checkpoint"):
+                self.save_checkpoint()
+        if draining:
+            raise DrainedError(f"stopped on request after step {step}, with a checkpoint")
+
+    def take(self, step: int) -> tuple[ShardRef, ...]:
+        """Wait for the step's trajectories. A request to stop ends the wait: this is a step boundary."""
+        while True:
+            shards, draining = None, self._stop.is_set()
+            if self._duty is not None and not draining:
+                shards = self._duty.ask_for(step)
+            shards, draining = self.ranks.from_first((shards, draining))
+            self._watchdog.pat()
+            if shards is not None:
+                return shards
+            if draining:
+                self.save_checkpoint()
+                raise DrainedError(f"stopped on request before step {step}, with a checkpoint")
+
+    def publish(self, version: int) -> WeightsInfo | None:
+        """Gather the policy once, in the dtype of the forward pass, write it and tell the ledger; None but on rank
+        0."""
+        dtype = getattr(torch, self.spec.trainer.dtype)
+        tensors = {}
+        for name, tensor in published_tensors(self.learner.policy).items():
+            gathered = whole(tensor).to(dtype).cpu().contiguous()
+            if self._duty is not None:
+                tensors[name] = gathered
+        return self._duty.publish(version, tensors) if self._duty is not None else None
+
+    def save_checkpoint(self) -> None:
+        """Save the state before ``next_step``, unless that is what the newest checkpoint holds (or nothing has
+        happened yet)."""
+        if self.next_step == self._checkpoint_step:
+            return
+        checkpoint.save(
+            self.folder,
+            self.ranks,
+            self.learner,
+            step=self.next_step,
+            incarnation=self.settings.incarnation,
+            scratch=self.settings.scratch,
+        )
+        self._checkpoint_step = self.next_step
+        if self._duty is not None:
+            self._duty.checkpointed(self.next_step)
+
+    # ---------------------------------------------------------------------------------------------------- the end
+
+    def finish(self) -> None:
+        """Wait for the last evaluation, export both models, and tell the ledger that the run is complete."""
+        self.await_evaluations()
+        policy, critic = self.learner.policy, self.learner.critic
+        policy_state = export.gather_state(policy)
+        critic_state = export.gather_state(critic) if critic is not None else None
+        if self._duty is not None:
+            local, dtype = self.settings.scratch / "export", getattr(torch, self.spec.trainer.dtype)
+            export.write_policy(policy.model, policy_state, dtype, self.model_dir, local / "policy")
+            if critic is not None and critic_state is not None:
+                export.write_critic(critic.backbone, critic_state, dtype, self.model_dir, local / "critic")
+            self._duty.finish(local, self.total_steps)
+        self.ranks.barrier()
+
+    def await_evaluations(self) -> None:
+        while True:
+            left = self._duty.evaluations_left(self.total_steps) if self._duty is not None else 0
+            left, draining = self.ranks.from_first((left, self._stop.is_set()))
+            self._watchdog.pat()
+            if left == 0:
+                return
+            if draining:
+                raise DrainedError(
+                    "stopped on request while the last evaluation was under way; every step is committed"
+                )
+            self._stop.wait(0.2)
+
+    def status(self) -> dict[str, object]:
+        """For the read-only port."""
+        return {
+            "run": self.settings.run.name,
+            "rank": self.ranks.rank,
+            "incarnation": self.settings.incarnation,
+            "next_step": self.next_step,
+            "total_steps": self.total_steps,
+            "last_checkpoint_step": self._checkpoint_step,
+        }

@@ -1,0 +1,219 @@
+"""Policy and critic: Hugging Face models with the two heads that PPO needs, on packed sequences.
+
+Both are ``nn.Module``s whose ``forward`` takes one packed micro-batch, so that FSDP's hooks see every use of a
+parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from rz_workers.runtime import UserError
+
+LOGIT_ROWS = 4096
+"""Response rows whose full-vocabulary logits exist at a time: 4096 x 152k in fp32 are 2.5 GB."""
+
+
+class Policy(nn.Module):
+    """A causal language model that scores given tokens."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, segments: Tensor, rows: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies at ``rows``.
+
+        Args:
+            input_ids, positions, segments: ``[T]`` (``rz_workers.trainer.batch.MicroBatch``).
+            rows, targets: ``[n]``.
+            temperature: logits are divided by it, as the sampler does.
+
+        Returns:
+            ``[n]`` fp32 log-probs of ``targets``, and ``[n]`` fp32 entropies (nats, without gradient).
+        """
+        hidden = _hidden_states(self.model.base_model, input_ids, positions, segments)[rows]
+        head = self.model.get_output_embeddings()
+        pieces = [
+            _score(head, hidden[i : i + LOGIT_ROWS], targets[i : i + LOGIT_ROWS], temperature)
+            if len(rows) <= LOGIT_ROWS
+            else checkpoint(
+                _score, head, hidden[i : i + LOGIT_ROWS], targets[i : i + LOGIT_ROWS], temperature, use_reentrant=False
+            )
+            for i in range(0, len(rows), LOGIT_ROWS)
+        ]
+        return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces])
+
+
+class Critic(nn.Module):
+    """A base model with a linear value head without bias."""
+
+    def __init__(self, backbone: Any, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, input_ids: Tensor, positions: Tensor, segments: Tensor, rows: Tensor) -> Tensor:
+        """Values ``[n]`` fp32 of the states that end at ``rows``; arguments as for ``Policy.forward``."""
+        hidden = _hidden_states(self.backbone, input_ids, positions, segments)[rows]
+        return _at_least_fp32(self.head(hidden).squeeze(-1))
+
+
+def _hidden_states(backbone: Any, input_ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+    """Last hidden states ``[T, D]`` of one packed sequence; a token attends to its own segment's earlier tokens and
+    itself."""
+    size = len(input_ids)
+    mask = (segments[:, None] == segments[None, :]) & torch.ones(
+        size, size, dtype=torch.bool, device=input_ids.device
+    ).tril()
+    out = backbone(
+        input_ids=input_ids[None], position_ids=positions[None], attention_mask=mask[None, None], use_cache=False
+    )
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _score(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = _at_least_fp32(head(hidden))
+    if temperature != 1.0:
+        logits = logits / temperature
+    log_distribution = torch.log_softmax(logits, dim=-1)
+    logprobs = log_distribution.gather(-1, targets[:, None]).squeeze(-1)
+    with torch.no_grad():
+        entropy = -(log_distribution.exp() * log_distribution).sum(-1)
+    return logprobs, entropy
+
+
+def load_policy(
+    source: str, *, revision: str | None, trust_remote_code: bool, activation_checkpointing: bool
+) -> Policy:
+    """The causal language model at ``source`` (a folder or a hub id) in fp32.
+
+    Raises UserError when it can't be loaded or when its logits are more than a linear head (soft-capping, scaling),
+    which the scoring here and in the sampler would not reproduce.
+    """
+    model = _load(AutoModelForCausalLM, source, revision, trust_remote_code)
+    text_config = model.config.get_text_config()
+    for field in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(text_config, field, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"the model {source} transforms its logits ({field} = {getattr(text_config, field)}), "
+                "which is not supported; "
+                f"a model whose logits are a linear head's is required: change model.name"
+            )
+    _prepare(model, activation_checkpointing)
+    return Policy(model)
+
+
+def load_critic(
+    source: str, *, revision: str | None, trust_remote_code: bool, activation_checkpointing: bool, init: str, seed: int
+) -> Critic:
+    """The base model at ``source`` with a fresh value head (``new_value_head``) in fp32, or, where ``source`` is a
+    critic that this project exported, with the exported head."""
+    backbone = _load(AutoModel, source, revision, trust_remote_code)
+    _prepare(backbone, activation_checkpointing)
+    head = read_exported_head(Path(source))
+    if head is None:
+        head = new_value_head(backbone.config.get_text_config().hidden_size, init=init, seed=seed)
+    return Critic(backbone, head)
+
+
+def empty_policy(config: Any) -> Policy:
+    """A policy of this configuration whose weights are still to be loaded."""
+    factory: Any = AutoModelForCausalLM
+    return Policy(factory.from_config(config))
+
+
+def empty_critic(config: Any) -> Critic:
+    """A critic of this configuration whose weights, the head's too, are still to be loaded."""
+    factory: Any = AutoModel
+    return Critic(factory.from_config(config), nn.Linear(config.get_text_config().hidden_size, 1, bias=False))
+
+
+def new_value_head(hidden_size: int, *, init: str, seed: int) -> nn.Linear:
+    """A linear head ``[hidden_size] -> [1]`` without bias.
+
+    ``normal``: standard deviation 1/(hidden_size + 1) (published code); ``uniform``: U(-sqrt 5, sqrt 5) (paper).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    head = nn.Linear(hidden_size, 1, bias=False)
+    with torch.no_grad():
+        if init == "normal":
+            head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
+        else:
+            head.weight.uniform_(-math.sqrt(5.0), math.sqrt(5.0), generator=generator)
+    return head
+
+
+def read_exported_head(folder: Path) -> nn.Linear | None:
+    """The value head of a critic in token-classification format (``rz_workers.trainer.export``); None where there is
+    none."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        with safe_open(file, framework="pt") as tensors:
+            if "score.weight" in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
+                weight = tensors.get_tensor("score.weight").float()
+                head = nn.Linear(weight.shape[1], 1, bias=False)
+                head.weight = nn.Parameter(weight)
+                return head
+    return None
+
+
+def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers of the policy under their Hugging Face names, a tied tensor once (under its
+    first name).
+
+    Sharded parameters are returned as they are: gathering them is the caller's business.
+    """
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in policy.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name.removeprefix("model.")] = tensor.detach()
+    return tensors
+
+
+def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        config.get_text_config().attention_dropout = 0.0  # see _prepare
+        return factory.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"the model {source!r} does not load: {first_line}. A folder, bucket URL or hub id of a "
+            "Hugging Face checkpoint with "
+            f"safetensors weights is required: check model.name, model.revision and model.secretName"
+        ) from error
+
+
+def _prepare(model: Any, activation_checkpointing: bool) -> None:
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # Sampling has none, and the ratio of PPO compares the same network.
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,40 @@
+"""Where models come from: a local folder, a bucket, or the hub, made into something that ``from_pretrained`` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rz_workers.runtime import UserError
+from rz_workers.storage.objects import ObjectStore
+
+
+def local_source(name: str, scratch: Path) -> str:
+    """``name`` itself for a local folder or a hub id; a copy under ``scratch`` for a URL.
+
+    Raises UserError for a path that does not exist, or a URL under which there is nothing.
+    """
+    if "://" in name:
+        store = ObjectStore(name)
+        keys = store.list("")
+        if not keys:
+            raise UserError(
+                f"found nothing at {name}; the folder of a Hugging Face checkpoint is required: check model.name"
+            )
+        target = scratch / "source" / name.split("://", 1)[1].strip("/").replace("/", "--")
+        for key in keys:
+            store.download(key, target / key)
+        return str(target)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"the folder {name} has no config.json; a Hugging Face checkpoint is required: check model.name"
+            )
+        return name
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise UserError(
+            f"found no folder {name}, and it is no hub id (owner/name): check model.name (relative paths "
+            "start at the folder in "
+            f"which the run was started)"
+        )
+    return name

@@ -1,0 +1,152 @@
+"""What happens before the first step: check everything that the user can get wrong, then claim the run's folder.
+
+Order matters: data, tokenizer and model are read before anything is written, so that bad input leaves no half-made run
+folder behind. Rank 0 alone reads the model from its source; the other ranks get it from rank 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import AutoConfig
+
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.prompt_table import PreparedData, prepare, publish_data
+from rz_workers.prompts import check_round_trip, load_tokenizer
+from rz_workers.runtime import Settings, UserError
+from rz_workers.storage import layout
+from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.records import DataManifest
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.trainer import models
+from rz_workers.trainer.learner import Learner
+from rz_workers.trainer.models import Critic, Policy
+from rz_workers.trainer.ranks import Ranks, shard
+from rz_workers.trainer.sources import local_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything from outside the run, read and checked; only on the first rank."""
+
+    prepared: PreparedData
+    tokenizer: Any
+    policy: Policy
+    critic: Critic | None
+    reference: Policy | None
+
+
+def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
+    """Read data, tokenizer and models. Writes nothing but downloads under ``scratch``.
+
+    Raises UserError for whatever the user must change.
+    """
+    model, algorithm = spec.model, spec.algorithm
+    source = local_source(model.name, scratch)
+    tokenizer_source = local_source(model.tokenizer, scratch) if model.tokenizer else source
+    tokenizer = load_tokenizer(tokenizer_source, model.revision, model.trust_remote_code)
+    check_round_trip(tokenizer, spec.data.prompt_template)
+    prepared = prepare(spec, tokenizer)
+    log.info("%d training prompts, %d dropped as too long", len(prepared.train), len(prepared.dropped))
+    options: dict[str, Any] = {
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
+        "activation_checkpointing": spec.trainer.activation_checkpointing,
+    }
+    initial = Path(local_source(model.init_from, scratch)) if model.init_from else None
+    policy = models.load_policy(str(initial / "policy") if initial else source, **options)
+    _check_vocabulary(policy, tokenizer, source)
+    critic = None
+    if algorithm.name == "ppo":
+        seed = int.from_bytes(hashlib.sha256(f"value-head:{algorithm.seed}".encode()).digest()[:4], "big")
+        critic_source = str(initial / "critic") if initial else source
+        critic = models.load_critic(critic_source, init=algorithm.critic.value_head_init, seed=seed, **options)
+    reference = models.load_policy(source, **options) if algorithm.kl_coefficient > 0 else None
+    return Inputs(prepared, tokenizer, policy, critic, reference)
+
+
+def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataManifest]:
+    """Own the run's folder and incarnation, and store what every role reads: prompts, model configuration, tokenizer.
+
+    Raises UserError when another run owns the folder or the data changed, SupersededError when a newer gang exists.
+    """
+    store = ObjectStore(settings.run.spec.storage.uri)
+    store.check_writable()
+    folder = RunFolder.claim(store, settings.run)
+    folder.claim_incarnation(settings.incarnation)
+    data = publish_data(folder, settings.run.spec, inputs.prepared)
+    if folder.manifest(layout.MODEL_PREFIX) is None:
+        local = settings.scratch / "model"
+        shutil.rmtree(local, ignore_errors=True)
+        inputs.policy.model.config.save_pretrained(local)
+        inputs.policy.model.generation_config.save_pretrained(local)
+        inputs.tokenizer.save_pretrained(local)
+        _check_saved_tokenizer(inputs, local)
+        folder.store_folder(layout.MODEL_PREFIX, local, {"name": settings.run.spec.model.name})
+    return folder, data
+
+
+def build_learner(settings: Settings, ranks: Ranks, inputs: Inputs | None, model_dir: Path, **options: Any) -> Learner:
+    """The learner on every rank; ``inputs`` on the first one, whose weights the others receive."""
+    spec = settings.run.spec
+    policy = inputs.policy if inputs else models.empty_policy(model_config(model_dir))
+    critic = inputs.critic if inputs else None
+    if inputs is None and spec.algorithm.name == "ppo":
+        critic = models.empty_critic(model_config(model_dir))
+    reference = inputs.reference if inputs else None
+    if inputs is None and spec.algorithm.kl_coefficient > 0:
+        reference = models.empty_policy(model_config(model_dir))
+    for module in (policy, critic, reference):
+        if module is not None:
+            _spread(module, settings, ranks)
+    return Learner(spec, ranks, policy, critic, reference, **options)
+
+
+def _spread(module: nn.Module, settings: Settings, ranks: Ranks) -> None:
+    """Shard a model over the ranks, with the first rank's weights."""
+    weights = module.state_dict() if ranks.is_first and ranks.world_size > 1 else {}
+    weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    shard(module, ranks, settings.run.spec.trainer)
+    if ranks.world_size > 1:
+        set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+
+
+def model_config(model_dir: Path) -> Any:
+    config = AutoConfig.from_pretrained(model_dir)
+    config.get_text_config().attention_dropout = 0.0
+    config.dtype = torch.float32
+    return config
+
+
+def _check_vocabulary(policy: Policy, tokenizer: Any, source: str) -> None:
+    rows = policy.model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {source} embeds {rows}: a tokenizer "
+            "that belongs to the model is "
+            f"required, check model.tokenizer"
+        )
+
+
+def _check_saved_tokenizer(inputs: Inputs, folder: Path) -> None:
+    """What rollouts will load must tokenize as what the prompts were made with."""
+    row = inputs.prepared.train[0]
+    reloaded = load_tokenizer(str(folder), None, False)
+    before = inputs.tokenizer(row.prompt, add_special_tokens=False)["input_ids"]
+    after = reloaded(row.prompt, add_special_tokens=False)["input_ids"]
+    if before != after:
+        raise UserError(
+            f"the tokenizer changes when it is saved and loaded again (prompt {row.prompt_id}: "
+            f"{len(before)} tokens before, "
+            f"{len(after)} after): a tokenizer that AutoTokenizer restores is required, check model.tokenizer"
+        )

@@ -1,0 +1,34 @@
+"""Ends a trainer rank that hangs (DESIGN.md 7: the workers end themselves, the operator only reports)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+from rz_api import exit_codes
+
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Ends the process with a retriable exit code when nothing has moved for too long (DESIGN.md 7: who acts on a
+    hang)."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def pat(self) -> None:
+        """Progress was made."""
+        self._last = time.monotonic()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(self._seconds / 10, 10.0))
+            idle = time.monotonic() - self._last
+            if idle > self._seconds:
+                log.error("no progress for %.0f s (trainer.watchdogSeconds): giving up", idle)
+                os._exit(exit_codes.WATCHDOG)
