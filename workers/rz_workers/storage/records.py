@@ -51,11 +51,13 @@ class DataManifest(Record):
     dropped: tuple[DroppedPrompt, ...] = ()
     """Prompts longer than ``data.maxPromptTokens``."""
     files: dict[str, FileEntry]
+    eval_fingerprints: dict[str, str] = {}
+    """Set -> the same checksum as ``fingerprint``, over the set's prompts."""
 
 
 class StepManifest(Record):
-    """``trajectories/step-…/manifest.json``: the completions that won, frozen by the ledger when the step was complete. A
-    replay trains on exactly these."""
+    """``trajectories/step-…/manifest.json``: the completions that won, frozen by the ledger when the step was complete.
+    A replay trains on exactly these."""
 
     step: int
     shards: tuple[ShardRef, ...]
@@ -66,11 +68,43 @@ class StepManifest(Record):
     """Unix seconds of the last completion."""
 
 
+class IncarnationClaim(Record):
+    """``incarnations/…``: a trainer gang's claim to be the one that may write."""
+
+    incarnation: int
+    claimant: str
+    """Host, process and a random part, so that no two claims have the same bytes."""
+
+
+class TensorEntry(Record):
+    """One tensor of a weight version."""
+
+    file: str
+    """Name of the safetensors file, below the version's folder."""
+    dtype: str
+    """torch's name without the module, e.g. ``bfloat16``."""
+    shape: tuple[int, ...]
+    sha256: str
+    """Of the tensor's bytes: row-major, little-endian."""
+
+
+class WeightsManifest(Record):
+    """``weights/v…-i…/manifest.json``: the version counts from the moment that this is there."""
+
+    version: int
+    incarnation: int
+    digest: str
+    """See ``rz_workers.storage.weights.digest``."""
+    files: dict[str, FileEntry]
+    tensors: dict[str, TensorEntry]
+
+
 class Phase(Record):
     """One bar of the timeline."""
 
     name: str
-    """``generate``, ``wait``, ``values``, ``policy_update``, ``publish``, ``critic_update``, ``checkpoint``, ``evaluate``."""
+    """``generate``, ``wait``, ``values``, ``policy_update``, ``publish``, ``critic_update``, ``checkpoint``,
+    ``evaluate``."""
     role: str
     started: float
     """Unix seconds."""
@@ -78,8 +112,8 @@ class Phase(Record):
 
 
 class StepCommit(Record):
-    """``steps/step-….json``: the step happened. Replays that end in other weights write ``steps/step-…-i<incarnation>.json``
-    beside it; readers take the newest incarnation's."""
+    """``steps/step-….json``: the step happened. Replays that end in other weights write
+    ``steps/step-…-i<incarnation>.json`` beside it; readers take the newest incarnation's."""
 
     step: int
     incarnation: int

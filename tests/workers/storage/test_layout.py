@@ -1,0 +1,44 @@
+"""Keys of a run's folder, spelled out, and their parsers."""
+
+from __future__ import annotations
+
+import pytest
+
+from rz_workers.storage import layout
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (layout.incarnation_key(3), "incarnations/000003"),
+        (layout.step_key(12), "steps/step-000012.json"),
+        (layout.step_key(12, 3), "steps/step-000012-i3.json"),
+        (layout.trajectories_prefix(12), "trajectories/step-000012"),
+        (layout.weights_prefix(13, 1), "weights/v000013-i1"),
+        (layout.checkpoint_prefix(55, 1), "checkpoints/step-000055-i1"),
+        (layout.export_prefix(55), "export/step-000055"),
+        (layout.eval_table_key(50, "math500"), "eval/step-000050/math500.parquet"),
+        (layout.eval_summary_key(50), "eval/step-000050/summary.json"),
+        (layout.data_key("eval-math500"), "data/eval-math500.parquet"),
+        (layout.manifest_key("model"), "model/manifest.json"),
+    ],
+)
+def test_keys_are_those_of_the_design(key: str, expected: str) -> None:
+    assert key == expected
+
+
+@pytest.mark.parametrize("number", [0, 7, 999_999, 1_000_000])
+def test_parsers_undo_the_functions(number: int) -> None:
+    assert layout.parse_incarnation(layout.incarnation_key(number)) == number
+    assert layout.parse_step(layout.step_key(number)) == number
+    assert layout.parse_step(layout.step_key(number, 12)) == number
+    assert layout.parse_weights(layout.weights_prefix(number, 12)) == (number, 12)
+    assert layout.parse_checkpoint(f"{layout.checkpoint_prefix(number, 12)}/policy/x.distcp") == (number, 12)
+    assert layout.parse_eval_summary(layout.eval_summary_key(number)) == number
+
+
+@pytest.mark.parametrize("key", ["steps/other.json", "weights/v1-i1", "weights/v000001", "eval/step-000001/x.parquet"])
+def test_other_names_are_not_taken_for_ours(key: str) -> None:
+    parsers = (layout.parse_incarnation, layout.parse_step, layout.parse_weights, layout.parse_checkpoint)
+    assert [parse(key) for parse in parsers] == [None] * 4
+    assert layout.parse_eval_summary(key) is None

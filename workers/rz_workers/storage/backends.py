@@ -1,0 +1,215 @@
+"""Where objects really are: files of this machine, or whatever fsspec reaches. Called by ``ObjectStore`` alone.
+
+A backend does one thing once and raises what the system raises (the OSError family, botocore's, aiohttp's);
+``rz_workers.storage.objects`` retries, translates and explains. Both kinds promise the same: a reader never sees a part
+of an object, and of many writers that ``create`` the same key exactly one succeeds.
+
+==============  ===================================================  ==========================================
+where           create (exclusive)                                   replace
+==============  ===================================================  ==========================================
+local files     temporary name, fsync, ``link`` to the real name     temporary name, fsync, ``rename``
+``s3://`` etc.  fsspec's conditional put (``mode="create"``)         put
+``memory://``   check and put under a lock (one process, for tests)  put
+==============  ===================================================  ==========================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import fsspec
+
+_TEMPORARY_SUFFIX = ".rz-tmp"
+_FOLDER_TRIES = 10
+_memory_lock = threading.Lock()
+
+
+class Backend(Protocol):
+    """What ``ObjectStore`` needs of a place. Keys are relative, with forward slashes."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Store ``data`` under a new key; FileExistsError when the key is taken."""
+
+    def replace(self, key: str, data: bytes) -> None: ...
+
+    def read(self, key: str) -> bytes:
+        """FileNotFoundError when there is no such object."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """Every key that starts with ``prefix``, in no particular order."""
+
+    def delete(self, keys: list[str]) -> None:
+        """Objects that are not there are passed over."""
+
+    def upload(self, local: Path, key: str) -> None: ...
+
+    def download(self, key: str, local: Path) -> None: ...
+
+
+class LocalFiles:
+    """Files below one folder. The folder comes into being with its first object.
+
+    A writer that is killed leaves at most a hidden file ``.NAME.RANDOM.rz-tmp``, which no listing shows. Data reach the
+    disk before the name does, so that a power cut may lose the newest objects but never leaves half of one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, key: str, data: bytes) -> None:
+        self._store(key, lambda file: file.write(data), os.link)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._store(key, lambda file: file.write(data), os.replace)
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def exists(self, key: str) -> bool:
+        try:
+            return stat.S_ISREG(os.stat(self.root / key).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def keys(self, prefix: str) -> list[str]:
+        folder = self.root / prefix.rpartition("/")[0]
+        keys = []
+        for place, _folders, names in os.walk(folder, onerror=_raise_unless_missing):
+            for name in names:
+                if not name.endswith(_TEMPORARY_SUFFIX):
+                    key = (Path(place) / name).relative_to(self.root).as_posix()
+                    if key.startswith(prefix):
+                        keys.append(key)
+        return keys
+
+    def delete(self, keys: list[str]) -> None:
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.root / key)
+        for folder in sorted({(self.root / key).parent for key in keys}, reverse=True):
+            self._remove_empty(folder)
+
+    def upload(self, local: Path, key: str) -> None:
+        with open(local, "rb") as source:
+            self._store(key, lambda file: shutil.copyfileobj(source, file, 1 << 20), os.replace)
+
+    def download(self, key: str, local: Path) -> None:
+        shutil.copyfile(self.root / key, local)
+
+    def _store(self, key: str, write: Callable[[BinaryIO], object], name_it: Callable[[Path, Path], None]) -> None:
+        """Write a free name beside the key's own, then give it that name; the free name is gone afterwards either
+        way."""
+        target = self.root / key
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+        try:
+            with self._open_new(temporary) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            name_it(temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(temporary)
+
+    def _open_new(self, path: Path) -> BinaryIO:
+        """Another process may remove the folder as empty (``delete``) just after it was made here; then it is made
+        again."""
+        for _ in range(_FOLDER_TRIES):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                return open(path, "xb")
+        raise OSError(errno.EBUSY, "the folder is removed again and again while a file is made in it", str(path.parent))
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove ``folder`` and the folders above it, as far as they are empty and below the root."""
+        while folder != self.root and self.root in folder.parents:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
+
+
+class FsspecFiles:
+    """Objects that fsspec reaches: ``s3://``, ``gs://``, ``az://``, ``memory://``, and for reading any URL it knows.
+
+    Listing caches are off: what another process has just written is there in the next listing. The client libraries'
+    own retries are off too, so that a conditional put is never repeated behind our back (its second try would find its
+    own object and report that somebody else was first).
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Raises ValueError for a protocol that fsspec does not know, ImportError when its package is not installed."""
+        protocol = uri.partition("://")[0]
+        options: dict[str, Any] = {}
+        if protocol in ("s3", "s3a"):
+            options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
+        fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True, **options)
+        if protocol in ("s3", "s3a"):
+            fs.retries = 1
+        self._fs = fs
+        self._root = str(path).rstrip("/")
+        self._create_guard: contextlib.AbstractContextManager[Any] = (
+            _memory_lock if protocol == "memory" else contextlib.nullcontext()
+        )
+
+    def create(self, key: str, data: bytes) -> None:
+        with self._create_guard:
+            try:
+                self._fs.pipe_file(self._path(key), data, mode="create")
+            except FileExistsError:
+                raise
+            except OSError as error:
+                # s3fs reports SeaweedFS's "412 precondition failed" as EINVAL, as it does many other things.
+                if error.errno == errno.EINVAL and self.exists(key):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key) from error
+                raise
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._fs.pipe_file(self._path(key), data)
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._fs.cat_file(self._path(key)))
+
+    def exists(self, key: str) -> bool:
+        try:
+            return bool(self._fs.info(self._path(key))["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def keys(self, prefix: str) -> list[str]:
+        folder = prefix.rpartition("/")[0]
+        start = len(self._root) + 1
+        found = self._fs.find(f"{self._root}/{folder}".rstrip("/"))
+        return [key for path in found if (key := str(path)[start:]).startswith(prefix)]
+
+    def delete(self, keys: list[str]) -> None:
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(self._path(key))
+
+    def upload(self, local: Path, key: str) -> None:
+        self._fs.put_file(str(local), self._path(key))
+
+    def download(self, key: str, local: Path) -> None:
+        self._fs.get_file(self._path(key), str(local))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """A folder that is not there (yet, or any more) has no objects; any other failure is not an empty folder."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

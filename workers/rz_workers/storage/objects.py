@@ -1,0 +1,259 @@
+"""Immutable objects under keys, in a folder of this machine or a bucket. Everything that a run keeps goes through here.
+
+Called by ``RunFolder`` and its neighbours in every role, and by ``rz_workers.datasets`` to read sources. Safe to share
+between threads. Failures that pass by themselves are retried with back-off; what is left over is one of the errors
+below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from rz_workers.runtime import UserError, WorkerError
+from rz_workers.storage.backends import Backend, FsspecFiles, LocalFiles
+from rz_workers.storage.records import FileEntry
+from rz_workers.storage.retry import RetryPolicy, is_storage_failure, is_transient
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class StorageError(WorkerError):
+    """Storage did not do what it should, after all retries. Ends a worker with the retriable exit code 70."""
+
+
+class ObjectExistsError(StorageError):
+    """The key is taken: somebody else created it first."""
+
+
+class ObjectMissingError(StorageError):
+    """There is no object under the key."""
+
+
+class CorruptObjectError(StorageError):
+    """An object's bytes are not those that its manifest or reference names."""
+
+
+CHECK_RETRY = RetryPolicy(attempts=4)
+"""For ``check_writable``: a run that starts should not wait minutes for an address that was mistyped."""
+
+
+class ObjectStore:
+    """The objects of one folder.
+
+    Example: ``ObjectStore("s3://runs/orz-7b").put_new("incarnations/000003", b"...")``.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        retry: RetryPolicy | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+        backend: Backend | None = None,
+    ) -> None:
+        """``uri`` is an fsspec URL or a path of this machine (a relative one is taken from the working directory).
+
+        Raises UserError when no installed package handles the URL.
+        """
+        self.uri, self._backend = (uri, backend) if backend else _open(uri)
+        self._retry = retry or RetryPolicy()
+        self._sleep = sleep
+        self._jitter = jitter
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.uri!r})"
+
+    # ------------------------------------------------------------------------------------------------- one object
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Create an object; of many writers exactly one succeeds, the others get ObjectExistsError.
+
+        A try whose answer was lost may have arrived all the same, so that after a failed try an object with the same
+        bytes counts as ours. Claims therefore carry something unique to the claimant.
+        """
+        answer_lost = False
+
+        def create() -> None:
+            nonlocal answer_lost
+            try:
+                self._backend.create(key, data)
+            except FileExistsError:
+                if not (answer_lost and self._backend.read(key) == data):
+                    raise
+            except Exception:
+                answer_lost = True
+                raise
+
+        self._retrying("create", _checked(key), create)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Replace an object as a whole. Only for derived files (metrics.jsonl, tensorboard) and for files that count
+        only once a manifest names them; everything else is created once, with ``put_new``."""
+        self._retrying("write", _checked(key), lambda: self._backend.replace(key, data))
+
+    def get(self, key: str) -> bytes:
+        """An object's bytes. Raises ObjectMissingError."""
+        return self._retrying("read", _checked(key), lambda: self._backend.read(key))
+
+    def exists(self, key: str) -> bool:
+        return self._retrying("look for", _checked(key), lambda: self._backend.exists(key))
+
+    # ----------------------------------------------------------------------------------------------- many objects
+
+    def list(self, prefix: str) -> list[str]:
+        """All keys that start with ``prefix``, whole and sorted, at any depth; ``"weights/"`` is a folder,
+        ``"weights/v1"`` also finds ``weights/v12-i1/…``. Objects written before the call are in it, from whichever
+        process."""
+        return sorted(self._retrying("list", prefix, lambda: self._backend.keys(prefix)))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are gone already are passed over."""
+        doomed = [_checked(key) for key in keys]
+        if doomed:
+            self._retrying("delete", doomed[0], lambda: self._backend.delete(doomed))
+
+    # ------------------------------------------------------------------------------------------------------ files
+
+    def upload(self, local: Path, key: str) -> FileEntry:
+        """Store a file, whatever its size, and return its size and sha256 for a manifest. Replaces an object of that
+        key, so that an upload that was cut off can be repeated: a file counts only when a manifest names it."""
+        self._retrying("upload", _checked(key), lambda: self._backend.upload(local, key))
+        return file_entry(local)
+
+    def download(self, key: str, local: Path) -> None:
+        """Fetch an object into a file (parent folders are made; a temporary name first). Raises ObjectMissingError."""
+        local.parent.mkdir(parents=True, exist_ok=True)
+        temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}.part")
+        try:
+            self._retrying("download", _checked(key), lambda: self._backend.download(key, temporary))
+            os.replace(temporary, local)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------------------------------------ check
+
+    def check_writable(self) -> None:
+        """Create an object and delete it again, to learn at the start what would fail later; leaves nothing behind.
+
+        Raises UserError when the folder cannot be written, StorageError when storage does not answer.
+        """
+        probe = f"writable-{uuid.uuid4().hex}"
+        made = _missing_folders(self._backend.root) if isinstance(self._backend, LocalFiles) else []
+        try:
+            self._retrying("create", probe, lambda: self._backend.create(probe, b""), CHECK_RETRY)
+            self._retrying("delete", probe, lambda: self._backend.delete([probe]), CHECK_RETRY)
+        except ObjectExistsError as error:
+            raise UserError(_unwritable(self.uri, error)) from error
+        except StorageError as error:
+            if error.__cause__ is not None and is_transient(error.__cause__):
+                raise
+            raise UserError(_unwritable(self.uri, error)) from error
+        finally:
+            for folder in made:
+                _remove_if_empty(folder)
+
+    def _retrying(self, doing: str, key: str, call: Callable[[], T], retry: RetryPolicy | None = None) -> T:
+        """Call until it succeeds, fails for good, or has failed too often; then translate the failure."""
+        retry = retry or self._retry
+        for attempt in range(1, retry.attempts + 1):
+            try:
+                return call()
+            except FileExistsError as error:
+                raise ObjectExistsError(f"{self.uri}: {key!r} exists already") from error
+            except FileNotFoundError as error:
+                raise ObjectMissingError(f"{self.uri}: there is no {key!r} ({_words(error)})") from error
+            except Exception as error:
+                if not is_storage_failure(error):
+                    raise
+                if not is_transient(error) or attempt == retry.attempts:
+                    tries = "" if attempt == 1 else f" after {attempt} tries"
+                    raise StorageError(f"{self.uri}: cannot {doing} {key!r}{tries}: {_words(error)}") from error
+                seconds = retry.delay(attempt, self._jitter())
+                log.warning(
+                    "%s: cannot %s %r (%s); trying again in %.1f s", self.uri, doing, key, _words(error), seconds
+                )
+                self._sleep(seconds)
+        raise AssertionError("a retry policy has at least one attempt")
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and sha256 of a file of this machine."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(size_bytes=path.stat().st_size, sha256=digest)
+
+
+def data_entry(data: bytes) -> FileEntry:
+    """Size and sha256 of bytes."""
+    return FileEntry(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def is_local(uri: str) -> bool:
+    """Whether ``uri`` names files of this machine."""
+    return "://" not in uri or uri.startswith(("file://", "local://"))
+
+
+def _open(uri: str) -> tuple[str, Backend]:
+    if is_local(uri):
+        path = Path(uri.partition("://")[2] if "://" in uri else uri).expanduser().absolute()
+        return (uri if "://" in uri else str(path)), LocalFiles(path)
+    try:
+        return uri, FsspecFiles(uri)
+    except ImportError as error:
+        raise UserError(
+            f"{uri}: no package for this kind of storage is installed ({error}); install reasonerzero with the extra "
+            "that has it (s3, gcs or azure)"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"{uri}: {error}; use a path, or a URL that fsspec knows, such as file://, s3://, gs:// or az://"
+        ) from error
+
+
+def _checked(key: str) -> str:
+    """Keys stay below the folder. They are made by ``rz_workers.storage.layout`` or come from manifests."""
+    if not key or key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"found the key {key!r}; a key is relative, with no empty, '.' or '..' part")
+    return key
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _unwritable(uri: str, error: StorageError) -> str:
+    cause = error.__cause__
+    reason = _words(cause) if cause is not None else str(error)
+    change = (
+        "point storage.uri at a folder that this user may create or write to"
+        if is_local(uri)
+        else "create the bucket, check storage.secretName or the workload identity, and grant it read, write, list and "
+        "delete below this URL"
+    )
+    return f"the storage folder {uri} cannot be written: {reason}. A run must be able to create files there; {change}."
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """``folder`` and those above it that do not exist, deepest first."""
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = folder.parent
+    return missing
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        log.debug("left %s alone: it is not empty any more, or gone", folder)

@@ -1,0 +1,71 @@
+"""Which storage failures pass by themselves, and how long to wait for that. Pure; ``ObjectStore`` calls it."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+_PERMANENT_ERRNOS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EINVAL,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOSYS,
+        errno.ENOTSUP,
+        errno.EXDEV,
+        errno.EFBIG,
+        errno.EMSGSIZE,
+    }
+)
+_CLIENT_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "urllib3", "requests", "gcsfs", "google", "azure", "fsspec")
+_CONFIGURATION_ERRORS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+    "NoRegionError",
+    "ParamValidationError",
+    "InvalidURL",
+    "DefaultCredentialsError",
+)
+"""By name, so that none of the client libraries has to be installed."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Exponential back-off with jitter. The default waits 5 minutes in all: 0.2 s, 0.4 s, ... 30 s, 30 s."""
+
+    attempts: int = 17
+    first_seconds: float = 0.2
+    longest_seconds: float = 30.0
+
+    def delay(self, attempt: int, jitter: float) -> float:
+        """Seconds to wait after failure number ``attempt`` (1, 2, ...); ``jitter`` in [0, 1) scales it to 50-100%, so
+        that many workers that failed together do not come back together."""
+        full = min(self.first_seconds * 2.0 ** (attempt - 1), self.longest_seconds)
+        return full * (0.5 + 0.5 * jitter)
+
+
+def is_storage_failure(error: Exception) -> bool:
+    """Whether an exception speaks of storage at all (the OSError family, a client library's) and not of a mistake in
+    our code."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENT_LIBRARIES
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later: outages, time limits, throttling, full disks; not what is missing,
+    taken, forbidden or wrong."""
+    if type(error).__name__ in _CONFIGURATION_ERRORS:
+        return False
+    if isinstance(
+        error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
+    ):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in _PERMANENT_ERRNOS
+    return isinstance(error, Exception) and is_storage_failure(error)
