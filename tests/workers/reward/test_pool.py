@@ -1,0 +1,191 @@
+"""What the pool makes of pairs that misbehave. The children obey their answers (``fake_child``); all else is real."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from rz_workers.reward import pool as pool_module
+from rz_workers.reward.pool import Outcome, VerifierCrashError, VerifierPool
+from rz_workers.runtime import UserError, WorkerError
+
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_child.py")))
+T = TypeVar("T")
+
+
+def with_pool(
+    use: Callable[[VerifierPool], Awaitable[T]],
+    *,
+    workers: int = 2,
+    cpu_seconds: float = 0.3,
+    memory_mib: int = 512,
+    wall_seconds: float = 60,
+) -> T:
+    async def run() -> T:
+        pool = VerifierPool(
+            "legacy",
+            workers=workers,
+            cpu_seconds=cpu_seconds,
+            memory_mib=memory_mib,
+            wall_seconds=wall_seconds,
+            command=FAKE,
+        )
+        async with pool:
+            return await use(pool)
+
+    return asyncio.run(run())
+
+
+def equalities(outcomes: list[Outcome]) -> list[bool]:
+    return [outcome.equal for outcome in outcomes]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_outcomes_come_in_the_order_of_the_pairs() -> None:
+    pairs = [(f"same {n}" if n % 3 else f"other {n}", "x") for n in range(200)]
+    outcomes = with_pool(lambda pool: pool.verify(pairs))
+    assert equalities(outcomes) == [bool(n % 3) for n in range(200)]
+
+
+def test_the_same_pair_is_compared_once() -> None:
+    async def use(pool: VerifierPool) -> int:
+        await asyncio.gather(pool.verify([("same", "x")] * 50), pool.verify([("same", "x")]))
+        await pool.verify([("same", "x")])
+        return pool.stats.comparisons
+
+    assert with_pool(use) == 1
+
+
+def test_the_same_text_needs_no_child() -> None:
+    async def use(pool: VerifierPool) -> int:
+        assert equalities(await pool.verify([("segfault", "segfault")])) == [True]
+        return pool.stats.comparisons
+
+    assert with_pool(use) == 0
+
+
+def test_the_cpu_limit_is_a_verdict_and_the_pairs_behind_it_are_served() -> None:
+    async def use(pool: VerifierPool) -> list[Outcome]:
+        outcomes = await pool.verify([("same 1", "x"), ("spin", "x"), *[(f"same {n}", "x") for n in range(2, 40)]])
+        assert (pool.stats.timeouts, pool.stats.crashes) == (1, 0)
+        return outcomes
+
+    outcomes = with_pool(use, workers=1)
+    assert [n for n, outcome in enumerate(outcomes) if outcome.timed_out] == [1]
+    assert equalities(outcomes) == [True, False] + [True] * 38
+
+
+def test_the_cpu_limit_is_not_a_wall_time_limit() -> None:
+    """Four children that spin on two cores take twice their CPU limit in wall time, and each gets its whole limit."""
+
+    async def use(pool: VerifierPool) -> float:
+        started = time.monotonic()
+        outcomes = await pool.verify([(f"spin {n}", "x") for n in range(2 * cores)])
+        assert all(outcome.timed_out for outcome in outcomes)
+        return time.monotonic() - started
+
+    cores = len(os.sched_getaffinity(0))
+    assert with_pool(use, workers=2 * cores, cpu_seconds=0.5) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ("segfault", "killed by SIGSEGV"),
+        ("memory", "MemoryError"),
+        ("error", "RuntimeError: the verifier has a defect"),
+    ],
+)
+def test_a_pair_that_keeps_crashing_fails_the_request_after_three_children(answer: str, cause: str) -> None:
+    async def use(pool: VerifierPool) -> VerifierPool:
+        with pytest.raises(VerifierCrashError, match=f"crashed 3 times \\({cause}; {cause}; {cause}\\) on answer"):
+            await pool.verify([("same", "x"), (answer, "x"), ("other", "x")])
+        assert equalities(await pool.verify([("same", "x"), ("other", "x")])) == [True, False]
+        return pool
+
+    pool = with_pool(use)
+    assert pool.stats.crashes == 3
+
+
+def test_a_crash_that_does_not_come_again_leaves_no_trace_in_the_verdict(tmp_path: Path) -> None:
+    pairs = [("same 1", "x"), (f"segfault once {tmp_path / 'seen'}", "x"), ("other", "x")]
+    assert equalities(with_pool(lambda pool: pool.verify(pairs))) == [True, True, False]
+
+
+def test_silence_counts_as_a_crash_not_as_a_verdict() -> None:
+    async def use(pool: VerifierPool) -> None:
+        with pytest.raises(VerifierCrashError, match=r"no verdict in 0\.1 s of wall time"):
+            await pool.verify([("sleep", "x")])
+
+    with_pool(use, wall_seconds=0.1)
+
+
+def test_a_request_that_is_given_up_does_not_disturb_another_for_the_same_pair() -> None:
+    async def use(pool: VerifierPool) -> list[Outcome]:
+        first = asyncio.create_task(pool.verify([("spin", "x")]))
+        second = asyncio.create_task(pool.verify([("spin", "x")]))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        return await second
+
+    assert [outcome.timed_out for outcome in with_pool(use)] == [True]
+
+
+def test_a_child_is_replaced_after_many_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "RETIRE_AFTER", 50)
+
+    async def use(pool: VerifierPool) -> int:
+        await pool.verify([(f"same {n}", "x") for n in range(300)])
+        return pool.stats.children_started
+
+    assert with_pool(use, workers=1) >= 4
+
+
+def test_when_the_fork_server_dies_everything_that_waits_is_told() -> None:
+    async def use(pool: VerifierPool) -> None:
+        await pool.verify([("same", "x")])
+        os.kill(pool._server._process.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(WorkerError, match="fork server of the verifiers is gone"):
+                await pool.verify([("other", "x")])
+        assert pool.give_up_reason() is not None
+
+    with_pool(use)
+
+
+def test_no_child_outlives_the_pool(tmp_path: Path) -> None:
+    async def use(pool: VerifierPool) -> list[int]:
+        await pool.verify([("pid", str(tmp_path / "child"))])
+        busy = asyncio.create_task(pool.verify([("sleep", "x")]))
+        await asyncio.sleep(0.1)
+        busy.cancel()
+        return [int(path.suffix[1:]) for path in tmp_path.glob("child.*")]
+
+    (pid,) = with_pool(use)
+    wait_until(lambda: not alive(pid))
+
+
+def test_a_memory_limit_that_the_verifier_does_not_fit_in_is_refused() -> None:
+    with pytest.raises(UserError, match=r"reward\.memoryLimitMib is 64, but .* needs at least \d+ MiB"):
+        with_pool(lambda pool: pool.verify([]), memory_mib=64)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.01)

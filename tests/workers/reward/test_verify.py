@@ -1,0 +1,121 @@
+r"""Both verifiers on worked pairs, and on the references of MATH-500 where that file is present."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rz_workers.reward.legacy import normalise
+from rz_workers.reward.verify import Verifier, load_verifier, verdict_by_text
+
+MATH500 = Path(__file__).parents[4] / "shared" / "data" / "math500.json"
+
+
+@pytest.fixture(scope="module", params=["math-verify", "legacy"])
+def equal(request: pytest.FixtureRequest) -> Verifier:
+    return load_verifier(request.param)
+
+
+@pytest.fixture(scope="module")
+def math_verify() -> Verifier:
+    return load_verifier("math-verify")
+
+
+PAIRS = {
+    "the same integer": ("4", "4", True),
+    "another integer": ("4", "12", False),
+    "the sign matters": ("-4", "4", False),
+    "a fraction and its decimal": (r"\frac{1}{2}", "0.5", True),
+    "a fraction not in lowest terms": (r"\frac{2}{4}", r"\frac12", True),
+    "another fraction": (r"\frac{1}{3}", r"\frac{1}{2}", False),
+    "dfrac is frac": (r"\dfrac{3}{4}", r"\frac{3}{4}", True),
+    "terms in another order": ("x+1", "1+x", True),
+    "factored": ("(x-1)(x+1)", "x^2-1", True),
+    "a root simplified": (r"\sqrt{8}", r"2\sqrt{2}", True),
+    "degrees": (r"90^\circ", "90", True),
+    "thousands": ("1,000", "1000", True),
+    "an assignment in front": ("x = 5", "5", True),
+    "a tuple": (r"\left(3, \frac{\pi}{2}\right)", r"(3, \frac{\pi}{2})", True),
+    "a tuple in another order": ("(1,2)", "(2,1)", False),
+    "words": (r"\text{Evelyn}", r"\text{Evelyn}", True),
+    "other words": (r"\text{Bob}", r"\text{Evelyn}", False),
+    "unreadable": (r"\frac{1", "1", False),
+    "nothing but braces": ("{}{}", "1", False),
+}
+
+
+@pytest.mark.parametrize(("answer", "reference", "same"), PAIRS.values(), ids=PAIRS.keys())
+def test_both_verifiers_agree_on(equal: Verifier, answer: str, reference: str, same: bool) -> None:
+    assert equal(answer, reference) is same
+
+
+ASYMMETRIC = {
+    "a bare number satisfies a reference that names its variable": ("5", "x=5", True),
+    "a set is not its sum": ("3", r"\{1, 2\}", False),
+    "a set in another order": (r"\{2, 1\}", r"\{1, 2\}", True),
+    "an interval with another end": ("[0,1)", "[0,1]", False),
+    "a percentage": (r"50\%", "50", True),
+}
+
+
+@pytest.mark.parametrize(("answer", "reference", "same"), ASYMMETRIC.values(), ids=ASYMMETRIC.keys())
+def test_math_verify_gets_the_reference_first(math_verify: Verifier, answer: str, reference: str, same: bool) -> None:
+    assert math_verify(answer, reference) is same
+
+
+NORMALISED = {
+    r" x = \dfrac12 \text{ cm}": r"\frac{1}{2}",
+    r"\left( 3, \frac{\pi}{2} \right)": r"(3,\frac{\pi}{2})",
+    r"\$1,234.00": "1234",
+    r"12\%": "12",
+    r".5": "0.5",
+    r"-3/4": r"\frac{-3}{4}",
+    r"\sqrt2": r"\sqrt{2}",
+    r"90^{\circ}": "90",
+    r"\text{Evelyn}": "Evelyn",
+    r"x \in [-2,7]": r"x\in[-2,7]",
+    "1,2": "1,2",
+    r"\leftarrow": r"\leftarrow",
+}
+
+
+@pytest.mark.parametrize(("text", "normal"), NORMALISED.items(), ids=NORMALISED.keys())
+def test_legacy_normal_form(text: str, normal: str) -> None:
+    assert normalise(text) == normal
+
+
+BY_TEXT = {
+    "the same text": ("4", "4", True),
+    "the same text but for white space around it": (" 4\n", "4", True),
+    "the same text but for white space within": ("a  b", "a b", True),
+    "two integers": ("-12", "12", False),
+    "the same integer written otherwise": ("012", "12", None),
+    "an integer and a decimal": ("4", "4.0", None),
+    "an integer and a percentage": ("4", "4%", None),
+    "other digits than ASCII": ("\u0664", "4", None),
+    "minus nought": ("-0", "0", None),
+    "nothing": ("", "", None),
+    "white space": (" ", " ", None),
+}
+
+
+@pytest.mark.parametrize(("answer", "reference", "same"), BY_TEXT.values(), ids=BY_TEXT.keys())
+def test_verdicts_that_need_no_verifier(answer: str, reference: str, same: bool | None) -> None:
+    assert verdict_by_text(answer, reference) is same
+
+
+def test_verdicts_by_text_are_the_verifiers_own(equal: Verifier) -> None:
+    integers = ["0", "1", "-1", "7", "-7", "12", "21", "100", "1000", "-1000", "999999999999999999"]
+    for answer in integers:
+        for reference in integers:
+            assert equal(answer, reference) is verdict_by_text(answer, reference)
+
+
+def test_every_math500_reference_verifies_against_itself(equal: Verifier) -> None:
+    if not MATH500.exists():
+        pytest.skip(f"{MATH500} is not here; it is not part of the repository")
+    references = [record["final_answer"] for record in json.loads(MATH500.read_text())]
+    assert len(references) == 500
+    assert [reference for reference in references if not equal(reference, reference)] == []

@@ -1,0 +1,106 @@
+"""The reward service's HTTP side: ``POST /verify`` (see ``messages``), bearer token. ``main`` builds it.
+
+The rule (RECIPE.md, "Reward"): reward 1 if and only if the answer equals the reference and the response ended by a
+stop. There is no reward for form. What can't be decided is a 503 and is asked again; it never becomes a reward.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+from pydantic import ValidationError
+
+from rz_workers.protocol.messages import Verdict, VerifyItem, VerifyReply, VerifyRequest
+from rz_workers.reward.extract import extract_answer
+from rz_workers.reward.pool import Outcome, VerifierPool
+from rz_workers.runtime import WorkerError, read_token
+
+log = logging.getLogger(__name__)
+
+
+def verdict(item: VerifyItem, answer: str | None, outcome: Outcome | None) -> Verdict:
+    """Apply the rule to an item, the answer extracted from it, and the comparison (None where none was needed)."""
+    if not item.stopped:
+        return Verdict(reward=0.0, status="truncated", extracted_answer=answer, cpu_seconds=0.0)
+    if answer is None:
+        return Verdict(reward=0.0, status="no_answer", extracted_answer=None, cpu_seconds=0.0)
+    assert outcome is not None, "a stopped response with an answer is compared"
+    return Verdict(
+        reward=1.0 if outcome.equal else 0.0,
+        status="timeout" if outcome.timed_out else "ok",
+        extracted_answer=answer,
+        cpu_seconds=outcome.cpu_seconds,
+    )
+
+
+async def judge(pool: VerifierPool, items: tuple[VerifyItem, ...]) -> tuple[Verdict, ...]:
+    """One verdict per item, in order. Raises VerifierCrashError when one of them can't be had."""
+    answers = [extract_answer(item.response) for item in items]
+    pairs = {
+        number: (answer, item.reference_answer)
+        for number, (item, answer) in enumerate(zip(items, answers, strict=True))
+        if item.stopped and answer is not None
+    }
+    outcomes = dict(zip(pairs, await pool.verify(list(pairs.values())), strict=True))
+    return tuple(verdict(item, answers[n], outcomes.get(n)) for n, item in enumerate(items))
+
+
+def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorRegistry = REGISTRY) -> FastAPI:
+    """The service around a running pool. The token file is read for each request, so that a renewed token counts at
+    once; None admits everyone (tests)."""
+    app = FastAPI(title="reasonerzero reward service", docs_url=None, redoc_url=None, openapi_url=None)
+    verdicts = Counter("rz_reward_verdicts", "Verdicts given.", ["status", "reward"], registry=registry)
+    seconds = Histogram("rz_reward_request_seconds", "Wall time of a request for verdicts.", registry=registry)
+    registry.register(_PoolCollector(pool))
+
+    @app.post("/verify")
+    async def verify(request: Request) -> Response:
+        if not _authorized(request, token_file):
+            return JSONResponse({"detail": "the bearer token is missing or not this run's"}, 401)
+        try:  # after the token's check, so that a stranger's body is not parsed
+            asked = VerifyRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            return JSONResponse({"detail": f"this is not a VerifyRequest: {error}"[:2000]}, 422)
+        started = time.monotonic()
+        try:
+            reply = VerifyReply(verdicts=await judge(pool, asked.items))
+        except WorkerError as error:
+            log.error("%s", error)
+            return JSONResponse({"detail": str(error)}, 503)
+        seconds.observe(time.monotonic() - started)
+        for given in reply.verdicts:
+            verdicts.labels(given.status, f"{given.reward:g}").inc()
+        return Response(reply.model_dump_json(), media_type="application/json")
+
+    return app
+
+
+def _authorized(request: Request, token_file: Path | None) -> bool:
+    token = read_token(token_file)
+    given = request.headers.get("authorization", "")
+    return not token or hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+
+
+class _PoolCollector(Collector):
+    """The pool's counts, read when Prometheus asks."""
+
+    def __init__(self, pool: VerifierPool) -> None:
+        self._stats = pool.stats
+
+    def collect(self) -> list[CounterMetricFamily]:
+        stats = self._stats
+        return [
+            CounterMetricFamily("rz_reward_comparisons", "Pairs handed to a child.", value=stats.comparisons),
+            CounterMetricFamily("rz_reward_cache_hits", "Pairs whose outcome was known.", value=stats.cache_hits),
+            CounterMetricFamily("rz_reward_timeouts", "Comparisons that took their CPU limit.", value=stats.timeouts),
+            CounterMetricFamily("rz_reward_crashes", "Children that crashed.", value=stats.crashes),
+            CounterMetricFamily("rz_reward_children_started", "Children forked.", value=stats.children_started),
+        ]

@@ -1,0 +1,103 @@
+"""The processes in which answers are compared: a fork server, and the verifier children that it forks.
+
+``fork_server`` starts ``python -m rz_workers.reward.child VERIFIER CPU_SECONDS MEMORY_MIB CONTROL_FD``. The fork server
+imports the libraries once (1 s) and then makes a child in milliseconds. It has one thread and no state, so the children
+are clean. Nothing survives the service: the control socket's end ends the fork server, and the kernel kills the
+children when the fork server dies, busy or not.
+
+Control socket (one datagram each): ``fork`` with a socket attached -> the child's pid; ``wait PID`` -> its wait status.
+Child's socket (a JSON line each): ``[[answer, reference], ...]`` -> one ``{"equal", "cpu_seconds"}`` per pair as it is
+done, or ``{"error"}`` and the end of the child.
+
+The CPU limit is the kernel's profiling timer (user and system time of the process), set anew for each verdict: at the
+limit the child dies of SIGPROF, whatever code it is in. That status, and no other, means ``timeout``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import cast
+
+from rz_workers.reward.verify import Verifier, VerifierName, load_verifier
+
+MIB = 1 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+def run_fork_server(control: socket.socket, equal: Verifier, cpu_seconds: float, memory_mib: int) -> None:
+    """Serve the control socket until its other end is closed. The first message is our address space, MiB."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service is told, and ends us
+        signal.signal(number, signal.SIG_IGN)
+    gc.freeze()
+    control.send(str(_address_space_mib()).encode())
+    own_pid = os.getpid()
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 64, 1)
+        if not message:
+            return
+        if message == b"fork":
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _run_child(socket.socket(fileno=fds[0]), equal, cpu_seconds, memory_mib, own_pid)
+            os.close(fds[0])
+            control.send(str(pid).encode())
+        else:
+            _, status = os.waitpid(int(message.split()[1]), 0)
+            control.send(str(status).encode())
+
+
+def _run_child(channel: socket.socket, equal: Verifier, cpu_seconds: float, memory_mib: int, parent: int) -> None:
+    """Limit this process, serve its socket, and end it."""
+    code = 1
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:  # else the fork server died before the line above
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_AS, (memory_mib * MIB, memory_mib * MIB))
+            code = serve(channel, equal, cpu_seconds)
+    finally:
+        os._exit(code)
+
+
+def serve(channel: socket.socket, equal: Verifier, cpu_seconds: float) -> int:
+    """Answer lines of pairs until the socket ends (returns 0) or a comparison fails unexpectedly (returns 1)."""
+    stream = channel.makefile("rwb")
+    for line in stream:
+        for answer, reference in json.loads(line):
+            started = time.process_time()
+            try:
+                signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+                verdict = equal(answer, reference)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                reply: dict[str, object] = {"equal": verdict, "cpu_seconds": time.process_time() - started}
+            except Exception as error:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                reply = {"error": f"{type(error).__name__}: {str(error)[:200]}".rstrip(": ")}
+            stream.write(json.dumps(reply).encode() + b"\n")
+            stream.flush()
+            if "error" in reply:
+                return 1
+    return 0
+
+
+def _address_space_mib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize() // MIB
+
+
+if __name__ == "__main__":
+    _, name, cpu_seconds, memory_mib, control_fd = sys.argv
+    verifier = load_verifier(cast(VerifierName, name))
+    run_fork_server(socket.socket(fileno=int(control_fd)), verifier, float(cpu_seconds), int(memory_mib))

@@ -1,0 +1,54 @@
+r"""Where the answer of a response is, as text. Pure; called by the reward service for every response.
+
+The answer is the last ``\boxed{...}`` inside the last ``<answer>...</answer>`` (RECIPE.md, "Reward"). The prompt ends
+in ``<think>``, so a response starts inside the reasoning; its stop string is part of it, so ``</answer>`` is there when
+the response ended by it. Responses are hostile input: everything here takes time linear in their length.
+"""
+
+from __future__ import annotations
+
+import re
+
+OPEN_TAG, CLOSE_TAG = "<answer>", "</answer>"
+
+_BRACE_TOKENS = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
+r"""What matters for balance: ``\boxed{`` (also after a doubled backslash), line breaks ``\\`` and escaped braces
+(both skipped), plain braces."""
+
+
+def extract_answer(response: str) -> str | None:
+    """The answer's text without surrounding white space; None when there is no answer or an empty one."""
+    block = last_answer_block(response)
+    boxed = None if block is None else last_boxed(block)
+    return (boxed or "").strip() or None
+
+
+def last_answer_block(response: str) -> str | None:
+    """Text between the last ``<answer>`` that is closed and its ``</answer>``; None when there is none."""
+    last_close = response.rfind(CLOSE_TAG)
+    start = response.rfind(OPEN_TAG, 0, max(last_close, 0))
+    if start < 0:
+        return None
+    start += len(OPEN_TAG)
+    return response[start : response.find(CLOSE_TAG, start)]
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the ``\boxed{...}`` that starts last among those whose braces balance; None when there is none.
+
+    Example: ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``, ``\boxed{3}, \boxed{4`` gives ``3``. Escaped braces are
+    text.
+    """
+    open_braces: list[int | None] = []  # start of the content for a box, None for a plain brace
+    best: tuple[int, int] | None = None
+    for token in _BRACE_TOKENS.finditer(text):
+        match token.group():
+            case "{":
+                open_braces.append(None)
+            case "}":
+                start = open_braces.pop() if open_braces else None
+                if start is not None and (best is None or start > best[0]):
+                    best = (start, token.start())
+            case "\\boxed{":
+                open_braces.append(token.end())
+    return None if best is None else text[best[0] : best[1]]

@@ -1,0 +1,113 @@
+"""The pool's handle on ``rz_workers.reward.child``: start the fork server, have children forked, and reap them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rz_workers.reward.verify import VerifierName
+from rz_workers.runtime import UserError, WorkerError
+
+COMMAND = (sys.executable, "-m", "rz_workers.reward.child")
+
+HEADROOM_MIB = 64
+"""Address space that a child needs beyond what it has when it is forked."""
+
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "MPMATH_NOGMPY": "1", "SYMPY_GROUND_TYPES": "python"}
+"""Verdicts must not depend on the seed of hashes or on which big-number library is installed (GMP, besides, aborts the
+process when it runs out of memory)."""
+
+
+@dataclass(eq=False)
+class Child:
+    pid: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    comparisons: int = 0
+
+
+class ForkServer:
+    """One fork server; its methods may be called by several tasks. They raise WorkerError once it is gone."""
+
+    def __init__(self, verifier: VerifierName, cpu_seconds: float, memory_mib: int, command: Sequence[str]) -> None:
+        self._verifier, self._memory_mib = verifier, memory_mib
+        self._command = [*command, verifier, str(cpu_seconds), str(memory_mib)]
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start it and wait until the verifier is imported. Raises UserError when the memory limit is too low."""
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [*self._command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | ENVIRONMENT,
+            )
+        try:
+            needed = int(await self._ask(b"")) + HEADROOM_MIB
+            if needed > self._memory_mib:
+                raise UserError(
+                    f"reward.memoryLimitMib is {self._memory_mib}, but the verifier {self._verifier} needs at least "
+                    f"{needed} MiB of address space here; raise it (the default is 1024)"
+                )
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End it; the kernel ends its children."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+        self._control.close()
+        await asyncio.to_thread(self._process.wait)
+
+    async def fork(self) -> Child:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                pid = int(await self._ask(b"fork", theirs.fileno()))
+            return Child(pid, *await asyncio.open_connection(sock=ours))
+        except BaseException:
+            ours.close()
+            raise
+
+    async def reap(self, child: Child) -> int:
+        """Make sure that the child is dead, and return its wait status: that of its own death if it died by itself.
+
+        Its pid can't be another process's, as the fork server has not waited for it yet.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        child.writer.close()
+        return int(await self._ask(f"wait {child.pid}".encode()))
+
+    async def _ask(self, message: bytes, fd: int | None = None) -> bytes:
+        """One exchange; an empty message only waits for what the fork server says first."""
+
+        def exchange() -> bytes:
+            if message:
+                socket.send_fds(self._control, [message], [] if fd is None else [fd])
+            return self._control.recv(64)
+
+        async with self._lock:
+            try:
+                reply = await asyncio.to_thread(exchange)
+            except OSError:
+                reply = b""
+        if not reply:
+            raise WorkerError("the fork server of the verifiers is gone; its own messages are above in the log")
+        return reply
+
+
+def how_it_died(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,0 +1,94 @@
+"""The reward service's main path.
+
+1. Read the settings; take the port, so that one in use is told before anything is started.
+2. Start the fork server, which imports the verifier, and the verifier children.
+3. Open the status port.
+4. Serve ``POST /verify`` until SIGTERM (exit 75) or until the verifiers can't be kept alive (exit 70).
+5. Close the pool; the children end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import uvicorn
+
+from rz_workers.reward.app import create_app
+from rz_workers.reward.pool import VerifierPool
+from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
+from rz_workers.status_server import port_in_use, start_status_server
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5
+"""How long requests in progress may take after SIGTERM; callers ask again for the others."""
+
+
+def main(settings: Settings | None = None) -> None:
+    """Run the service; raises DrainedError on SIGTERM, UserError for a port in use or a limit too low."""
+    settings = settings or Settings.from_environment()
+    with take_port(settings.bind_host, settings.port) as listener:
+        asyncio.run(serve(settings, listener))
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    spec = settings.run.spec.reward
+    stop = asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    on_terminate(wake)
+    async with VerifierPool(
+        spec.verifier, workers=spec.workers, cpu_seconds=spec.timeout_seconds, memory_mib=spec.memory_limit_mib
+    ) as pool:
+
+        def status() -> Mapping[str, object]:
+            return {"verifier": spec.verifier, "workers": spec.workers, **asdict(pool.stats)}
+
+        app = create_app(pool, settings.token_file)
+        server = _Server(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_SECONDS
+            )
+        )
+        start_status_server(settings, status, healthy=lambda: pool.give_up_reason() is None)
+        log.info("serving on port %d with %d verifier children", listener.getsockname()[1], spec.workers)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stopping = asyncio.create_task(stop.wait())
+        ends: set[asyncio.Future[Any]] = {serving, stopping, pool.failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        reason = pool.give_up_reason()
+        server.should_exit = True
+        stopping.cancel()
+        await serving
+    if reason is not None:
+        raise WorkerError(reason)
+    if stop.is_set():
+        raise DrainedError("stopped on request")
+    raise WorkerError("the web server ended by itself; its own messages are above in the log")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with our signal handlers left in place: on_terminate's, which end ``serve`` in order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def take_port(host: str, port: int) -> socket.socket:
+    """A bound, listening socket. Raises UserError when another process has the port."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise port_in_use(host, port, error) from error
