@@ -1,0 +1,105 @@
+import random
+from pathlib import Path
+
+import pytest
+from report_builders import a_folder, a_trajectory, an_evaluation, phases_of, shards_of, weights
+
+from rz_workers.protocol.schedule import train_units
+from rz_workers.report.record import RunRecord, read_run
+from rz_workers.report.summary import summarize
+from rz_workers.storage.records import StepCommit, StepManifest
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import write_shard
+
+REQUIRED = {
+    "seed", "steps", "heldout_accuracy_first", "heldout_accuracy_last", "response_length_first", "response_length_last",
+    "wall_seconds", "generated_tokens", "weights_sha256", "restarts", "trajectories_consumed", "trajectories_unused",
+    "run", "complete", "heldout_response_length_first", "heldout_response_length_last",
+}  # fmt: skip
+
+
+def read(folder: RunFolder) -> RunRecord:
+    return read_run(folder.store)
+
+
+def test_a_finished_run_in_numbers(tmp_path: Path) -> None:
+    record = read(a_folder(tmp_path, steps=3))
+    content = summarize(record).flat()
+    assert set(content) >= REQUIRED
+    assert (content["run"], content["seed"], content["steps"], content["complete"]) == ("tiny", 7, 3, True)
+    assert content["heldout_accuracy_first"] == pytest.approx(0.21)
+    assert content["heldout_accuracy_last"] == pytest.approx(an_evaluation(3, ["heldout"]).accuracy["heldout"])
+    assert content["response_length_first"] == record.commits[0].metrics["response_length_mean"]
+    assert content["response_length_last"] == record.commits[2].metrics["response_length_mean"]
+    assert content["weights_sha256"] == weights(3).digest
+    assert content["wall_seconds"] == pytest.approx(2 * 1.15 + 1.15 + 0.45)
+    assert (content["trajectories_consumed"], content["trajectories_unused"], content["restarts"]) == (12, 0, 0)
+
+
+def test_generated_tokens_are_those_trained_on_and_those_of_evaluations(tmp_path: Path) -> None:
+    summary = summarize(read(a_folder(tmp_path, steps=2)))
+    last = round(200 * an_evaluation(2, ["heldout"]).response_length_mean["heldout"])
+    assert summary.evaluation_tokens == 200 * 18 + last
+    assert summary.generated_tokens - summary.evaluation_tokens == 4 * 3 + 4 * 4  # 4 responses of 3, then of 4 tokens
+
+
+def test_each_set_has_its_own_figures(tmp_path: Path) -> None:
+    content = summarize(read(a_folder(tmp_path, eval_sets=("heldout", "math-500")))).flat()
+    assert content["math_500_accuracy_first"] == pytest.approx(0.105)
+    assert content["heldout_accuracy_first"] == pytest.approx(0.21)
+
+
+def test_a_set_that_was_not_evaluated_yet_has_nulls(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, eval_sets=())
+    named = read(a_folder(tmp_path / "named", steps=3))
+    record = RunRecord(run=named.run, commits=read(folder).commits)
+    assert summarize(record).flat()["heldout_accuracy_last"] is None
+
+
+@pytest.mark.parametrize(
+    ("committed", "eval_sets", "want"),
+    [
+        pytest.param(3, ("heldout",), True, id="all steps and the last evaluation"),
+        pytest.param(2, ("heldout",), False, id="a step is missing"),
+        pytest.param(3, (), True, id="all steps of a run without evaluation sets"),
+    ],
+)
+def test_complete(tmp_path: Path, committed: int, eval_sets: tuple[str, ...], want: bool) -> None:
+    assert summarize(read(a_folder(tmp_path, committed=committed, eval_sets=eval_sets))).complete is want
+
+
+def test_a_run_whose_last_version_is_not_evaluated_is_not_complete(tmp_path: Path) -> None:
+    record = read(a_folder(tmp_path))
+    assert not RunRecord(run=record.run, commits=record.commits, evaluations=record.evaluations[:-1]).complete
+
+
+def test_a_second_attempt_of_a_consumed_unit_counts_as_unused(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, steps=3)
+    unit = train_units(folder.run.spec, num_prompts=4, step=1)[0]
+    rows = [a_trajectory(group_id=group, sample_index=sample, step=1) for group, _, sample in unit.rows()]
+    write_shard(folder.store, unit, 2, rows, 1)
+    assert summarize(read(folder)).trajectories_unused == 2
+
+
+def test_shards_of_a_step_in_progress_are_not_unused(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, steps=3, committed=2)
+    shards_of(folder, 2)
+    assert summarize(read(folder)).trajectories_unused == 0
+
+
+def test_restarts_are_the_incarnations_after_the_first(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    folder.claim_incarnation(2)
+    folder.claim_incarnation(3)
+    assert summarize(read(folder)).restarts == 2
+
+
+def test_generation_comes_from_the_frozen_manifest_where_the_commit_does_not_time_it(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, steps=3, committed=0)
+    phases = tuple(phase for phase in phases_of(0, random.Random(0)) if phase.name != "generate")
+    shards = shards_of(folder, 0)
+    folder.freeze_step(StepManifest(step=0, shards=shards, generation_started=100.0, generation_finished=104.0))
+    folder.commit_step(StepCommit(step=0, incarnation=1, shards=shards, weights=weights(1), metrics={}, phases=phases))
+    assert read(folder).phases()[0][1].model_dump() == {
+        "name": "generate", "role": "rollout", "started": 100.0, "seconds": 4.0,
+    }  # fmt: skip
