@@ -95,7 +95,7 @@ class Trainer:
         if inputs is not None:
             startup.claim_folder(settings, inputs)
         ranks.barrier()
-        folder = RunFolder.open(ObjectStore(settings.run.spec.storage.uri))
+        folder = RunFolder.open(ObjectStore(settings.run.spec.storage.uri), settings.run)
         data = folder.data_manifest() if folder else None
         assert folder is not None, "the first rank has just claimed it"
         assert data is not None, "the first rank has just written it"

@@ -88,7 +88,7 @@ def join(settings: Settings) -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=trainer.watchdog_seconds)
     if settings.world_size == 1:
-        in_memory: Any = torch.distributed.distributed_c10d
+        in_memory: Any = dist  # its stubs leave HashStore out
         dist.init_process_group(backend, store=in_memory.HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(
