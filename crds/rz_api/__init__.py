@@ -1,0 +1,44 @@
+"""The contract ``reasonerzero.dev/v1alpha1``: what a run is, for those who write one, run one, or watch one.
+
+============================  ===============================================================================
+``spec``                      what a user writes, field by field, with the paper's defaults
+``rules``                     what must hold between fields, on the API server (CEL) and here; immutability
+``resource``                  the whole object, and ``load_run``, which judges a user's file
+``status``, ``conditions``    what the operator reports and remembers
+``run``                       an accepted run as the workers see it (``run.json``)
+``names``                     group, kind, labels, annotations, names of children
+``exit_codes``                how the roles end, and what that means
+``crd``, ``cel``              ``python -m rz_api.crd`` writes ``crds/reasonerzeroruns.yaml`` from all this
+``problems``, ``document``    pydantic's errors as sentences; YAML text as kubectl reads it
+============================  ===============================================================================
+
+Imported by the operator and by every worker, so it needs pydantic alone (and PyYAML where YAML is read or written).
+"""
+
+from rz_api.conditions import Condition, Reason, find, is_true, set_condition
+from rz_api.names import API_VERSION, KIND
+from rz_api.resource import Metadata, ReasonerZeroRun, SpecError, load_run
+from rz_api.rules import immutable_violations
+from rz_api.run import ResolvedRun
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_api.status import Phase, Progress, RunStatus
+
+__all__ = [
+    "API_VERSION",
+    "KIND",
+    "Condition",
+    "Metadata",
+    "Phase",
+    "Progress",
+    "Reason",
+    "ReasonerZeroRun",
+    "ReasonerZeroRunSpec",
+    "ResolvedRun",
+    "RunStatus",
+    "SpecError",
+    "find",
+    "immutable_violations",
+    "is_true",
+    "load_run",
+    "set_condition",
+]

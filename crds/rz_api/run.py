@@ -21,8 +21,8 @@ _IDENTITY_SECTIONS: dict[str, tuple[str, ...] | None] = {
     "reward": ("verifier", "timeoutSeconds"),
     "trainer": ("dtype",),
 }
-"""What a run's result depends on: section -> its fields, or None for the whole section. Everything else (replicas, images,
-resources, suspend, retention, ...) may change while a run goes on."""
+"""What a run's result depends on: section -> its fields, or None for the whole section. Everything else (replicas,
+images, resources, suspend, retention, ...) may change while a run goes on."""
 
 
 class ResolvedRun(SpecModel):

@@ -5,7 +5,7 @@ of its published code; RECIPE notes in the docstrings say which. The docstrings 
 (``rz_api.crd`` generates it), so each gives unit, meaning and consequence; the default is appended by the generator.
 
 Who imports this: the operator (validation, planning), every worker (it reads the resolved spec), the CRD generator.
-Cross-field rules are in ``rz_api.rules``.
+Cross-field rules are in ``rz_api.rules``; ``rz_api.resource.load_run`` is where both are applied to what a user wrote.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from rz_api.names import MAX_NAME_LENGTH, NAME_PATTERN
 
 PROMPT_TEMPLATE = (
     "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. "
@@ -33,7 +35,10 @@ STOP_STRINGS = ("User:", "Human:", "Assistant:", "</answer>")
 
 
 class SpecModel(BaseModel):
-    """Base of every model of the contract: camelCase on the wire, unknown fields refused, values frozen."""
+    """Base of every model of the contract: camelCase on the wire, unknown fields refused, values frozen.
+
+    Infinity and NaN are refused: JSON, and so a custom resource, cannot hold them.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -41,13 +46,15 @@ class SpecModel(BaseModel):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
-        ser_json_inf_nan="strings",
+        allow_inf_nan=False,
     )
 
 
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
-Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", max_length=40)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Column = Annotated[str, Field(min_length=1, max_length=256)]
 FreeForm = dict[str, Any]
 """An object of the Kubernetes API that is passed through (x-kubernetes-preserve-unknown-fields)."""
 
@@ -61,20 +68,20 @@ class ModelSpec(SpecModel):
     name: Uri
     """Hugging Face id, or a folder or fsspec URL that holds a Hugging Face checkpoint. The policy and the critic both
     start from it, with separate weights."""
-    revision: str | None = None
+    revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Git revision (branch, tag or commit) on the hub; absent takes the default branch. Pin it for repeatable runs."""
     tokenizer: Uri | None = None
     """Where the tokenizer comes from, if not from `name`. It must round-trip the prompt template, or the run stops at
     its start."""
     init_from: Uri | None = None
-    """An export folder of an earlier run (`…/export/step-000055`) whose `policy` and `critic` are the initial weights, as
-    in the paper's annealing stage; absent starts both from `name`."""
+    """An export folder of an earlier run (`…/export/step-000055`) whose `policy` and `critic` are the initial
+    weights, as in the paper's annealing stage; absent starts both from `name`."""
     trust_remote_code: bool = False
-    """Whether code that the model's repository ships may be executed in the workers. Leave it off unless you have read that
-    code."""
+    """Whether code that the model's repository ships may be executed in the workers. Leave it off unless you have
+    read that code."""
     secret_name: SecretName | None = None
-    """Secret with credentials for the hub or the bucket that holds the model (mounted as files and as environment); absent
-    where the model is public or workload identity serves."""
+    """Secret with credentials for the hub or the bucket that holds the model (mounted as files and as environment);
+    absent where the model is public or workload identity serves."""
 
 
 # ---------------------------------------------------------------------------------------------------------- data
@@ -87,11 +94,11 @@ class DataSource(SpecModel):
     """File or fsspec URL of the records (.json, .jsonl, .parquet), or `reasoning-gym://TASK?size=N&seed=S` for a
     procedural task."""
     format: Literal["auto", "orz", "orz-eval", "columns", "reasoning-gym"] = "auto"
-    """How records are read: `orz` is the paper's training JSON, `orz-eval` its evaluation JSON, `columns` means the named
-    columns below; `auto` decides by the URI and the first record."""
-    question_column: str = "question"
+    """How records are read: `orz` is the paper's training JSON, `orz-eval` its evaluation JSON, `columns` means the
+    named columns below; `auto` decides by the URI and the first record."""
+    question_column: Column = "question"
     """Column that holds the question (format `columns`)."""
-    answer_column: str = "answer"
+    answer_column: Column = "answer"
     """Column that holds the reference answer (format `columns`)."""
     secret_name: SecretName | None = None
     """Secret with the credentials of this URI; absent where it is public or workload identity serves."""
@@ -173,8 +180,8 @@ class AlgorithmSpec(SpecModel):
     total_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Policy updates after which the run ends; absent means as many as `epochs` passes over the data need."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Passes over the training data when `totalSteps` is absent; each has its own seeded permutation and batches straddle
-    their borders."""
+    """Passes over the training data when `totalSteps` is absent; each has its own seeded permutation and batches
+    straddle their borders."""
     prompts_per_step: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Prompt groups of one step."""
     samples_per_prompt: Annotated[int, Field(ge=1, le=4096)] = 64
@@ -187,16 +194,16 @@ class AlgorithmSpec(SpecModel):
     """Whether advantages are shifted to mean 0 and scaled to population standard deviation 1 over all response tokens
     of the step, in fp32, with a variance floor of 1e-8."""
     clip_ratio: Annotated[float, Field(gt=0, le=10)] = 0.2
-    """Clip range of the policy ratio. With the one strictly on-policy update per step the ratio is 1 and nothing is ever
-    clipped; it matters for `maxStaleness: 1`."""
+    """Clip range of the policy ratio. With the one strictly on-policy update per step the ratio is 1 and nothing is
+    ever clipped; it matters for `maxStaleness: 1`."""
     kl_coefficient: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Weight of the KL term against the base model. At 0 (the paper) no reference model is loaded."""
     kl_mode: Literal["loss", "penalty"] = "loss"
     """Where a KL coefficient acts: `loss` adds the k3 estimate to the loss, `penalty` subtracts the per-token log-ratio
     from the reward."""
     max_staleness: Annotated[int, Field(ge=0, le=1)] = 0
-    """Policy updates by which sampling may lag behind training. 0 (the paper) is strictly on-policy; 1 lets generation of
-    the next step overlap the whole training step."""
+    """Policy updates by which sampling may lag behind training. 0 (the paper) is strictly on-policy; 1 lets
+    generation of the next step overlap the whole training step."""
     sampler_correction: Literal["none", "tis"] = "none"
     """`tis` multiplies each token's loss by the truncated importance weight of trainer against sampler; `none` only
     measures the mismatch."""
@@ -270,7 +277,7 @@ class SamplingSpec(SpecModel):
     """Number of likeliest tokens kept; 0 keeps everything."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 8000
     """Longest response, tokens. A response that reaches it is truncated: reward 0, still trained on."""
-    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=32)] = list(STOP_STRINGS)
+    stop: Annotated[list[StopString], Field(max_length=32)] = list(STOP_STRINGS)
     """Stop strings; the one that stops a response is part of the response."""
 
 
@@ -278,18 +285,19 @@ class RolloutSpec(PodOptions):
     """The rollout role: samples responses and has them scored."""
 
     placement: Literal["separate", "colocated"] = "separate"
-    """`separate` gives rollouts their own GPUs (elastic, faults isolated); `colocated` runs them in the trainer pods on the
-    same GPUs, taking turns."""
+    """`separate` gives rollouts their own GPUs (elastic, faults isolated); `colocated` runs them in the trainer pods
+    on the same GPUs, taking turns."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """Rollout pods (placement `separate`); may be changed while the run goes on, also by `kubectl scale`."""
+    """Rollout pods (placement `separate`; `colocated` has one process on each trainer GPU, or on each
+    `tensorParallel` of them); may be changed while the run goes on, also by `kubectl scale`."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """Inference engine; `auto` is `vllm` where the run has GPUs and `transformers` where it has none
     (`trainer.gpusPerNode: 0`)."""
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs of one rollout pod, over which the model is sharded (engine `vllm`)."""
     samples_per_lease: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Samples of one prompt group that are leased, sampled and stored together (a lease unit). Smaller units spread the work
-    more evenly, larger ones share more of the prompt's computation."""
+    """Samples of one prompt group that are leased, sampled and stored together (a lease unit). Smaller units spread
+    the work more evenly, larger ones share more of the prompt's computation."""
     groups_per_lease: Annotated[int, Field(ge=1, le=4096)] = 1
     """Prompt groups in one lease unit. 1 fits engines with continuous batching; the `transformers` engine samples a
     unit as one batch of fixed composition, so that more groups make it faster."""
@@ -307,8 +315,8 @@ class CheckpointSpec(SpecModel):
     """Which checkpoints are taken and kept."""
 
     interval: Annotated[int, Field(ge=1)] = 5
-    """Steps between resume checkpoints. After a crash at most that many steps are recomputed from stored trajectories; none is
-    generated again."""
+    """Steps between resume checkpoints. After a crash at most that many steps are recomputed from stored
+    trajectories; none is generated again."""
     keep: Annotated[int, Field(ge=1)] = 2
     """Resume checkpoints kept."""
     milestone_interval: Annotated[int, Field(ge=1)] | None = None
@@ -323,8 +331,8 @@ class TrainerSpec(PodOptions):
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 8
     """GPUs, and so ranks, of each trainer pod; 0 trains on the CPU with one rank a pod."""
     max_tokens_per_micro_batch: Annotated[int, Field(ge=1, le=16_777_216)] = 16_384
-    """Tokens of one packed forward and backward pass; bounds the activations' memory. It changes no result: the loss is a
-    mean over the whole batch. A single longer trajectory still makes a micro-batch of its own."""
+    """Tokens of one packed forward and backward pass; bounds the activations' memory. It changes no result: the loss
+    is a mean over the whole batch. A single longer trajectory still makes a micro-batch of its own."""
     shard_size: Annotated[int, Field(ge=1)] | None = None
     """Ranks over which parameters are sharded; absent shards over all of them, a divisor replicates the shards
     (HSDP)."""
@@ -335,8 +343,8 @@ class TrainerSpec(PodOptions):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of forward, backward and published weights; masters and optimizer states are always fp32."""
     deterministic: bool = False
-    """Whether only deterministic kernels are used, so that a replay is equal to the bit on GPUs too; slower. On the CPU it
-    always is."""
+    """Whether only deterministic kernels are used, so that a replay is equal to the bit on GPUs too; slower. On the
+    CPU it always is."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Which checkpoints are taken and kept."""
     termination_grace_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
@@ -354,8 +362,8 @@ class RewardSpec(PodOptions):
     verifier: Literal["math-verify", "legacy"] = "math-verify"
     """`math-verify` (the paper) or `legacy` (string normalisation, then sympy, as the published code has it)."""
     timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
-    """CPU seconds that one verdict may take; at the limit the reward is 0 with status `timeout`. CPU time, so that a verdict
-    does not depend on load."""
+    """CPU seconds that one verdict may take; at the limit the reward is 0 with status `timeout`. CPU time, so that a
+    verdict does not depend on load."""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     """Verifier processes of each reward pod."""
     memory_limit_mib: Annotated[int, Field(ge=64)] = 1024
@@ -392,12 +400,14 @@ class StorageSpec(SpecModel):
     """Where the run's folder is."""
 
     uri: Uri
-    """Folder of this run: an fsspec URL (`s3://`, `gs://`, `az://`, `file://`) or, on one machine, a path. One run owns it;
-    a second one is refused."""
+    """Folder of this run: an fsspec URL (`s3://`, `gs://`, `az://`, `file://`) or, on one machine, a path. One run
+    owns it; a second one is refused."""
     secret_name: SecretName | None = None
-    """Secret with the bucket's credentials (mounted as files and as environment); absent where workload identity serves."""
+    """Secret with the bucket's credentials (mounted as files and as environment); absent where workload identity
+    serves."""
     adopt: bool = False
-    """Whether a folder that another run with another identity made may be continued. Only for moving a run on purpose."""
+    """Whether a folder that another run with another identity made may be continued. Only for moving a run on
+    purpose."""
     retention: RetentionSpec = RetentionSpec()
     """What is deleted when."""
 

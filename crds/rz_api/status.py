@@ -1,0 +1,164 @@
+"""The status of a ``ReasonerZeroRun``: what the operator reports, and what its decisions have to remember.
+
+The operator writes it once per reconcile (PUT with resourceVersion), ``kubectl`` and the CRD's printer columns show it.
+``gang``, ``members``, ``restarts``, ``progressMark`` and ``retries`` are the memory of ``decide``: they are written
+before an action is carried out, so that a crash in between converges. ``progress`` is for people and no input to a
+decision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from rz_api.conditions import Condition, Time
+from rz_api.spec import SpecModel
+
+Phase = Literal["Pending", "Running", "Suspending", "Suspended", "Succeeded", "Failed"]
+"""``Pending``: not accepted, or nothing started yet. ``Running``: pods are wanted (restarts included).
+``Suspending``: told to stop, pods are still there."""
+
+FINAL_PHASES: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
+
+
+_LIST_BY_TYPE: dict[str, JsonValue] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+
+class StatusModel(SpecModel, extra="ignore"):
+    """Base of the status. Fields of a newer operator are ignored, so that a rollback of the operator can read it."""
+
+
+def _figure(value: Any) -> Any:
+    """Rounded for people; what is not finite is absent, because JSON has no word for it."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
+
+
+Figure = Annotated[float | None, BeforeValidator(_figure)]
+
+
+class Progress(StatusModel):
+    """How far the run is, as the ledger says; polled, at most written once a minute or on a new step."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    """Committed steps."""
+    total_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps of the whole run; absent until the data is prepared."""
+    weight_version: Annotated[int, Field(ge=0)] | None = None
+    """Newest published weight version (completed policy updates)."""
+    reward_mean: Figure = None
+    """Mean reward of the newest committed step, 4 digits."""
+    response_length_mean: Figure = None
+    """Mean response length of the newest committed step, tokens, 4 digits."""
+    truncated_fraction: Figure = None
+    """Share of responses of that step that reached the length limit."""
+    evaluation: dict[str, float] = Field(default_factory=dict)
+    """Newest accuracy of each evaluation set."""
+    tokens_per_second: Figure = None
+    """Response tokens generated per second over the newest step."""
+    eta_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Estimated time to the end of the run, seconds."""
+    last_checkpoint: Annotated[int, Field(ge=0)] | None = None
+    """Step of the newest resume checkpoint."""
+    last_step_time: Time | None = None
+    """When `step` last grew, as the operator saw it; stall detection counts from here."""
+    blocking_role: str | None = None
+    """Role that the run waits for, where the ledger names one: rollout, trainer, reward or storage."""
+
+
+class RolloutStatus(StatusModel):
+    """What the scale subresource reads."""
+
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Rollout pods that exist."""
+    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Rollout pods that are ready."""
+    selector: str = ""
+    """Label selector of the rollout pods, for `kubectl scale` and a HorizontalPodAutoscaler."""
+
+
+class GangState(StatusModel):
+    """The trainer gang, as `decide` remembers it."""
+
+    incarnation: Annotated[int, Field(ge=0)] = 0
+    """Number of the gang that should exist; 0 before the first. A pod of another number counts for nothing."""
+    complete: bool = False
+    """Whether all its members were seen at once: one that is missing from then on has vanished."""
+    restarts: Annotated[int, Field(ge=0)] = 0
+    """Counted failures, one per incarnation at most; compared with `failurePolicy.maxRestarts`."""
+    failures_in_a_row: Annotated[int, Field(ge=0)] = 0
+    """Failures, counted or not, since the last completed step: sets the back-off."""
+    not_before: float = 0.0
+    """Unix seconds before which the gang is not started."""
+
+
+class MemberState(StatusModel):
+    """One pod of an individual role, as `decide` remembers it once it has failed."""
+
+    incarnation: Annotated[int, Field(ge=1)] = 1
+    """Number of the pod that should exist under this name."""
+    failures: Annotated[int, Field(ge=0)] = 0
+    """Counted failures since the last completed unit."""
+    ends_in_a_row: Annotated[int, Field(ge=0)] = 0
+    """Ends of any kind since the last completed unit: sets the back-off."""
+    restarts_seen: Annotated[int, Field(ge=0)] = 0
+    """Restarts by the kubelet that `failures` includes."""
+    not_before: float = 0.0
+    """Unix seconds before which it is not started."""
+
+
+class RetryState(StatusModel):
+    """Something that the API server refused (quota, a webhook, a 422) and that is tried again."""
+
+    failures: Annotated[int, Field(ge=0)] = 0
+    """Refusals in a row: sets the back-off."""
+    not_before: float = 0.0
+    """Unix seconds before which it is not tried."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """What the API server said."""
+
+
+class RunStatus(StatusModel):
+    """Everything; a new run has ``RunStatus()``."""
+
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    """`metadata.generation` that this status was computed from."""
+    phase: Phase = "Pending"
+    """`Pending` until the spec is accepted and something was started, then `Running` (restarts included),
+    `Suspending` and `Suspended`, and at the end `Succeeded` or `Failed`."""
+    reason: str = ""
+    """CamelCase word: why the phase is what it is."""
+    message: Annotated[str, Field(max_length=32_768)] = ""
+    """Sentence that goes with the reason; of a failed run, the last words of what failed."""
+    exit_code: int | None = None
+    """Exit code of the member that ended the run, where one did."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=32, json_schema_extra=_LIST_BY_TYPE)] = ()
+    """What is known about the run, one entry a type."""
+    frozen: bool = False
+    """Whether the resolved spec was written to the run's ConfigMap. From then on it is read from there: what a later
+    operator would fill in differently does not touch this run."""
+    start_time: Time | None = None
+    """When the run was accepted."""
+    completion_time: Time | None = None
+    """When it succeeded or failed; `spec.ttlSecondsAfterFinished` counts from here."""
+    progress: Progress = Progress()
+    """How far the run is. For people; decides nothing."""
+    rollout: RolloutStatus = RolloutStatus()
+    """Rollout pods, for the scale subresource."""
+    gang: GangState = GangState()
+    """The trainer gang: incarnation, counted failures, next start."""
+    members: dict[str, MemberState] = Field(default_factory=dict)
+    """Pods of other roles that have failed, by name within the run (`rollout-3`)."""
+    restarts: dict[str, int] = Field(default_factory=dict)
+    """Counted failures by role (trainer: of the gang)."""
+    progress_mark: Annotated[tuple[int, ...], Field(max_length=3)] | None = None
+    """Highest (step, units, evaluation units) that a ledger reported: failures before it are forgiven."""
+    retries: dict[str, RetryState] = Field(default_factory=dict)
+    """What the API server refused, by the name of the child or action."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the API server takes it: camelCase, no nulls."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
