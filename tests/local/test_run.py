@@ -52,7 +52,7 @@ def test_the_exported_models_load_with_transformers(undisturbed):
         "import sys; from transformers import AutoModelForCausalLM as P, AutoModelForTokenClassification "
         "as C, AutoTokenizer as T\n"
         "folder = sys.argv[1]; P.from_pretrained(folder + '/policy'); C.from_pretrained(folder + '/critic')\n"
-        "text = '7 a+8 b-4 =?'; t = T.from_pretrained(folder + '/policy'); assert "
+        "text = 'User: 7 a+8 b-4 =? Assistant: <think>'; t = T.from_pretrained(folder + '/policy'); assert "
         "t.decode(t(text)['input_ids']) == text"
     )
     folder = undisturbed.storage / "export" / "step-000004"

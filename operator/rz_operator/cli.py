@@ -1,0 +1,160 @@
+"""The ``rz`` command. Only typer and the standard library are imported at the top: ``rz --help`` is instant.
+
+Every command ends with 0, with 64 and one clear message for what the user must change, or with another code for a
+failure (``rz run``: 1 failed, 130 interrupted and resumable).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+USER_ERROR = 64
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a reasoning model from a base model, on this machine or on Kubernetes.",
+)
+
+RunFile = Annotated[Path, typer.Argument(help="Run file: one ReasonerZeroRun in YAML.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the spec, e.g. algorithm.seed=1."),
+]
+
+
+@app.command()
+def run(
+    file: RunFile,
+    workdir: Annotated[Path | None, typer.Option(help="Folder for logs and status; default runs/<name>.")] = None,
+    set_: Set = None,
+    plain: Annotated[bool, typer.Option("--plain", help="One line per step instead of the live table.")] = False,
+    ledger_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the ledger on 127.0.0.1; default: a free one.")
+    ] = None,
+) -> None:
+    """Run it here, with processes in place of pods. Ctrl-C checkpoints and stops; the same command resumes."""
+    with _user_errors():
+        from rz_operator.local.start import run_locally
+
+        raise typer.Exit(run_locally(file, workdir, set_ or (), plain, ledger_port))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Run files.", show_default=False)],
+    set_: Set = None,
+) -> None:
+    """Check run files: fields, types and rules. Nothing is started or read but the files."""
+    from rz_operator.errors import UserError
+    from rz_operator.plan import plan as make_plan
+    from rz_operator.run_file import read_run
+
+    bad = 0
+    for file in files:
+        try:
+            resolved = make_plan(read_run(file, set_ or ())).run
+        except UserError as error:
+            bad += 1
+            typer.echo(f"rz: {error}", err=True)
+        else:
+            typer.echo(f"{file}: valid (run {resolved.name})")
+    if bad:
+        raise typer.Exit(USER_ERROR)
+
+
+@app.command()
+def plan(
+    file: RunFile,
+    set_: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show what a run consists of: roles, processes, commands, environment."""
+    with _user_errors():
+        from rz_operator import plan_text
+        from rz_operator.plan import plan as make_plan
+        from rz_operator.run_file import read_run
+
+        planned = make_plan(read_run(file, set_ or ()))
+        if as_json:
+            typer.echo(plan_text.as_json(planned))
+        else:
+            from rich.console import Console
+
+            Console(soft_wrap=False).print(plan_text.as_table(planned))
+
+
+@app.command()
+def status(
+    directory: Annotated[Path | None, typer.Argument(help="Workdir of a run; default: the newest in runs/.")] = None,
+) -> None:
+    """Show how a local run is doing."""
+    with _user_errors():
+        from rz_operator.local.show_status import print_status
+
+        print_status(directory)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[
+        str, typer.Argument(metavar="DIR|URI", help="Workdir or storage of a run.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html and the PNGs; default: the workdir.")] = None,
+) -> None:
+    """Draw the curves of a run and write report.html and summary.json."""
+    with _user_errors():
+        from rz_operator.local.show_status import storage_of
+
+        uri, default_out = storage_of(run_folder)
+        _worker_tool("rz_workers.report", uri, "--out", str(out or default_out))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[
+        str, typer.Argument(metavar="DIR|URI", help="Workdir or storage of a run.", show_default=False)
+    ],
+    step: Annotated[int, typer.Option(help="Step of the checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for policy/ and critic/.", show_default=False)],
+) -> None:
+    """Write a checkpoint in Hugging Face format."""
+    with _user_errors():
+        from rz_operator.local.show_status import storage_of
+
+        uri, _ = storage_of(run_folder)
+        _worker_tool("rz_workers.trainer.export", uri, "--step", str(step), "--out", str(out))
+
+
+def _worker_tool(module: str, *arguments: str) -> NoReturn:
+    """Run a worker's command line: this package never imports the workers."""
+    import subprocess
+
+    raise typer.Exit(subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode)
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Print what the user must change, without a traceback, and end with 64."""
+    from rz_operator.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"rz: {error}", err=True)
+        raise typer.Exit(USER_ERROR) from None
+
+
+def main() -> None:
+    """Entry point of ``rz``. A command line that does not parse is a user error like any other."""
+    try:
+        app()
+    except SystemExit as end:
+        raise SystemExit(USER_ERROR if end.code == 2 else end.code) from None

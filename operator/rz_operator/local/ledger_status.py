@@ -1,0 +1,58 @@
+"""Reads the ledger's read-only ``/status`` (JSON; ``LedgerStatus`` in the workers' protocol). For the local runner.
+
+What comes back is shown to people and, reduced to ``Reached``, given to ``decide``. A ledger that does not answer is
+None: it may be restarting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rz_operator.members import Reached
+
+LedgerStatus = dict[str, Any]
+
+TIMEOUT_SECONDS = 0.5
+"""For one poll: a frozen ledger must not hold up the runner, which has everyone else to look after."""
+
+
+class LedgerReader:
+    """Asks one ledger, again and again, over one connection."""
+
+    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        import httpx
+
+        self._url = f"{url}/status"
+        self._errors = (httpx.HTTPError, httpx.InvalidURL, ValueError)
+        self._client = httpx.Client(timeout=timeout_seconds, trust_env=False, verify=False)
+
+    def read(self) -> LedgerStatus | None:
+        """The ledger's status, or None when there is no proper answer in time."""
+        try:
+            reply = self._client.get(self._url)
+            reply.raise_for_status()
+            status = reply.json()
+        except self._errors:
+            return None
+        return status if isinstance(status, dict) else None
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def reached_of(status: LedgerStatus | None) -> Reached | None:
+    """What ``decide`` may know; None while the ledger is not up to date (no answer, or still adopting leases)."""
+    if status is None or status.get("phase") == "adopting":
+        return None
+    incarnation = status.get("incarnation")
+    return Reached(
+        step=_number(status, "step"),
+        units_done=_number(status, "units_done"),
+        eval_units_done=_number(status, "eval_units_done"),
+        incarnation=incarnation if isinstance(incarnation, int) else None,
+    )
+
+
+def _number(status: LedgerStatus, key: str) -> int:
+    value = status.get(key)
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,86 @@
+"""A decision in the making: what is wanted and seen, and the actions, status and events so far. Values, never changed.
+
+Used by ``decide`` and the modules that it is made of (``upkeep``); nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rz_api.names import Role
+from rz_api.status import MemberState, Phase, RunStatus
+from rz_operator.members import Action, Event, Observation, Observed, Stop, Wanted, member_key
+
+KILL_SECONDS = 5.0
+"""Grace of a member that has nothing left to save: its gang is broken, or its run has failed (storage is fenced)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Each method returns a new one, with something added or changed."""
+
+    wanted: Wanted
+    seen: Observation
+    now: float
+    """Unix seconds."""
+    status: RunStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+
+    # --------------------------------------------------------------------------------------------- reading
+
+    def of(self, *roles: Role) -> tuple[Observed, ...]:
+        """The observed members of these roles."""
+        return tuple(member for member in self.seen.members if member.role in roles)
+
+    def entry(self, role: Role, index: int) -> MemberState:
+        """What is remembered of a member of an individual role; the same for all that never failed."""
+        return self.status.members.get(member_key(role, index), MemberState())
+
+    def is_current(self, member: Observed) -> bool:
+        """Whether this is the member that should exist, not a predecessor."""
+        if member.role == "trainer":
+            return member.incarnation == self.status.gang.incarnation
+        return member.incarnation == self.entry(member.role, member.index).incarnation
+
+    def next_incarnation(self) -> int:
+        """Above the status's and above what the ledger found in storage: a lost status need not climb one by one."""
+        known = self.seen.reached.incarnation if self.seen.reached else None
+        return max(self.status.gang.incarnation, known or 0) + 1
+
+    # --------------------------------------------------------------------------------------------- changing
+
+    def do(self, *actions: Action) -> Look:
+        return replace(self, actions=self.actions + actions)
+
+    def stop(self, members: Sequence[Observed], grace_seconds: float, hurry: bool = False) -> Look:
+        """Stop these; those that are on their way already are left alone unless ``hurry`` shortens their grace."""
+        chosen = [member for member in members if hurry or not member.deleting]
+        return self.do(*(Stop(m.role, m.index, m.incarnation, m.uid, grace_seconds) for m in chosen))
+
+    def tell(self, reason: str, message: str) -> Look:
+        return replace(self, events=(*self.events, Event("Normal", reason, message)))
+
+    def warn(self, reason: str, message: str) -> Look:
+        return replace(self, events=(*self.events, Event("Warning", reason, message)))
+
+    def change(self, **fields: Any) -> Look:
+        """With these fields of the status replaced."""
+        return replace(self, status=self.status.model_copy(update=fields))
+
+    def enter(self, phase: Phase, reason: str = "", message: str = "", exit_code: int | None = None) -> Look:
+        return self.change(phase=phase, reason=reason, message=message, exit_code=exit_code)
+
+    def change_gang(self, **fields: Any) -> Look:
+        return self.change(gang=self.status.gang.model_copy(update=fields))
+
+    def change_entry(self, role: Role, index: int, **fields: Any) -> Look:
+        entry = self.entry(role, index).model_copy(update=fields)
+        return self.change(members=self.status.members | {member_key(role, index): entry})
+
+    def count_restarts(self, role: Role, number: int) -> Look:
+        """``number`` more counted failures of a role."""
+        before = self.status.restarts
+        return self.change(restarts=before | {role: before.get(role, 0) + number}) if number else self

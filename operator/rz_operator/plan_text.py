@@ -1,0 +1,90 @@
+"""A plan for people (``rz plan``) and for programs (``rz plan --json``). Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rz_operator.plan import Address, EnvValue, File, Here, Plan, Process, RoleSet
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def value_text(value: EnvValue) -> str:
+    """A symbolic value as text: ``<ledger-0 api url>``, ``<file token>``, ``<scratch folder>``."""
+    match value:
+        case Address():
+            return f"<{value.role}-{value.index} {value.port} {value.form}>"
+        case File():
+            return f"<file {value.name}>"
+        case Here():
+            return f"<{value.value}>"
+    return value
+
+
+def as_json(plan: Plan) -> str:
+    """Everything, with symbolic values as text."""
+    return json.dumps(
+        {
+            "run": plan.run.model_dump(mode="json", by_alias=True),
+            "unitsPerStep": plan.units_per_step,
+            "roles": [_role_json(role) for role in plan.roles],
+            "files": [{"name": file.name, "secret": file.secret} for file in plan.files],
+        },
+        indent=2,
+    )
+
+
+def _role_json(role: RoleSet) -> dict[str, Any]:
+    return {
+        "role": role.role,
+        "style": role.style,
+        "nodes": role.nodes,
+        "hostedBy": role.hosted_by,
+        "gpusPerNode": role.gpus_per_node,
+        "resources": role.resources.model_dump(mode="json", by_alias=True),
+        "graceSeconds": role.grace_seconds,
+        "processes": [_process_json(process) for process in role.processes],
+    }
+
+
+def _process_json(process: Process) -> dict[str, Any]:
+    return {
+        "index": process.index,
+        "node": process.node,
+        "localIndex": process.local_index,
+        "command": list(process.command),
+        "env": {name: value_text(value) for name, value in process.env.items()},
+        "ports": list(process.ports),
+        "devices": list(process.devices),
+    }
+
+
+def as_table(plan: Plan) -> RenderableType:
+    """Two tables (roles, environment of each role's first process) and what a step consists of."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    spec = plan.run.spec
+    algorithm = spec.algorithm
+    rollouts = algorithm.prompts_per_step * algorithm.samples_per_prompt
+    head = Text(
+        f"{plan.run.name}: {algorithm.name} on {spec.model.name}, engine {spec.rollout.engine}, placement "
+        f"{spec.rollout.placement}, storage {spec.storage.uri}\n"
+        f"a step: {algorithm.prompts_per_step} prompts x {algorithm.samples_per_prompt} samples = {rollouts} rollouts "
+        f"in {plan.units_per_step} lease units; at most {rollouts * spec.rollout.sampling.max_new_tokens:,} tokens"
+    )
+    roles = Table("role", "processes", "nodes", "GPUs a node", "requests", "restart", "command")
+    for role in plan.roles:
+        place = str(role.nodes) if role.hosted_by == role.role else f"in {role.hosted_by}'s {role.nodes}"
+        requests = " ".join(f"{name}={amount}" for name, amount in role.resources.requests.items()) or "-"
+        command = " ".join(role.processes[0].command) if role.processes else "-"
+        restart = "all ranks" if role.style == "gang" else "one by one"
+        roles.add_row(role.role, str(len(role.processes)), place, str(role.gpus_per_node), requests, restart, command)
+    environment = Table("variable", *(role.role for role in plan.roles))
+    first = [role.processes[0].env if role.processes else {} for role in plan.roles]
+    for name in sorted({name for env in first for name in env}):
+        environment.add_row(name, *(Text(value_text(env[name])) if name in env else "" for env in first))
+    return Group(head, roles, Text("environment of each role's first process"), environment)
