@@ -1,5 +1,5 @@
-"""Makes a base model in seconds for the local tests: ``build_base.py OUT`` (the tiny example with 60 steps of pre-training: it
-answers, mostly wrong)."""
+"""Makes a base model in seconds for the local tests: ``build_base.py OUT`` (the tiny example with 60 steps of
+pre-training: it answers, mostly wrong)."""
 
 import random
 import sys

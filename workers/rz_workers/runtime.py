@@ -1,8 +1,9 @@
 """What every worker process needs at its edges: settings from the environment, logging, exit codes, last words.
 
-The plan (``rz_operator.plan``) sets the environment; a Kubernetes pod and a local process get the same variables. Each
-role's ``main`` runs inside ``worker_process()``, which turns exceptions into exit codes and a termination message: exit 64
-with one clear sentence for a ``UserError``, 70 with the last line of the traceback for anything unexpected.
+The plan (``rz_operator.plan``) sets the environment; a Kubernetes pod and a local process get the same variables.
+Each role's ``main`` runs inside ``worker_process()``, which turns exceptions into exit codes and a termination
+message: exit 64 with one clear sentence for a ``UserError``, 70 with the last line of the traceback for anything
+unexpected.
 """
 
 from __future__ import annotations

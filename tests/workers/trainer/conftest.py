@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.storage.trajectories import Trajectory
+from rz_workers.trainer.attention import PACKED_SDPA
 from rz_workers.trainer.learner import Learner
 from rz_workers.trainer.models import Critic, Policy, new_value_head
 from rz_workers.trainer.ranks import Ranks
@@ -59,7 +60,7 @@ def llama_config() -> LlamaConfig:
         num_attention_heads=2,
         num_key_value_heads=1,
         tie_word_embeddings=True,
-        attn_implementation="sdpa",
+        attn_implementation=PACKED_SDPA,
     )
 
 

@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict
 from rz_workers.protocol.schedule import Unit
 
 RewardStatus = Literal["ok", "no_answer", "truncated", "timeout"]
-"""``ok``: an answer was found and compared. ``no_answer``: nothing to extract. ``truncated``: the response did not end by a
-stop. ``timeout``: the verdict took its whole CPU-time limit. All but ``ok`` have reward 0. A verifier that crashes has no
-status: the call fails and is retried."""
+"""``ok``: an answer was found and compared. ``no_answer``: nothing to extract. ``truncated``: the response did not
+end by a stop. ``timeout``: the verdict took its whole CPU-time limit. All but ``ok`` have reward 0. A verifier that
+crashes has no status: the call fails and is retried."""
 
 
 class Message(BaseModel):
@@ -158,8 +158,8 @@ class TakeRequest(Message):
 
 
 class TakeReply(Message):
-    """The shards of a complete step in canonical order, frozen in ``trajectories/step-…/manifest.json``; None while some unit
-    is missing."""
+    """The shards of a complete step in canonical order, frozen in ``trajectories/step-…/manifest.json``; None while
+    some unit is missing."""
 
     shards: tuple[ShardRef, ...] | None
     units_done: int

@@ -1,8 +1,8 @@
 """What step v consists of: pure functions of (number of prompts, spec, step).
 
 The ledger cuts a step into lease units with these, the rollout derives seeds, the trainer knows the canonical order.
-Nothing here depends on time, arrival, attempt numbers or the number of workers, so that a unit that is handed out again is
-the same unit to the last bit (DESIGN.md 3).
+Nothing here depends on time, arrival, attempt numbers or the number of workers, so that a unit that is handed out
+again is the same unit to the last bit (DESIGN.md 3).
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def prompts_for_step(num_prompts: int, seed: int, step: int, prompts_per_step: i
 
 
 def total_steps(spec: ReasonerZeroRunSpec, num_prompts: int) -> int:
-    """``algorithm.totalSteps``, or as many steps as ``algorithm.epochs`` passes over ``num_prompts`` need (rounded up)."""
+    """``algorithm.totalSteps``, or as many steps as ``algorithm.epochs`` passes over ``num_prompts`` need (rounded
+    up)."""
     algorithm = spec.algorithm
     return algorithm.total_steps or math.ceil(algorithm.epochs * num_prompts / algorithm.prompts_per_step)
 

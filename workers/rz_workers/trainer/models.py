@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rz_workers.runtime import UserError
+from rz_workers.trainer.attention import PACKED_SDPA, layout
 
 LOGIT_ROWS = 4096
 """Response rows whose full-vocabulary logits exist at a time: 4096 x 152k in fp32 are 2.5 GB."""
@@ -71,12 +72,8 @@ class Critic(nn.Module):
 def _hidden_states(backbone: Any, input_ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
     """Last hidden states ``[T, D]`` of one packed sequence; a token attends to its own segment's earlier tokens and
     itself."""
-    size = len(input_ids)
-    mask = (segments[:, None] == segments[None, :]) & torch.ones(
-        size, size, dtype=torch.bool, device=input_ids.device
-    ).tril()
     out = backbone(
-        input_ids=input_ids[None], position_ids=positions[None], attention_mask=mask[None, None], use_cache=False
+        input_ids=input_ids[None], position_ids=positions[None], use_cache=False, pack_layout=layout(segments)
     )
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
@@ -134,13 +131,14 @@ def load_critic(
 def empty_policy(config: Any) -> Policy:
     """A policy of this configuration whose weights are still to be loaded."""
     factory: Any = AutoModelForCausalLM
-    return Policy(factory.from_config(config))
+    return Policy(factory.from_config(config, attn_implementation=PACKED_SDPA))
 
 
 def empty_critic(config: Any) -> Critic:
     """A critic of this configuration whose weights, the head's too, are still to be loaded."""
     factory: Any = AutoModel
-    return Critic(factory.from_config(config), nn.Linear(config.get_text_config().hidden_size, 1, bias=False))
+    head = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+    return Critic(factory.from_config(config, attn_implementation=PACKED_SDPA), head)
 
 
 def new_value_head(hidden_size: int, *, init: str, seed: int) -> nn.Linear:
@@ -198,7 +196,7 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
             revision=revision,
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=PACKED_SDPA,
             use_safetensors=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

@@ -1,0 +1,101 @@
+"""Small things to sample with: tokenizers trained on the spot, random models of three families, requests."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+
+from rz_workers.rollout.engine import SampleRequest, SamplingParams
+from rz_workers.rollout.transformers_engine import TransformersEngine
+
+MAX_MODEL_TOKENS = 256
+WORDS = [f"w{i}" for i in range(40)] + ["<eos>", "</answer>", "User:"]
+EOS_ID = WORDS.index("<eos>")
+ANSWER_ID = WORDS.index("</answer>")
+CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+CORPUS = [
+    "The answer is 12, so </answer> ends it. User: what? Human: no! Assistant: <answer> 7 </answer>",
+    "Wait, check: 3 + 4 = 7 and 7 - 2 = 5. Überprüfung: 你好。 再见。 naïve façade 🙂🙃",
+] * 3
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Word level, one token a word, ``<eos>`` and two stop strings among them."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+
+
+@lru_cache(maxsize=1)
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, so that characters and stop strings are split over tokens in every way."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+
+
+def build_model(
+    folder: Path, family: str = "llama", tokenizer: Any = None, *, tied: bool = True, kv_heads: int = 2, seed: int = 0
+) -> Any:
+    """Save configuration and tokenizer to ``folder``, as the trainer stores ``model/``; returns the random model."""
+    tokenizer = tokenizer or word_tokenizer()
+    config = CONFIGS[family](
+        vocab_size=len(tokenizer) + 5,  # like real models, more than the tokenizer has
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        head_dim=8,
+        max_position_embeddings=MAX_MODEL_TOKENS,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.2,  # far from uniform, so that mistakes show
+    )
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    """Tensors as the trainer publishes them: a tied tensor once."""
+    tied = set(model.all_tied_weights_keys)
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def build_engine(folder: Path, model: Any, version: int = 0) -> TransformersEngine:
+    engine = TransformersEngine(folder, "float32", MAX_MODEL_TOKENS)
+    engine.load_weights(version, weights_of(model))
+    return engine
+
+
+def params(**changes: Any) -> SamplingParams:
+    values: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 24, "stop": ()}
+    return SamplingParams(**{**values, **changes})
+
+
+def requests(prompts: int = 3, samples: int = 4, first_seed: int = 0, lengths: tuple[int, int] = (2, 9)) -> Any:
+    """Rows of a unit: ``prompts`` prompts of different lengths, ``samples`` rows each."""
+    rng = random.Random(first_seed)
+    texts = [tuple(rng.randrange(40) for _ in range(rng.randint(*lengths))) for _ in range(prompts)]
+    return [SampleRequest(texts[i // samples], first_seed + i) for i in range(prompts * samples)]
+
+
+def never() -> bool:
+    return False

@@ -1,0 +1,93 @@
+"""The ledger's routes (the table in ``protocol.messages``) over ``service.Ledger``. ``main`` and the tests build it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from rz_workers.ledger.service import Ledger, UnavailableError
+from rz_workers.ledger.state import RefusedError, UnknownError
+from rz_workers.protocol.messages import (
+    Ack,
+    Completion,
+    DrainRequest,
+    Heartbeat,
+    LeaseRequest,
+    Message,
+    StepReport,
+    TakeRequest,
+    WeightsInfo,
+)
+from rz_workers.runtime import SupersededError
+from rz_workers.web import RequireToken
+
+STATUS_CODES: dict[type[Exception], int] = {
+    RefusedError: 422,
+    UnknownError: 404,
+    SupersededError: 409,
+    UnavailableError: 503,
+}
+"""What the caller is told; ``protocol.client`` repeats after 503 alone."""
+
+
+def create_app(ledger: Ledger, token_file: Path | None) -> FastAPI:
+    """The service; ``token_file`` None admits everyone (tests)."""
+    app = FastAPI(title="reasonerzero ledger", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(RequireToken, token_file=token_file)
+    for error, code in STATUS_CODES.items():
+        app.add_exception_handler(error, _refusal(code))
+
+    @app.post("/lease")
+    async def lease(body: LeaseRequest, request: Request) -> Response:
+        return _json(await ledger.lease(body, request.is_disconnected))
+
+    @app.post("/heartbeat")
+    async def heartbeat(body: Heartbeat) -> Response:
+        return _json(ledger.heartbeat(body))
+
+    @app.post("/complete")
+    async def complete(body: Completion) -> Response:
+        return _json(ledger.complete(body))
+
+    @app.get("/weights")
+    async def weights() -> Response:
+        return _json(ledger.weights())
+
+    @app.post("/weights")
+    async def announce_weights(body: WeightsInfo) -> Response:
+        ledger.announce_weights(body)
+        return _json(Ack())
+
+    @app.post("/step/take")
+    async def take(body: TakeRequest) -> Response:
+        return _json(await ledger.take(body))
+
+    @app.post("/step/commit")
+    async def commit(body: StepReport) -> Response:
+        ledger.commit(body)
+        return _json(Ack())
+
+    @app.get("/eval/{version}")
+    async def evaluation(version: int) -> Response:
+        return _json(await ledger.evaluation(version))
+
+    @app.post("/drain")
+    async def drain(body: DrainRequest) -> Response:
+        ledger.drain(body.draining)
+        return _json(Ack())
+
+    return app
+
+
+def _json(message: Message) -> Response:
+    return Response(message.model_dump_json(), media_type="application/json")
+
+
+def _refusal(code: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handle(_request: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": str(error)}, code)
+
+    return handle

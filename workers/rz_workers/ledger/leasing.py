@@ -1,0 +1,247 @@
+"""Who samples what: leases, heartbeats, completions and expiry, as pure functions of (state, event, now).
+
+Called by ``service`` alone. The order in which units are handed out is in ``candidates``; the rules that lose no
+finished work are in ``complete`` and ``found``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rz_workers.ledger.progress import settle_evaluation
+from rz_workers.ledger.state import Batch, Entry, Held, RefusedError, RolloutSeen, State
+from rz_workers.protocol.messages import (
+    Completion,
+    CompletionReply,
+    Heartbeat,
+    HeartbeatReply,
+    Lease,
+    LeaseReply,
+    LeaseRequest,
+    ShardRef,
+    WeightsInfo,
+)
+from rz_workers.protocol.schedule import EVAL, TRAIN, Unit
+
+PAUSE_SHARE = 1 / 3
+"""Ticks further apart than this share of a lease mean that the ledger itself was stopped: expiry waits for as long."""
+
+
+# --------------------------------------------------------------------------------------------------------- leases
+
+
+def candidates(state: State, holds: int | None) -> Iterator[tuple[Entry, WeightsInfo]]:
+    """Free units in the order in which a rollout whose engine holds version ``holds`` should get them.
+
+    1. training units of steps up to ``holds``,
+    2. evaluation of ``holds``, before the rollout moves on to newer weights,
+    3. training units of later steps,
+    4. evaluation of newer versions, oldest first (the rollout would load newer weights anyway),
+    5. evaluation of older versions, oldest first: only where nothing else is left.
+
+    Within training, a step's units come before the next step's. The evaluation of version v waits until all of step v
+    is handed out, so that it fills the tail of the step and never delays it.
+    """
+    held = -1 if holds is None else holds
+    steps = sorted(state.train)
+    evals = [v for v in sorted(state.evals) if v not in state.train or state.train[v].is_handed_out]
+    order: list[Batch] = [state.train[step] for step in steps if step <= held]
+    order += [state.evals[v] for v in evals if v == held]
+    order += [state.train[step] for step in steps if step > held]
+    order += [state.evals[v] for v in evals if v > held]
+    order += [state.evals[v] for v in evals if v < held]
+    for batch in order:
+        weights = state.weights_for(batch.kind, batch.number)
+        if weights is not None:
+            yield from ((entry, weights) for entry in batch.entries.values() if entry.is_free)
+
+
+def lease(state: State, request: LeaseRequest, now: float) -> tuple[State, LeaseReply]:
+    """Hand out up to ``max_units`` units, all for the same weight version (an engine holds one at a time); none while
+    leases of a former ledger are being adopted, while draining, and once finished."""
+    state = seen(state, request.rollout_id, request.weight_version, now)
+    if state.finished or state.draining:
+        return state, LeaseReply(finished=state.finished, draining=state.draining)
+    if state.adopting_until is not None:
+        return state, LeaseReply()
+    leases: list[Lease] = []
+    for entry, weights in candidates(state, request.weight_version):
+        if len(leases) >= request.max_units or (leases and weights.version != leases[0].weights.version):
+            break
+        attempt = entry.attempts + 1
+        leases.append(
+            Lease(
+                lease_id=f"{entry.unit.unit_id}-a{attempt}-{request.rollout_id}",
+                unit=entry.unit,
+                attempt=attempt,
+                weights=weights,
+                seconds=state.plan.lease_seconds,
+            )
+        )
+    for issued in leases:
+        state = _hold(state, issued, request.rollout_id, now)
+    return state.counting(issued=len(leases)), LeaseReply(leases=tuple(leases))
+
+
+def heartbeat(state: State, beat: Heartbeat, now: float) -> tuple[State, HeartbeatReply]:
+    """Renew what the rollout holds.
+
+    A lease that this process did not issue, or that expired, is adopted if its unit is open, nobody else holds it and
+    its weights are right: the work is under way, and no copy is. Lost are leases of units that another rollout holds or
+    that another shard has completed. After a restart two rollouts may claim one unit, because the older lease had
+    expired before: the higher attempt is the one that was valid.
+    """
+    state = seen(state, beat.rollout_id, beat.weight_version, now, beat.tokens_generated)
+    lost = []
+    for claimed in beat.leases:
+        entry = state.entry(claimed.unit)
+        if entry is None or entry.shard is not None:
+            winner = state.recorded(claimed.unit)
+            if winner is None or winner.attempt != claimed.attempt:
+                lost.append(claimed.lease_id)
+        elif entry.held is not None and entry.held.lease.lease_id == claimed.lease_id:
+            held = replace(entry.held, expires=now + state.plan.lease_seconds)
+            state = state.with_entry(replace(entry, held=held))
+        elif _may_adopt(state, entry, claimed) and state.allows_version(claimed.unit, claimed.weights.version):
+            state = _hold(state, claimed, beat.rollout_id, now).counting(adopted=1)
+        else:
+            lost.append(claimed.lease_id)
+    return state, HeartbeatReply(lost=tuple(lost), finished=state.finished, draining=state.draining)
+
+
+def _may_adopt(state: State, entry: Entry, claimed: Lease) -> bool:
+    """Only while adopting does a lease give way to another: then both were issued by the former ledger."""
+    if entry.held is None:
+        return True
+    return state.adopting_until is not None and claimed.attempt > entry.held.lease.attempt
+
+
+def seen(
+    state: State, rollout_id: str, weight_version: int | None, now: float, tokens_generated: int | None = None
+) -> State:
+    """Note a rollout's sign of life."""
+    before = state.rollouts.get(rollout_id)
+    if tokens_generated is None:
+        tokens_generated = before.tokens_generated if before else 0
+    return replace(state, rollouts={**state.rollouts, rollout_id: RolloutSeen(weight_version, tokens_generated, now)})
+
+
+def _hold(state: State, lease: Lease, rollout_id: str, now: float) -> State:
+    entry = state.entry(lease.unit)
+    assert entry is not None
+    held = Held(lease, rollout_id, now + state.plan.lease_seconds)
+    state = state.with_entry(replace(entry, held=held, suspect=False, attempts=max(entry.attempts, lease.attempt)))
+    batch = state.batch(lease.unit.kind, lease.unit.step)
+    assert batch is not None
+    return state if batch.started is not None else state.with_batch(replace(batch, started=now))
+
+
+# ----------------------------------------------------------------------------------------------------- completions
+
+
+def complete(state: State, completion: Completion, now: float) -> tuple[State, CompletionReply]:
+    """Record a stored shard; the first of its unit wins.
+
+    Whether the lease is still valid does not matter: finished work is never thrown away. The same shard again is
+    accepted again (the reply may have been lost).
+
+    Raises RefusedError when the unit is not of this run or not open yet, the weights were wrong, or the shard is not
+    what the unit's attempt would be.
+    """
+    shard, unit = completion.shard, completion.shard.unit
+    entry = state.entry(unit)
+    if entry is None:
+        batch = state.batch(unit.kind, unit.step)
+        if batch is not None or not state.is_closed(unit.kind, unit.step):
+            raise RefusedError(
+                f"unit {unit.unit_id} of rollout {completion.rollout_id} is not one of this run that may be sampled; "
+                f"open are steps {sorted(state.train)} and evaluations {sorted(state.evals)}"
+            )
+        winner = state.recorded(unit)
+        return state.counting(duplicates=1), CompletionReply(accepted=_same(winner, shard))
+    _check(state, shard)
+    if entry.shard is not None:
+        accepted = _same(entry.shard, shard)
+        return state.counting(duplicates=0 if accepted else 1), CompletionReply(accepted=accepted)
+    return _record(state, entry, shard, now).counting(completed=1), CompletionReply(accepted=True)
+
+
+def found(state: State, unit: Unit, shards: tuple[ShardRef, ...], now: float) -> State:
+    """What storage holds of a suspect unit: its lowest usable attempt completes the unit, and attempt numbers go on
+    above all of them; without one the unit is free again."""
+    entry = state.entry(unit)
+    if entry is None or entry.shard is not None:
+        return state
+    entry = replace(entry, attempts=max([entry.attempts, *(shard.attempt for shard in shards)]))
+    for shard in sorted(shards, key=lambda shard: shard.attempt):
+        if state.allows_version(unit, shard.weight_version) and shard.rows == unit.num_rows:
+            return _record(state, entry, shard, now).counting(found=1)
+    return state.with_entry(replace(entry, suspect=False))
+
+
+def _record(state: State, entry: Entry, shard: ShardRef, now: float) -> State:
+    attempts = max(entry.attempts, shard.attempt)
+    state = state.with_entry(replace(entry, shard=shard, held=None, suspect=False, attempts=attempts))
+    batch = state.batch(entry.unit.kind, entry.unit.step)
+    assert batch is not None
+    started = now if batch.started is None else batch.started
+    state = replace(state.with_batch(replace(batch, started=started, last_completion=now)), progressed=now)
+    return settle_evaluation(state, batch.number) if batch.kind == EVAL else state
+
+
+def _check(state: State, shard: ShardRef) -> None:
+    unit = shard.unit
+    if not state.allows_version(unit, shard.weight_version):
+        staleness = f" (or at most {state.plan.max_staleness} below)" if unit.kind == TRAIN else ""
+        raise RefusedError(
+            f"shard {shard.key} was sampled with weight version {shard.weight_version}; "
+            f"unit {unit.unit_id} requires version {unit.step}{staleness}"
+        )
+    if shard.rows != unit.num_rows or shard.key != unit.shard_key(shard.attempt):
+        raise RefusedError(
+            f"shard {shard.key} has {shard.rows} rows; attempt {shard.attempt} of unit {unit.unit_id} is "
+            f"{unit.shard_key(shard.attempt)} with {unit.num_rows} rows"
+        )
+
+
+def _same(winner: ShardRef | None, shard: ShardRef) -> bool:
+    return winner is not None and (winner.key, winner.sha256) == (shard.key, shard.sha256)
+
+
+# ----------------------------------------------------------------------------------------------------------- time
+
+
+def tick(state: State, now: float) -> State:
+    """Let time pass: expire leases, end the adoption.
+
+    Expiry happens here and nowhere else. If this process was itself stopped (frozen, starved), heartbeats could not be
+    heard, so every deadline moves by as long.
+    """
+    pause = now - state.ticked
+    state = replace(state, ticked=now)
+    if pause > state.plan.lease_seconds * PAUSE_SHARE:
+        state = _postpone(state, pause)
+    for batch in list(state.open_batches()):
+        for entry in batch.entries.values():
+            if entry.held is not None and entry.held.expires <= now:
+                state = state.with_entry(replace(entry, held=None, suspect=True)).counting(expired=1)
+    if state.adopting_until is not None and now >= state.adopting_until:
+        state = replace(state, adopting_until=None)
+    return state
+
+
+def suspects(state: State) -> list[Unit]:
+    """Units that storage must be searched for."""
+    return [entry.unit for batch in state.open_batches() for entry in batch.entries.values() if entry.suspect]
+
+
+def _postpone(state: State, seconds: float) -> State:
+    for batch in list(state.open_batches()):
+        for entry in batch.entries.values():
+            if entry.held is not None:
+                held = replace(entry.held, expires=entry.held.expires + seconds)
+                state = state.with_entry(replace(entry, held=held))
+    if state.adopting_until is not None:
+        state = replace(state, adopting_until=state.adopting_until + seconds)
+    return state

@@ -1,0 +1,185 @@
+"""How the run moves on: weights, steps, evaluations, drain, as pure functions of (state, event, now).
+
+Called by ``service``, and by ``recovery`` with what storage holds. A step goes *open* (its weights are published) ->
+*complete* (every unit done) -> *frozen* (its manifest is in storage; nothing can change it any more) -> *committed*
+(the trainer has trained on it). Steps are frozen in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from rz_workers.ledger.state import Batch, RefusedError, State, UnknownError, wanted_steps
+from rz_workers.protocol.messages import EvalReply, StepReport, TakeReply, TakeRequest, WeightsInfo
+from rz_workers.protocol.schedule import EVAL, TRAIN
+from rz_workers.runtime import SupersededError
+from rz_workers.storage.records import StepManifest
+
+FROZEN_KEPT = 2
+"""Frozen steps kept in memory below the newest commit; a trainer that replays older ones is served from storage."""
+FINISHED_EVALS_KEPT = 4
+SECONDS_KEPT = 20
+"""Commits over which ``seconds_per_step`` is a median."""
+
+
+# -------------------------------------------------------------------------------------------------------- weights
+
+
+def weights_published(state: State, info: WeightsInfo, now: float) -> State:
+    """Note a publication and open what it allows.
+
+    The newest version is what counts: announcing an older one again (a trainer that replays) moves nothing back. The
+    same version under a newer incarnation replaces where the version is read from.
+
+    Raises RefusedError for a version that the run does not have.
+    """
+    if not 0 <= info.version <= state.plan.total_steps:
+        raise RefusedError(
+            f"weight version {info.version} was announced; this run has versions 0 to {state.plan.total_steps}, "
+            "one per policy update"
+        )
+    newest, known = state.version, state.weights.get(info.version)
+    if known is None or info.incarnation > known.incarnation:
+        state = replace(state, weights={**state.weights, info.version: info}, progressed=now)
+    state = replace(state, incarnation=max(state.incarnation, info.incarnation))
+    reached = range(0 if newest is None else newest + 1, info.version + 1)
+    return open_steps(open_evaluations(state, reached))
+
+
+def open_steps(state: State) -> State:
+    for step in wanted_steps(state):
+        if step not in state.train:
+            state = state.with_batch(Batch.of(state.plan, TRAIN, step))
+    return state
+
+
+def open_evaluations(state: State, versions: Iterable[int]) -> State:
+    for version in versions:
+        if state.plan.is_evaluated(version) and version not in state.evals:
+            state = state.with_batch(Batch.of(state.plan, EVAL, version))
+    return state
+
+
+# ---------------------------------------------------------------------------------------------------------- steps
+
+
+def step_to_freeze(state: State, now: float) -> StepManifest | None:
+    """The manifest of the next step, once all its units are done."""
+    batch = state.train.get(state.next_frozen)
+    if batch is None or not batch.is_complete:
+        return None
+    return StepManifest(
+        step=batch.number,
+        shards=batch.shards(),
+        generation_started=now if batch.started is None else batch.started,
+        generation_finished=now if batch.last_completion is None else batch.last_completion,
+    )
+
+
+def frozen(state: State, manifest: StepManifest, now: float) -> State:
+    """The step's manifest is in storage; it is what counts, also where it was written by someone else."""
+    if manifest.step != state.next_frozen:
+        return state
+    train = {step: batch for step, batch in state.train.items() if step != manifest.step}
+    manifests = {step: kept for step, kept in state.frozen.items() if step >= state.committed - FROZEN_KEPT} | {
+        manifest.step: manifest
+    }
+    state = replace(state, train=train, frozen=manifests, next_frozen=manifest.step + 1, progressed=now)
+    return open_steps(state)
+
+
+def take(state: State, request: TakeRequest) -> tuple[State, TakeReply | None]:
+    """The shards of a frozen step, or how far it is; None when the step's manifest has to be read from storage.
+
+    Raises SupersededError for a trainer that is not of the newest incarnation, UnknownError for a step beyond the run.
+    """
+    state = _newest(state, request.incarnation)
+    if not 0 <= request.step < state.plan.total_steps:
+        raise UnknownError(f"step {request.step} was asked for; this run has steps 0 to {state.plan.total_steps - 1}")
+    if manifest := state.frozen.get(request.step):
+        total = len(manifest.shards)
+        return state, TakeReply(shards=manifest.shards, units_done=total, units_total=total, draining=state.draining)
+    if request.step < state.next_frozen:
+        return state, None
+    batch = state.train.get(request.step)
+    done, total = (batch.done, len(batch.entries)) if batch else (0, 0)
+    return state, TakeReply(shards=None, units_done=done, units_total=total, draining=state.draining)
+
+
+def committed(state: State, report: StepReport, now: float) -> State:
+    """The trainer's report on a committed step. Reports of replayed steps move nothing back.
+
+    Raises SupersededError as ``take`` does.
+    """
+    state = _newest(state, report.incarnation)
+    steps = min(max(state.committed, report.step + 1), state.plan.total_steps)
+    if steps > state.committed or report.phase != "training":
+        state = replace(state, progressed=now)
+    state = replace(state, committed=steps, finished=state.finished or report.phase == "finished")
+    if report.checkpoint_step is not None:
+        state = replace(state, checkpoint_step=max(report.checkpoint_step, state.checkpoint_step or 0))
+    if report.metrics and report.step > state.metrics_step:
+        state = with_metrics(state, report.step, report.metrics)
+    return state
+
+
+def with_metrics(state: State, step: int, metrics: dict[str, float]) -> State:
+    """``metrics`` are those of the newest committed step now."""
+    seconds = (*state.step_seconds, metrics["seconds_step"]) if "seconds_step" in metrics else state.step_seconds
+    return replace(state, metrics=metrics, metrics_step=step, step_seconds=seconds[-SECONDS_KEPT:])
+
+
+def drain(state: State, draining: bool) -> State:
+    return replace(state, draining=draining)
+
+
+def _newest(state: State, incarnation: int) -> State:
+    if incarnation < state.incarnation:
+        raise SupersededError(
+            f"this trainer is incarnation {incarnation}, but incarnation {state.incarnation} of the gang is at work; "
+            "it must end and write nothing more"
+        )
+    return replace(state, incarnation=incarnation)
+
+
+# ----------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluation(state: State, version: int) -> EvalReply | None:
+    """The shards of a finished evaluation, or how far it is; None when it is so old that storage has to be read.
+
+    Raises UnknownError for a version that is not evaluated.
+    """
+    if version < 0 or not state.plan.is_evaluated(version):
+        raise UnknownError(f"weight version {version} is not one that this run evaluates")
+    if batch := state.evals.get(version):
+        shards = batch.shards() if batch.is_complete else None
+        return EvalReply(shards=shards, units_done=batch.done, units_total=len(batch.entries))
+    if state.is_closed(EVAL, version):
+        return None
+    return EvalReply(shards=None, units_done=0, units_total=0)
+
+
+def settle_evaluation(state: State, version: int) -> State:
+    """When the last unit of an evaluation is done: its accuracies, and room for newer ones."""
+    batch = state.evals[version]
+    if not batch.is_complete:
+        return state
+    rewards: dict[str, list[float]] = {}
+    for shard in batch.shards():
+        total = rewards.setdefault(shard.unit.eval_set or "", [0.0, 0])
+        total[0] += shard.stats.reward_sum
+        total[1] += shard.rows
+    for name, (reward, rows) in rewards.items():
+        state = with_accuracy(state, version, name, reward / rows)
+    finished = sorted(number for number, other in state.evals.items() if other.is_complete)
+    closed = set(finished[:-FINISHED_EVALS_KEPT])
+    return replace(state, evals={number: other for number, other in state.evals.items() if number not in closed})
+
+
+def with_accuracy(state: State, version: int, eval_set: str, accuracy: float) -> State:
+    before = state.accuracy.get(eval_set)
+    if before is not None and before[0] > version:
+        return state
+    return replace(state, accuracy={**state.accuracy, eval_set: (version, accuracy)})

@@ -1,0 +1,356 @@
+"""The holder of the ledger's State, and its conversation with storage. ``app`` calls it for each request, ``main`` runs
+it.
+
+**Locking: there is no lock, there is one writer.** ``self.state`` is an immutable value that only coroutines of the
+event loop replace, and between reading it and replacing it none of them awaits. Storage is slow and blocking, so each
+call runs in a thread; it gets values and returns values, and its result enters the state as one more event, applied to
+whatever the state is by then. The status port's threads read ``self.state`` once and compute from that.
+
+**Storage errors** never end the ledger and never lose an event: the work is repeated with back-off until it succeeds,
+and meanwhile ``status`` says so (``blocking_role: storage``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from rz_api.run import ResolvedRun
+from rz_workers.ledger import leasing, progress
+from rz_workers.ledger.recovery import recover, stored_evaluation
+from rz_workers.ledger.state import State, UnknownError
+from rz_workers.ledger.status import ledger_status, waiting_status
+from rz_workers.protocol.messages import (
+    Completion,
+    CompletionReply,
+    EvalReply,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseReply,
+    LeaseRequest,
+    LedgerStatus,
+    ShardRef,
+    StepReport,
+    TakeReply,
+    TakeRequest,
+    WeightsInfo,
+    WeightsReply,
+)
+from rz_workers.protocol.schedule import Unit
+from rz_workers.runtime import UserError
+from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.records import StepManifest
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import find_unit_shards
+from rz_workers.storage.versions import published
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TICK_SECONDS = 0.25
+FIRST_POLL_SECONDS = 0.5
+LAST_POLL_SECONDS = 10.0
+"""While the run has not begun, storage is looked at after 0.5 s, 1 s, ... 10 s, and at once when weights are
+announced."""
+MAX_WAIT_SECONDS = 30.0
+"""Longest time that a request is held."""
+FIRST_RETRY_SECONDS = 0.5
+LAST_RETRY_SECONDS = 15.0
+
+
+class UnavailableError(Exception):
+    """Not now (HTTP 503): the caller repeats the request."""
+
+
+def steady_clock() -> Callable[[], float]:
+    """Unix seconds that never jump: the wall clock at the start of this process plus what has passed since."""
+    start = time.time() - time.monotonic()
+    return lambda: start + time.monotonic()
+
+
+class Ledger:
+    """One run's ledger. Every method but ``status`` belongs to the event loop that ``run`` is awaited in."""
+
+    def __init__(self, run: ResolvedRun, store: ObjectStore, clock: Callable[[], float] | None = None) -> None:
+        self.state: State | None = None
+        """None while the run has not begun."""
+        self._run, self._store = run, store
+        self._clock = clock or steady_clock()
+        self._announced: list[WeightsInfo] = []
+        self._draining = False
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._troubles: dict[str, str] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._defect: Exception | None = None
+        """What ended one of the tasks: ``run`` raises it, so that the process is replaced."""
+
+    # -------------------------------------------------------------------------------------------------- the loop
+
+    async def run(self) -> None:
+        """Wait for the run to begin, then let time pass. Ends by cancellation, or with UserError when the folder
+        belongs to another run."""
+        await self._begin()
+        while True:
+            assert self.state is not None
+            before = self.state
+            after = leasing.tick(before, self._clock())
+            self._put(after)
+            if self._defect is not None:
+                raise self._defect
+            if (before.counters, before.adopting_until) != (after.counters, after.adopting_until):
+                self._wake()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _begin(self) -> None:
+        """Rebuild the state from storage as soon as weights are published.
+
+        A ledger that has seen the run without weights knows that no lease was ever issued; one that finds weights when
+        it starts may be a successor, and adopts for one lease interval.
+        """
+        saw_none, poll = False, FIRST_POLL_SECONDS
+        while True:
+            changed = self._changed
+            state = await self._persistently("recovery", self._recover)
+            if state is not None:
+                break
+            saw_none = True
+            await _wait(changed, poll)
+            poll = min(2 * poll, LAST_POLL_SECONDS)
+        now = self._clock()
+        until = None if saw_none else now + state.plan.lease_seconds
+        state = replace(state, draining=self._draining, ticked=now, adopting_until=until)
+        for info in self._announced:
+            state = progress.weights_published(state, info, now)
+        log.info(
+            "run %s: step %d of %d, weights version %s%s",
+            self._run.name,
+            state.committed,
+            state.plan.total_steps,
+            state.version,
+            "" if until is None else f"; listening {state.plan.lease_seconds:g} s for leases that are still alive",
+        )
+        self._put(state)
+        self._wake()
+
+    def _recover(self) -> State | None:
+        return recover(self._store, self._run, self._clock(), tuple(self._announced))
+
+    def stop(self) -> None:
+        """Answer all held requests now; their callers come back to the next ledger."""
+        self._stopping = True
+        self._wake()
+
+    # ----------------------------------------------------------------------------------------------- the rollouts
+
+    async def lease(self, request: LeaseRequest, is_gone: Callable[[], Awaitable[bool]]) -> LeaseReply:
+        """``is_gone`` tells whether the caller has hung up: a lease for nobody would block its unit for an interval."""
+        deadline = self._clock() + min(request.wait_seconds, MAX_WAIT_SECONDS)
+        while True:
+            changed = self._changed
+            if await is_gone():
+                return LeaseReply()
+            if self.state is not None:
+                state, reply = leasing.lease(self.state, request, self._clock())
+                self._put(state)
+                if reply != LeaseReply():
+                    return reply
+            elif self._draining:
+                return LeaseReply(draining=True)
+            if not await self._wait_until(changed, deadline):
+                return LeaseReply()
+
+    def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
+        if self.state is None:  # nothing to compare with yet: what a rollout holds stays its own
+            return HeartbeatReply(draining=self._draining)
+        state, reply = leasing.heartbeat(self.state, beat, self._clock())
+        self._put(state)
+        return reply
+
+    def complete(self, completion: Completion) -> CompletionReply:
+        state, reply = leasing.complete(self._begun(), completion, self._clock())
+        self._put(state)
+        self._wake()
+        return reply
+
+    def weights(self) -> WeightsReply:
+        return WeightsReply(weights=self.state.current_weights if self.state else None)
+
+    # ------------------------------------------------------------------------------------------------ the trainer
+
+    def announce_weights(self, info: WeightsInfo) -> None:
+        if self.state is None:
+            self._announced.append(info)
+        else:
+            skipped = info.version - 1 > (self.state.version or 0)
+            self._put(progress.weights_published(self.state, info, self._clock()))
+            if skipped:  # announcements were lost; an evaluation may need versions in between
+                self._start("published weights", lambda: published(self._folder()), self._found_weights)
+        self._wake()
+
+    async def take(self, request: TakeRequest) -> TakeReply:
+        deadline = self._clock() + min(request.wait_seconds, MAX_WAIT_SECONDS)
+        while True:
+            changed = self._changed
+            if self.state is not None:
+                state, reply = progress.take(self.state, request)
+                self._put(state)
+                if reply is None:
+                    return await self._stored_step(request.step)
+                if reply.shards is not None or reply.draining:
+                    return reply
+            else:
+                reply = TakeReply(shards=None, units_done=0, units_total=0, draining=self._draining)
+            if not await self._wait_until(changed, deadline):
+                return reply
+
+    def commit(self, report: StepReport) -> None:
+        self._put(progress.committed(self._begun(), report, self._clock()))
+        self._wake()
+
+    async def evaluation(self, version: int) -> EvalReply:
+        state = self._begun()
+        reply = progress.evaluation(state, version)
+        if reply is not None:
+            return reply
+        shards = await self._once(lambda: stored_evaluation(self._store, state.plan, version))
+        total = len(state.plan.units("eval", version))
+        return EvalReply(shards=shards, units_done=0 if shards is None else total, units_total=total)
+
+    def drain(self, draining: bool) -> None:
+        self._draining = draining
+        if self.state is not None:
+            self._put(progress.drain(self.state, draining))
+        self._wake()
+
+    # ---------------------------------------------------------------------------------------------------- status
+
+    def status(self) -> LedgerStatus:
+        """From any thread."""
+        state = self.state
+        if state is None:
+            return waiting_status(self._run.name, self._draining, next(iter(self._troubles.values()), None))
+        return ledger_status(state, self._clock())
+
+    # --------------------------------------------------------------------------------------------------- storage
+
+    def _put(self, state: State) -> None:
+        """The only place that replaces the state; starts the storage work that the new one asks for."""
+        self.state = state
+        manifest = progress.step_to_freeze(state, self._clock())
+        if manifest is not None:
+            frozen = manifest
+            self._start(f"freezing step {frozen.step}", lambda: self._folder().freeze_step(frozen), self._froze)
+        units = leasing.suspects(state)
+        if units:
+            self._start("searching for shards", lambda: find_unit_shards(self._store, units), self._searched(units))
+
+    def _searched(self, units: list[Unit]) -> Callable[[dict[str, list[ShardRef]]], None]:
+        def apply(shards: dict[str, list[ShardRef]]) -> None:
+            state = self._begun()
+            for unit in units:
+                state = leasing.found(state, unit, tuple(shards[unit.unit_id]), self._clock())
+            self._put(state)
+
+        return apply
+
+    def _froze(self, manifest: StepManifest) -> None:
+        self._put(progress.frozen(self._begun(), manifest, self._clock()))
+
+    def _found_weights(self, infos: list[WeightsInfo]) -> None:
+        state = self._begun()
+        for info in infos:
+            state = progress.weights_published(state, info, self._clock())
+        self._put(state)
+
+    def _start(self, name: str, work: Callable[[], T], apply: Callable[[T], None]) -> None:
+        """Do ``work`` in a thread until it succeeds, then ``apply`` its result; nothing if it is already being done."""
+        if name in self._tasks:
+            return
+
+        async def task() -> None:
+            try:
+                result = await self._persistently(name, work)
+                del self._tasks[name]
+                apply(result)
+                self._wake()
+            except Exception as error:
+                self._defect = error
+
+        self._tasks[name] = asyncio.create_task(task(), name=name)
+
+    async def _persistently(self, name: str, work: Callable[[], T]) -> T:
+        """``work`` in a thread, repeated until it succeeds. UserError is not an accident and is passed on."""
+        failures = 0
+        while True:
+            try:
+                result = await asyncio.to_thread(work)
+            except UserError:
+                raise
+            except Exception as error:
+                failures += 1
+                log.warning("storage: %s failed (try %d), trying again: %s", name, failures, error)
+                self._set_trouble(name, str(error))
+                await asyncio.sleep(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1)))
+            else:
+                self._set_trouble(name, None)
+                return result
+
+    def _set_trouble(self, name: str, trouble: str | None) -> None:
+        if trouble is None:
+            self._troubles.pop(name, None)
+        else:
+            self._troubles[name] = trouble
+        if self.state is not None:
+            self.state = replace(self.state, storage_trouble=next(iter(self._troubles.values()), None))
+
+    async def _stored_step(self, step: int) -> TakeReply:
+        manifest = await self._once(lambda: self._folder().step_manifest(step))
+        if manifest is None:
+            raise UnknownError(
+                f"step {step} was complete, but its manifest is not in storage any more; a trainer that resumes "
+                "replays its trajectories, so storage.retention.trajectorySteps must reach back to the last checkpoint"
+            )
+        total = len(manifest.shards)
+        return TakeReply(shards=manifest.shards, units_done=total, units_total=total, draining=self._draining)
+
+    async def _once(self, work: Callable[[], T]) -> T:
+        """``work`` in a thread for a request that can be repeated by its caller."""
+        try:
+            return await asyncio.to_thread(work)
+        except Exception as error:
+            raise UnavailableError(f"storage does not answer: {error}") from error
+
+    def _folder(self) -> RunFolder:
+        """A fresh view: RunFolder remembers each document that it reads, and a run has thousands."""
+        return RunFolder(self._store, self._run)
+
+    # --------------------------------------------------------------------------------------------------- waiting
+
+    def _begun(self) -> State:
+        if self.state is None:
+            raise UnavailableError("the ledger is still reading what storage holds of the run")
+        return self.state
+
+    def _wake(self) -> None:
+        """Let every held request look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait_until(self, changed: asyncio.Event, deadline: float) -> bool:
+        """Whether something changed before the deadline."""
+        if self._stopping:
+            raise UnavailableError("the ledger is stopping")
+        return await _wait(changed, deadline - self._clock())
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), max(0.0, seconds))
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,250 @@
+"""The callers' side of the protocol: blocking HTTP clients for the ledger and the reward service.
+
+Rollout and trainer call these, from several threads if they like. A peer that is down is being replaced by the
+operator, so a call waits for it: connection errors, timeouts and 5xx are retried without end, with capped back-off;
+what the peer refuses (4xx) is a defect or a decision, never a reason to repeat:
+
+====================  ==============================================================================================
+the peer answers      the call
+====================  ==============================================================================================
+2xx                   returns the reply's model
+401                   reads the token file again and retries; ``ProtocolError`` when that does not help for a while
+409                   raises ``SupersededError``: a newer trainer incarnation exists
+other 4xx             raises ``ProtocolError`` with the peer's message
+5xx, 408, 429, none   retries; ``DrainedError`` when ``stop`` is set while it waits between two tries
+====================  ==============================================================================================
+
+``stop`` ends only waiting for a peer that does not answer: a first try is always made, so that a process that is told
+to stop can still hand in finished work.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from rz_workers.protocol.messages import (
+    Ack,
+    Completion,
+    CompletionReply,
+    DrainRequest,
+    EvalReply,
+    Heartbeat,
+    HeartbeatReply,
+    LeaseReply,
+    LeaseRequest,
+    StepReport,
+    TakeReply,
+    TakeRequest,
+    Verdict,
+    VerifyItem,
+    VerifyReply,
+    VerifyRequest,
+    WeightsInfo,
+    WeightsReply,
+)
+from rz_workers.runtime import DrainedError, SupersededError, WorkerError, read_token
+
+__all__ = ["LedgerClient", "ProtocolError", "RewardClient", "backoff_seconds"]
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+"""Beyond what the peer may hold the request (``wait_seconds``)."""
+FIRST_BACKOFF_SECONDS = 0.2
+MAX_BACKOFF_SECONDS = 10.0
+MAX_UNAUTHORIZED = 12
+"""Refused tokens in a row before giving up: with back-off about 70 seconds, the time in which a kubelet refreshes a
+mounted Secret."""
+
+_RETRIED = frozenset({408, 425, 429})
+Reply = TypeVar("Reply", bound=BaseModel)
+
+
+class ProtocolError(WorkerError):
+    """The peer refused a request (4xx) or answered with something that is not its reply; repeating would not help."""
+
+    def __init__(self, message: str, status_code: int | None = None) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        """HTTP status of the refusal; None when the reply did not parse."""
+
+
+def backoff_seconds(failures: int, jitter: float) -> float:
+    """Wait after the ``failures``-th failed try in a row: 0.2 s doubling to 10 s, times 0.5 to 1 (``jitter``)."""
+    bound = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
+    return bound * (0.5 + 0.5 * jitter)
+
+
+class _Peer:
+    """One service: its address, the token, and the retries. ``transport`` replaces the network in tests."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        token_file: Path | None,
+        stop: threading.Event | None,
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self._name, self._url, self._token_file = name, url, token_file
+        self._stop = stop or threading.Event()
+        self._token = read_token(token_file)
+        # No proxy from the environment: peers are pods or processes of this run.
+        self._http = httpx.Client(base_url=url, transport=transport, trust_env=False)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def call(
+        self, method: str, path: str, reply: type[Reply], body: BaseModel | None = None, patience: float = 0.0
+    ) -> Reply:
+        """Make one request until the peer has answered it; ``patience`` is how long the peer may hold it, seconds."""
+        timeout = httpx.Timeout(READ_SECONDS + patience, connect=CONNECT_SECONDS)
+        content = None if body is None else body.model_dump_json()
+        failures = unauthorized = 0
+        while True:
+            try:
+                response = self._http.request(method, path, content=content, headers=self._headers(), timeout=timeout)
+            except httpx.TransportError as error:
+                trouble = f"{type(error).__name__}: {error}"
+            else:
+                status = response.status_code
+                if response.is_success:
+                    return self._parse(response, reply)
+                trouble = f"{status} {_message(response)}"
+                if status == 401 and unauthorized < MAX_UNAUTHORIZED:
+                    unauthorized += 1
+                    self._reread_token()
+                elif status == 409:
+                    raise SupersededError(_message(response))
+                elif status < 500 and status not in _RETRIED:
+                    raise ProtocolError(f"the {self._name} refused {method} {path}: {trouble}", status)
+            failures += 1
+            self._wait(failures, f"{method} {path}", trouble)
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        return headers
+
+    def _reread_token(self) -> None:
+        try:
+            self._token = read_token(self._token_file)
+        except OSError as error:  # a Secret is being swapped; the old token serves until the next try
+            log.warning("cannot read the token file %s: %s", self._token_file, error)
+
+    def _parse(self, response: httpx.Response, reply: type[Reply]) -> Reply:
+        try:
+            return reply.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ProtocolError(
+                f"the {self._name} at {self._url} answered with something that is not a {reply.__name__}; "
+                f"is another service on that port, or another version of this one? {error}"
+            ) from error
+
+    def _wait(self, failures: int, what: str, trouble: str) -> None:
+        """Back off, with a log line after failure 1, 2, 4, 8, ...; DrainedError when told to stop."""
+        delay = backoff_seconds(failures, random.random())
+        if failures & (failures - 1) == 0:
+            log.warning(
+                "%s at %s: %s failed (try %d, %s); trying again", self._name, self._url, what, failures, trouble
+            )
+        if self._stop.wait(delay):
+            raise DrainedError(f"told to stop while waiting for the {self._name} at {self._url} ({trouble})")
+
+
+class LedgerClient:
+    """One method per route of the ledger (see ``messages``); every method may raise what the module docstring lists.
+
+    ``token_file`` None sends no token (tests).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token_file: Path | None = None,
+        stop: threading.Event | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url
+        self._peer = _Peer("ledger", url, token_file, stop, transport)
+
+    def close(self) -> None:
+        self._peer.close()
+
+    def lease(self, request: LeaseRequest) -> LeaseReply:
+        """Units to sample; blocks at the ledger until one is free, ``request.wait_seconds`` at most."""
+        return self._peer.call("POST", "/lease", LeaseReply, request, request.wait_seconds)
+
+    def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
+        return self._peer.call("POST", "/heartbeat", HeartbeatReply, beat)
+
+    def complete(self, completion: Completion) -> CompletionReply:
+        """Hand in a stored shard. Repeating it is harmless: the same shard again is accepted again."""
+        return self._peer.call("POST", "/complete", CompletionReply, completion)
+
+    def weights(self) -> WeightsReply:
+        return self._peer.call("GET", "/weights", WeightsReply)
+
+    def announce_weights(self, info: WeightsInfo) -> None:
+        self._peer.call("POST", "/weights", Ack, info)
+
+    def take_step(self, step: int, incarnation: int, wait_seconds: float = 20.0) -> TakeReply:
+        """The shards of a step; blocks at the ledger until it is complete, ``wait_seconds`` at most."""
+        request = TakeRequest(step=step, incarnation=incarnation, wait_seconds=wait_seconds)
+        return self._peer.call("POST", "/step/take", TakeReply, request, wait_seconds)
+
+    def commit_step(self, report: StepReport) -> None:
+        self._peer.call("POST", "/step/commit", Ack, report)
+
+    def eval_shards(self, version: int) -> EvalReply:
+        return self._peer.call("GET", f"/eval/{version}", EvalReply)
+
+    def drain(self, draining: bool = True) -> None:
+        self._peer.call("POST", "/drain", Ack, DrainRequest(draining=draining))
+
+
+class RewardClient:
+    """Verdicts from the reward service. ``patience_seconds`` is the longest that one request may take there."""
+
+    def __init__(
+        self,
+        url: str,
+        token_file: Path | None = None,
+        stop: threading.Event | None = None,
+        transport: httpx.BaseTransport | None = None,
+        patience_seconds: float = 600.0,
+    ) -> None:
+        self._peer = _Peer("reward service", url, token_file, stop, transport)
+        self._patience = patience_seconds
+
+    def close(self) -> None:
+        self._peer.close()
+
+    def verify(self, items: Sequence[VerifyItem]) -> tuple[Verdict, ...]:
+        """One verdict per item, in order. A verifier that crashes is a 5xx and so retried here, never a reward of 0."""
+        if not items:
+            return ()
+        reply = self._peer.call("POST", "/verify", VerifyReply, VerifyRequest(items=tuple(items)), self._patience)
+        if len(reply.verdicts) != len(items):
+            raise ProtocolError(f"the reward service gave {len(reply.verdicts)} verdicts for {len(items)} items")
+        return reply.verdicts
+
+
+def _message(response: httpx.Response) -> str:
+    """The peer's words: ``detail`` of a FastAPI error, else the start of the body."""
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return response.text[:500]
+    return detail if isinstance(detail, str) else str(detail)[:2000]

@@ -1,0 +1,115 @@
+"""What the rollout worker asks of an inference engine, and the values that pass between them.
+
+``rz_workers.rollout.main`` drives exactly one engine. Implementations: ``transformers_engine`` (any machine). Every
+implementation passes ``tests/workers/rollout/engine_contract.py``.
+
+The unit of sampling is one call of ``generate``: the rows of one lease unit, in canonical order. What the call yields
+depends on the weights, the requests and the parameters alone, never on time, on other calls or on who makes it, so
+that a unit that is handed out again is the same unit to the last bit (DESIGN.md 3; on one kind of hardware and thread
+count).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.protocol.schedule import EVAL, Unit
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["EOS", "Engine", "FinishReason", "Finished", "SampleRequest", "SamplingParams", "sampling_params"]
+
+FinishReason = Literal["stop", "length"]
+EOS = "eos"
+"""``stop_reason`` of a response that ended by an end-of-sequence token."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the rows of one call are sampled; the same for all of them."""
+
+    temperature: float
+    top_p: float
+    """Nucleus mass kept, after top-k; 1 keeps everything."""
+    top_k: int
+    """Number of likeliest tokens kept; 0 keeps everything."""
+    max_new_tokens: int
+    stop: tuple[str, ...]
+
+
+def sampling_params(spec: ReasonerZeroRunSpec, unit: Unit) -> SamplingParams:
+    """The run's sampling parameters, with the evaluation's temperature and nucleus for an evaluation unit."""
+    sampling, evaluation = spec.rollout.sampling, spec.evaluation
+    is_eval = unit.kind == EVAL
+    return SamplingParams(
+        temperature=evaluation.temperature if is_eval else sampling.temperature,
+        top_p=evaluation.top_p if is_eval else sampling.top_p,
+        top_k=sampling.top_k,
+        max_new_tokens=sampling.max_new_tokens,
+        stop=tuple(sampling.stop),
+    )
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One row of a call: a prompt and the seed of its own stream of random numbers."""
+
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+    """0 <= seed < 2**63, from ``schedule.sample_seed``."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished response."""
+
+    index: int
+    """Row of the call."""
+    token_ids: tuple[int, ...]
+    """[T] sampled tokens, whole, the one that stopped the response included."""
+    logprobs: tuple[float, ...]
+    """[T] float32 log-probability of each token under the distribution that it was drawn from."""
+    text: str
+    """The tokens decoded, special tokens included, cut right behind the stop string when that ends inside a token."""
+    finish_reason: FinishReason
+    stop_reason: str | None
+    """The stop string, or ``"eos"``; None for ``length``."""
+
+
+class Engine(Protocol):
+    """Holds one weight version and samples with it.
+
+    One call of ``generate`` runs at a time and ``load_weights`` never runs beside it. An engine with continuous
+    batching fits as well: its ``generate`` submits the rows and yields as they finish, and cancelling aborts them.
+    """
+
+    @property
+    def name(self) -> str:
+        """Engine and version for the trajectory's ``engine`` column, e.g. ``transformers 5.23.0``."""
+        ...
+
+    @property
+    def weight_version(self) -> int | None:
+        """The version that was loaded last; None before the first load and after a failed one."""
+        ...
+
+    def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Replace all weights by ``tensors`` (Hugging Face names, checksums already verified).
+
+        A tied tensor may be absent. Raises WorkerError when names or shapes are not the model's.
+        """
+        ...
+
+    def generate(
+        self, requests: Sequence[SampleRequest], params: SamplingParams, cancelled: Callable[[], bool]
+    ) -> Iterator[Finished]:
+        """Sample every row; yield each response as soon as it is finished (in an order that is the engine's own).
+
+        ``cancelled`` is asked at least once a token; when it says yes the iterator ends early. Raises UserError for
+        rows that do not fit the model's context, and AssertionError before the first ``load_weights``.
+        """
+        ...

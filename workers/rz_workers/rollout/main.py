@@ -1,0 +1,292 @@
+"""The rollout worker's main path.
+
+1. Import the engine, wait for the run's folder, build the engine from the model files that the trainer stored there.
+2. Ask the ledger for a lease, and wait for one. A finished run ends the process (exit 0).
+3. Load the lease's weight version, unless the engine holds it; checksums are verified on the way.
+4. Sample the unit. Each finished response goes to the reward service while the others run.
+5. Wait for the last verdicts.
+6. Write the unit as one shard, in canonical order, if the lease is still held; else drop it.
+7. Tell the ledger, and go on with 2.
+
+Beside it runs the heartbeat thread (``leases``). Nothing here is worth saving: SIGTERM drops what is held (exit 75), as
+kill -9 would, and the ledger hands the unit out again when its lease expires.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.prompt_table import PromptRow, eval_table, read_table
+from rz_workers.protocol.client import LedgerClient, RewardClient
+from rz_workers.protocol.messages import (
+    Completion,
+    CompletionReply,
+    Heartbeat,
+    HeartbeatReply,
+    Lease,
+    LeaseReply,
+    LeaseRequest,
+    ShardRef,
+    Verdict,
+    VerifyItem,
+    WeightsInfo,
+)
+from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
+from rz_workers.rollout.engine import Engine, Finished, SampleRequest, sampling_params
+from rz_workers.rollout.leases import Leases
+from rz_workers.rollout.metrics import RolloutMetrics
+from rz_workers.rollout.scoring import Scorer, wait_for
+from rz_workers.rollout.startup import fetch_model, load_engine, wait_for_folder
+from rz_workers.runtime import DrainedError, Settings, on_terminate
+from rz_workers.status_server import start_status_server
+from rz_workers.storage.objects import CorruptObjectError, ObjectExistsError, ObjectStore
+from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trajectories import Trajectory, find_shards, write_shard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+LEASE_WAIT_SECONDS = 20.0
+DRAINING_POLL_SECONDS = 1.0
+"""A draining ledger answers at once that it has no lease; this is the pause before it is asked again."""
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    stop = threading.Event()
+
+    def terminate() -> None:
+        stop.set()
+        # Raised in the main thread, out of whatever it waits for.
+        raise DrainedError("told to stop; what was being sampled is dropped")
+
+    on_terminate(terminate)
+    metrics = RolloutMetrics()
+    rollout_id = f"{settings.role or 'rollout'}-{settings.index}-{uuid.uuid4().hex[:4]}"
+    status: dict[str, Any] = {"rollout_id": rollout_id, "unit": None, "weight_version": None}
+    start_status_server(
+        settings, lambda: {**status, "state": metrics.phase, "tokens_generated": metrics.tokens_generated}
+    )
+
+    spec = settings.run.spec
+    make_engine = load_engine(spec)
+    folder = wait_for_folder(ObjectStore(spec.storage.uri), settings.run, stop)
+    local = settings.scratch / f"rollout-{settings.index}" / "model"
+    engine = make_engine(fetch_model(folder, local))
+    ledger = LedgerClient(settings.ledger_url, settings.token_file, stop)
+    scorer = Scorer(RewardClient(settings.reward_url, settings.token_file, stop))
+    rollout = Rollout(rollout_id, folder, engine, ledger, scorer, stop, metrics, status)
+    rollout.leases.start_thread(spec.rollout.lease_seconds, stop)
+    log.info("%s samples with %s", rollout_id, engine.name)
+    rollout.run()
+    stop.set()
+
+
+class Ledger(Protocol):
+    """What is used of ``LedgerClient``."""
+
+    def lease(self, request: LeaseRequest) -> LeaseReply: ...
+    def heartbeat(self, beat: Heartbeat) -> HeartbeatReply: ...
+    def complete(self, completion: Completion) -> CompletionReply: ...
+
+
+def load_published(folder: RunFolder, info: WeightsInfo) -> Mapping[str, Tensor]:
+    """``storage.weights.load``, which needs torch, when the first weights are needed."""
+    from rz_workers.storage.weights import load
+
+    return load(folder, info)
+
+
+class Rollout:
+    """One rollout process: samples lease units with one engine until the run is finished."""
+
+    def __init__(
+        self,
+        rollout_id: str,
+        folder: RunFolder,
+        engine: Engine,
+        ledger: Ledger,
+        scorer: Scorer,
+        stop: threading.Event,
+        metrics: RolloutMetrics,
+        status: dict[str, Any],
+        load: Callable[[RunFolder, WeightsInfo], Mapping[str, Tensor]] = load_published,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.leases = Leases(ledger, self._beat, clock)
+        self._id, self._folder, self._engine, self._ledger, self._scorer = rollout_id, folder, engine, ledger, scorer
+        self._stop, self._metrics, self._status, self._load, self._clock = stop, metrics, status, load, clock
+        self._spec: ReasonerZeroRunSpec = folder.run.spec
+        self._loaded: WeightsInfo | None = None
+        self._tables: dict[str, list[PromptRow]] = {}
+
+    def run(self) -> None:
+        """Work until the ledger says that the run is finished. Raises DrainedError when told to stop."""
+        while True:
+            self._check_stop()
+            with self._metrics.timed("lease"):
+                reply = self._ledger.lease(
+                    LeaseRequest(
+                        rollout_id=self._id,
+                        weight_version=self._engine.weight_version,
+                        wait_seconds=LEASE_WAIT_SECONDS,
+                    )
+                )
+                if reply.draining:
+                    self._stop.wait(DRAINING_POLL_SECONDS)
+            if reply.finished:
+                log.info("the run is finished")
+                return
+            for lease in reply.leases:
+                self.leases.hold(lease)
+            for lease in reply.leases:
+                self._status["unit"] = lease.unit.unit_id
+                try:
+                    self._work(lease)
+                finally:
+                    self.leases.release(lease)
+                    self._status["unit"] = None
+
+    def _work(self, lease: Lease) -> None:
+        """Steps 3 to 7 for one lease."""
+        with self._metrics.timed("load"):
+            self._ensure_weights(lease.weights)
+        started = self._clock()
+        rows = self._rows(lease.unit)
+        with self._metrics.timed("sample"):
+            finished, pending = self._sample(lease, rows, started)
+        with self._metrics.timed("score"):
+            verdicts = wait_for(pending, lambda: self._is_pointless(lease))
+        with self._metrics.timed("write"):
+            self._check_stop()
+            if verdicts is None or not self.leases.is_held(lease):
+                self._metrics.count_unit("lost")
+                for future in pending:
+                    future.cancel()
+                return
+            trajectories = [
+                self._trajectory(lease, row, *response, verdict)
+                for row, response, verdict in zip(rows, finished, verdicts, strict=True)
+            ]
+            shard = self._write(lease, trajectories)
+            reply = self._ledger.complete(Completion(rollout_id=self._id, lease_id=lease.lease_id, shard=shard))
+        self._metrics.count_unit("stored" if reply.accepted else "unused")
+        if not reply.accepted:
+            log.warning("%s was completed by another attempt before; ours is not used", lease.unit.unit_id)
+
+    # --------------------------------------------------------------------------------------------------- weights
+
+    def _ensure_weights(self, info: WeightsInfo) -> None:
+        """Have the engine hold exactly this version. A corrupt read is repeated once; a second one ends the process."""
+        if self._loaded is not None and (self._loaded.version, self._loaded.digest) == (info.version, info.digest):
+            return
+        self._loaded = self._status["weight_version"] = None
+        try:
+            tensors = self._load(self._folder, info)
+        except CorruptObjectError as error:
+            log.warning("%s; reading it again", error)
+            tensors = self._load(self._folder, info)
+        self._engine.load_weights(info.version, tensors)
+        self._loaded, self._status["weight_version"] = info, info.version
+
+    # -------------------------------------------------------------------------------------------------- sampling
+
+    def _rows(self, unit: Unit) -> list[tuple[int, int, PromptRow]]:
+        """(group_id, sample_index, prompt) of the unit's rows, in canonical order."""
+        name = "train" if unit.kind == TRAIN else eval_table(str(unit.eval_set))
+        if name not in self._tables:
+            self._tables[name] = read_table(self._folder, name)
+        return [(group, sample, self._tables[name][prompt]) for group, prompt, sample in unit.rows()]
+
+    def _sample(
+        self, lease: Lease, rows: Sequence[tuple[int, int, PromptRow]], started: float
+    ) -> tuple[list[tuple[Finished, float]], list[Future[Verdict]]]:
+        """Every row's response with its seconds, and the verdict to come; fewer when the lease was lost on the way."""
+        seed, unit = self._spec.algorithm.seed, lease.unit
+        requests = [
+            SampleRequest(prompt.prompt_token_ids, sample_seed(seed, unit, group, sample))
+            for group, sample, prompt in rows
+        ]
+        done: dict[int, tuple[Finished, float]] = {}
+        pending: dict[int, Future[Verdict]] = {}
+        params = sampling_params(self._spec, unit)
+        for response in self._engine.generate(requests, params, lambda: self._is_pointless(lease)):
+            row = response.index
+            done[row] = response, self._clock() - started
+            pending[row] = self._scorer.submit(
+                VerifyItem(
+                    response=response.text,
+                    reference_answer=rows[row][2].reference_answer,
+                    stopped=response.finish_reason == "stop",
+                )
+            )
+            self._metrics.count_tokens(len(response.token_ids))
+        assert len(done) == len(rows) or self._is_pointless(lease), "the engine left rows out"
+        order = sorted(done)
+        return [done[row] for row in order], [pending[row] for row in order]
+
+    def _is_pointless(self, lease: Lease) -> bool:
+        return self._stop.is_set() or self.leases.is_lost(lease)
+
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def _trajectory(
+        self, lease: Lease, row: tuple[int, int, PromptRow], response: Finished, seconds: float, verdict: Verdict
+    ) -> Trajectory:
+        group_id, sample_index, prompt = row
+        return Trajectory(
+            run=self._folder.run.name,
+            step=lease.unit.step,
+            group_id=group_id,
+            sample_index=sample_index,
+            prompt_id=prompt.prompt_id,
+            prompt=prompt.prompt,
+            response=response.text,
+            prompt_token_ids=prompt.prompt_token_ids,
+            response_token_ids=response.token_ids,
+            rollout_logprobs=response.logprobs,
+            finish_reason=response.finish_reason,
+            stop_reason=response.stop_reason,
+            extracted_answer=verdict.extracted_answer,
+            reference_answer=prompt.reference_answer,
+            reward=verdict.reward,
+            reward_status=verdict.status,
+            weight_version=lease.weights.version,
+            engine=self._engine.name,
+            seconds=seconds,
+        )
+
+    def _write(self, lease: Lease, trajectories: Sequence[Trajectory]) -> ShardRef:
+        """Store the shard. Where this attempt is stored already (a restarted ledger gave its number twice), that one is
+        handed in: it has the same tokens."""
+        store, version = self._folder.store, lease.weights.version
+        try:
+            return write_shard(store, lease.unit, lease.attempt, trajectories, version)
+        except ObjectExistsError:
+            for shard in find_shards(store, lease.unit):
+                if shard.attempt == lease.attempt and shard.weight_version == version:
+                    return shard
+            raise
+
+    # ---------------------------------------------------------------------------------------------------- shared
+
+    def _beat(self, leases: tuple[Lease, ...]) -> Heartbeat:
+        return Heartbeat(
+            rollout_id=self._id,
+            weight_version=self._engine.weight_version,
+            leases=leases,
+            tokens_generated=self._metrics.tokens_generated,
+        )
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise DrainedError("told to stop; what was being sampled is dropped")

@@ -1,0 +1,71 @@
+"""What a rollout needs before its first lease: the run's folder, its model files, an engine. Called by ``main``
+once."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from rz_api.run import ResolvedRun
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.rollout.engine import Engine
+from rz_workers.runtime import DrainedError, UserError
+from rz_workers.storage import layout
+from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+FIRST_POLL_SECONDS = 0.2
+LAST_POLL_SECONDS = 2.0
+
+
+def wait_for_folder(store: ObjectStore, run: ResolvedRun, stop: threading.Event) -> RunFolder:
+    """The run's folder, once the trainer has claimed it and stored model files and prompts.
+
+    Raises UserError when another run owns the folder, DrainedError when told to stop.
+    """
+    poll = FIRST_POLL_SECONDS
+    while True:
+        folder = RunFolder.open(store, run)
+        if folder is not None and folder.manifest(layout.MODEL_PREFIX) and folder.data_manifest():
+            return folder
+        if poll == FIRST_POLL_SECONDS:
+            log.info("waiting for the trainer to set up %s", store.uri)
+        if stop.wait(poll):
+            raise DrainedError(f"told to stop while waiting for the trainer to set up {store.uri}")
+        poll = min(2 * poll, LAST_POLL_SECONDS)
+
+
+def fetch_model(folder: RunFolder, local: Path) -> Path:
+    """The run's ``model/`` folder (configuration and tokenizer, no weights) as local files."""
+    shutil.rmtree(local, ignore_errors=True)
+    folder.fetch_folder(layout.MODEL_PREFIX, local)
+    return local
+
+
+def engine_name(spec: ReasonerZeroRunSpec) -> str:
+    """``rollout.engine``, with ``auto`` decided: vllm where the run has GPUs."""
+    if spec.rollout.engine != "auto":
+        return spec.rollout.engine
+    return "vllm" if spec.trainer.gpus_per_node else "transformers"
+
+
+def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
+    """Import the engine that the spec asks for, which takes seconds, and return what makes one, without weights, from
+    the fetched model folder. Raises UserError when this version does not have it; so does the maker when the engine
+    cannot sample the model."""
+    name = engine_name(spec)
+    if name != "transformers":
+        raise UserError(
+            f"rollout.engine is {name} (from {spec.rollout.engine!r} with trainer.gpusPerNode "
+            f"{spec.trainer.gpus_per_node}), which this version does not have; set rollout.engine: transformers"
+        )
+    from rz_workers.rollout.transformers_engine import TransformersEngine
+
+    return lambda model_folder: TransformersEngine(
+        model_folder, spec.trainer.dtype, spec.rollout.max_model_length, spec.model.trust_remote_code
+    )
