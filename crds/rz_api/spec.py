@@ -270,9 +270,10 @@ class SamplingSpec(SpecModel):
     """How responses are sampled."""
 
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Softmax temperature. Anything but 1 makes the sampled distribution another than the trained one."""
+    """Softmax temperature of sampling; the trainer scores with the same one. The paper uses 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus mass kept; 1 keeps everything."""
+    """Nucleus mass kept; 1 keeps everything. Anything less makes the sampled distribution another than the trained
+    one."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Number of likeliest tokens kept; 0 keeps everything."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 8000

@@ -36,7 +36,7 @@ LEASE_SECONDS = 30.0
 def run_of(
     uri: str = "runs/x", uid: str = "uid-1", max_staleness: int = 0, lease_seconds: float = LEASE_SECONDS
 ) -> ResolvedRun:
-    """3 steps of 2 prompt groups x 4 samples, 4 samples a lease (2 units a step); one evaluation set of 2 problems x 2
+    """3 steps of 2 prompt groups x 4 samples, 4 samples a lease (2 units a step); one evaluation set of 2 problems x 4
     samples (2 units), evaluated at versions 0, 2 and 3."""
     spec: dict[str, Any] = {
         "model": {"name": "m"},
@@ -50,7 +50,7 @@ def run_of(
             "samplerCorrection": "tis" if max_staleness else "none",
         },
         "rollout": {"samplesPerLease": 4, "leaseSeconds": lease_seconds},
-        "evaluation": {"interval": 2, "samples": 2},
+        "evaluation": {"interval": 2, "samples": 4},
     }
     return ResolvedRun(name="tiny", uid=uid, spec=ReasonerZeroRunSpec.model_validate(spec))
 

@@ -109,22 +109,22 @@ def test_a_replaying_trainer_moves_nothing_back() -> None:
 
 def test_an_evaluation_is_served_when_its_last_unit_is_done_and_gives_the_accuracy() -> None:
     desk = Desk()
-    desk.complete("e0.0", reward=2.0)
+    desk.complete("e0.0", reward=4.0)
     reply = progress.evaluation(desk.state, 0)
     assert reply is not None
     assert (reply.shards, reply.units_done, reply.units_total) == (None, 1, 2)
-    desk.complete("e0.1", reward=1.0)
+    desk.complete("e0.1", reward=2.0)
     reply = progress.evaluation(desk.state, 0)
     assert reply is not None
     assert reply.shards is not None
     assert [shard.unit for shard in reply.shards] == [desk.unit("e0.0"), desk.unit("e0.1")]
-    assert ledger_status(desk.state, desk.now).evaluation == {"held": 0.75}, "3 of 4 samples are right"
+    assert ledger_status(desk.state, desk.now).evaluation == {"held": 0.75}, "6 of 8 samples are right"
 
 
 def test_an_older_evaluation_that_ends_later_does_not_replace_the_newer_accuracy() -> None:
     desk = Desk()
     desk.publish(2)
-    for name, reward in (("e2.0", 2.0), ("e2.1", 2.0), ("e0.0", 0.0), ("e0.1", 0.0)):
+    for name, reward in (("e2.0", 4.0), ("e2.1", 4.0), ("e0.0", 0.0), ("e0.1", 0.0)):
         desk.complete(name, reward=reward)
     assert ledger_status(desk.state, desk.now).evaluation == {"held": 1.0}
 

@@ -1,13 +1,12 @@
-import random
 from pathlib import Path
 
 import pytest
-from report_builders import a_folder, a_trajectory, an_evaluation, phases_of, shards_of, weights
+from report_builders import a_folder, a_trajectory, an_evaluation, shards_of, weights
 
 from rz_workers.protocol.schedule import train_units
 from rz_workers.report.record import RunRecord, read_run
 from rz_workers.report.summary import summarize
-from rz_workers.storage.records import StepCommit, StepManifest
+from rz_workers.storage.records import EvalSummary, Phase
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import write_shard
 
@@ -94,12 +93,18 @@ def test_restarts_are_the_incarnations_after_the_first(tmp_path: Path) -> None:
     assert summarize(read(folder)).restarts == 2
 
 
-def test_generation_comes_from_the_frozen_manifest_where_the_commit_does_not_time_it(tmp_path: Path) -> None:
-    folder = a_folder(tmp_path, steps=3, committed=0)
-    phases = tuple(phase for phase in phases_of(0, random.Random(0)) if phase.name != "generate")
-    shards = shards_of(folder, 0)
-    folder.freeze_step(StepManifest(step=0, shards=shards, generation_started=100.0, generation_finished=104.0))
-    folder.commit_step(StepCommit(step=0, incarnation=1, shards=shards, weights=weights(1), metrics={}, phases=phases))
-    assert read(folder).phases()[0][1].model_dump() == {
-        "name": "generate", "role": "rollout", "started": 100.0, "seconds": 4.0,
-    }  # fmt: skip
+def test_an_evaluations_phase_stands_among_the_phases_at_the_step_of_its_version(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, steps=3, committed=2)
+    phase = Phase(name="evaluate", role="rollout", started=100.0, seconds=4.0)
+    folder.write_eval_summary(
+        EvalSummary(
+            version=1,
+            accuracy={},
+            response_length_mean={},
+            truncated_fraction={},
+            num_trajectories={},
+            files={},
+            phase=phase,
+        )
+    )
+    assert (1, phase) in read(folder).phases()

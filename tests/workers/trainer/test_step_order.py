@@ -47,7 +47,7 @@ class FakeDuty:
         self.events, self.shards_of = events, shards_of
 
     def ask_for(self, step):
-        return self.shards_of[step]
+        return self.shards_of[step], False
 
     def publish(self, version, tensors):
         self.events.append(("publish", version))

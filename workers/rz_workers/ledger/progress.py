@@ -154,8 +154,14 @@ def evaluation(state: State, version: int) -> EvalReply | None:
     if version < 0 or not state.plan.is_evaluated(version):
         raise UnknownError(f"weight version {version} is not one that this run evaluates")
     if batch := state.evals.get(version):
-        shards = batch.shards() if batch.is_complete else None
-        return EvalReply(shards=shards, units_done=batch.done, units_total=len(batch.entries))
+        complete = batch.is_complete
+        return EvalReply(
+            shards=batch.shards() if complete else None,
+            units_done=batch.done,
+            units_total=len(batch.entries),
+            started=batch.started,
+            finished=batch.last_completion if complete else None,
+        )
     if state.is_closed(EVAL, version):
         return None
     return EvalReply(shards=None, units_done=0, units_total=0)

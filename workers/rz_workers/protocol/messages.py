@@ -184,6 +184,10 @@ class EvalReply(Message):
     shards: tuple[ShardRef, ...] | None
     units_done: int
     units_total: int
+    started: float | None = None
+    """Unix seconds of the first lease; None when the ledger was restarted since."""
+    finished: float | None = None
+    """Unix seconds of the last completion; None while some unit is missing, or as above."""
 
 
 class DrainRequest(Message):

@@ -111,12 +111,17 @@ def train_units(spec: ReasonerZeroRunSpec, num_prompts: int, step: int) -> list[
     prompts = prompts_for_step(num_prompts, algorithm.seed, step, algorithm.prompts_per_step)
     first_group = step * algorithm.prompts_per_step
     groups = [(first_group + i, prompt) for i, prompt in enumerate(prompts)]
-    return _cut(spec, TRAIN, step, None, groups, algorithm.samples_per_prompt)
+    return _cut(spec, TRAIN, step, None, groups, algorithm.samples_per_prompt, spec.rollout.groups_per_lease)
 
 
 def eval_units(spec: ReasonerZeroRunSpec, version: int, eval_set: str, num_problems: int) -> list[Unit]:
-    """Lease units that evaluate weight version ``version`` on one set."""
-    return _cut(spec, EVAL, version, eval_set, [(i, i) for i in range(num_problems)], spec.evaluation.samples)
+    """Lease units that evaluate weight version ``version`` on one set.
+
+    With few samples a problem, a unit takes more problems, so that it holds about as many rollouts as in training.
+    """
+    samples, rollout = spec.evaluation.samples, spec.rollout
+    block = rollout.groups_per_lease * max(1, rollout.samples_per_lease // samples)
+    return _cut(spec, EVAL, version, eval_set, [(i, i) for i in range(num_problems)], samples, block)
 
 
 def is_eval_version(spec: ReasonerZeroRunSpec, version: int, last_version: int) -> bool:
@@ -138,8 +143,9 @@ def _cut(
     eval_set: str | None,
     groups: list[tuple[int, int]],
     samples: int,
+    block: int,
 ) -> list[Unit]:
-    per_lease, block = spec.rollout.samples_per_lease, spec.rollout.groups_per_lease
+    per_lease = spec.rollout.samples_per_lease
     units = []
     for start in range(0, len(groups), block):
         members = groups[start : start + block]

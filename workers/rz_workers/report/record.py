@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
@@ -39,8 +39,6 @@ class RunRecord:
     incarnations: int = 1
     """Trainer gangs that claimed the folder so far."""
     unused: tuple[UnusedShard, ...] = ()
-    generation: dict[int, Phase] = field(default_factory=dict)
-    """Step -> its generation, first lease to last completion, for steps whose commit names none."""
 
     @property
     def total_steps(self) -> int | None:
@@ -62,7 +60,7 @@ class RunRecord:
     def phases(self) -> list[tuple[int, Phase]]:
         """(step, phase) of everything that was timed, by start."""
         timed = [(commit.step, phase) for commit in self.commits for phase in commit.phases]
-        timed += self.generation.items()
+        timed += [(summary.version, summary.phase) for summary in self.evaluations if summary.phase is not None]
         return sorted(timed, key=lambda item: (item[1].started, item[0], item[1].name))
 
 
@@ -90,22 +88,7 @@ def read_run(store: ObjectStore) -> RunRecord:
         data=folder.data_manifest(),
         incarnations=len(store.list(layout.INCARNATIONS)),
         unused=_unused_shards(store, commits),
-        generation=_generation_of_manifests(folder, commits),
     )
-
-
-def _generation_of_manifests(folder: RunFolder, commits: tuple[StepCommit, ...]) -> dict[int, Phase]:
-    found = {}
-    for commit in commits:
-        if any(phase.name == "generate" for phase in commit.phases):
-            continue
-        manifest = folder.step_manifest(commit.step)
-        if manifest is not None:
-            seconds = manifest.generation_finished - manifest.generation_started
-            found[commit.step] = Phase(
-                name="generate", role="rollout", started=manifest.generation_started, seconds=seconds
-            )
-    return found
 
 
 def _unused_shards(store: ObjectStore, commits: tuple[StepCommit, ...]) -> tuple[UnusedShard, ...]:

@@ -6,7 +6,6 @@ stop. There is no reward for form. What can't be decided is a 503 and is asked a
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from pathlib import Path
@@ -21,7 +20,8 @@ from pydantic import ValidationError
 from rz_workers.protocol.messages import Verdict, VerifyItem, VerifyReply, VerifyRequest
 from rz_workers.reward.extract import extract_answer
 from rz_workers.reward.pool import Outcome, VerifierPool
-from rz_workers.runtime import WorkerError, read_token
+from rz_workers.runtime import WorkerError
+from rz_workers.web import RequireToken
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +57,14 @@ def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorR
     """The service around a running pool. The token file is read for each request, so that a renewed token counts at
     once; None admits everyone (tests)."""
     app = FastAPI(title="reasonerzero reward service", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(RequireToken, token_file=token_file)
     verdicts = Counter("rz_reward_verdicts", "Verdicts given.", ["status", "reward"], registry=registry)
     seconds = Histogram("rz_reward_request_seconds", "Wall time of a request for verdicts.", registry=registry)
     registry.register(_PoolCollector(pool))
 
     @app.post("/verify")
     async def verify(request: Request) -> Response:
-        if not _authorized(request, token_file):
-            return JSONResponse({"detail": "the bearer token is missing or not this run's"}, 401)
-        try:  # after the token's check, so that a stranger's body is not parsed
+        try:
             asked = VerifyRequest.model_validate_json(await request.body())
         except ValidationError as error:
             return JSONResponse({"detail": f"this is not a VerifyRequest: {error}"[:2000]}, 422)
@@ -81,12 +80,6 @@ def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorR
         return Response(reply.model_dump_json(), media_type="application/json")
 
     return app
-
-
-def _authorized(request: Request, token_file: Path | None) -> bool:
-    token = read_token(token_file)
-    given = request.headers.get("authorization", "")
-    return not token or hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
 
 
 class _PoolCollector(Collector):

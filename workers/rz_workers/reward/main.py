@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +21,8 @@ import uvicorn
 from rz_workers.reward.app import create_app
 from rz_workers.reward.pool import VerifierPool
 from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
-from rz_workers.status_server import port_in_use, start_status_server
+from rz_workers.status_server import start_status_server
+from rz_workers.web import Server, take_port
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
             return {"verifier": spec.verifier, "workers": spec.workers, **asdict(pool.stats)}
 
         app = create_app(pool, settings.token_file)
-        server = _Server(
+        server = Server(
             uvicorn.Config(
                 app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_SECONDS
             )
@@ -74,21 +74,3 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     if stop.is_set():
         raise DrainedError("stopped on request")
     raise WorkerError("the web server ended by itself; its own messages are above in the log")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn with our signal handlers left in place: on_terminate's, which end ``serve`` in order."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def take_port(host: str, port: int) -> socket.socket:
-    """A bound, listening socket. Raises UserError when another process has the port."""
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
-    except OSError as error:
-        raise port_in_use(host, port, error) from error

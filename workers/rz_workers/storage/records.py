@@ -139,3 +139,5 @@ class EvalSummary(Record):
     truncated_fraction: dict[str, float]
     num_trajectories: dict[str, int]
     files: dict[str, FileEntry]
+    phase: Phase | None = None
+    """When it was sampled; None where a restart of the ledger forgot it."""

@@ -48,7 +48,7 @@ class Trajectory:
     finish_reason: str
     """``stop`` (a stop string or EOS) or ``length`` (truncated)."""
     stop_reason: str | None
-    """The stop string, or None for EOS and for truncation."""
+    """The stop string, `eos`, or None for truncation."""
     extracted_answer: str | None
     reference_answer: str
     reward: float

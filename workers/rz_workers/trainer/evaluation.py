@@ -13,11 +13,11 @@ from statistics import fmean
 
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.client import LedgerClient
-from rz_workers.protocol.messages import ShardRef
+from rz_workers.protocol.messages import EvalReply, ShardRef
 from rz_workers.protocol.schedule import is_eval_version
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectExistsError
-from rz_workers.storage.records import EvalSummary, FileEntry
+from rz_workers.storage.records import EvalSummary, FileEntry, Phase
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import Trajectory, encode, read_shard
 
@@ -43,14 +43,14 @@ class Evaluations:
         """Write the summaries of the evaluations up to ``version`` that are complete by now; returns them."""
         summaries = []
         for candidate in self.unfinished(version):
-            shards = self._ledger.eval_shards(candidate).shards
-            if shards is None:
+            reply = self._ledger.eval_shards(candidate)
+            if reply.shards is None:
                 continue
-            summaries.append(self._write(candidate, shards))
+            summaries.append(self._write(candidate, reply.shards, _phase(reply)))
             self.pending.remove(candidate)
         return summaries
 
-    def _write(self, version: int, shards: Sequence[ShardRef]) -> EvalSummary:
+    def _write(self, version: int, shards: Sequence[ShardRef], phase: Phase | None) -> EvalSummary:
         by_set: dict[str, list[Trajectory]] = {}
         for shard in shards:
             by_set.setdefault(shard.unit.eval_set or "", []).extend(read_shard(self._folder.store, shard))
@@ -73,6 +73,12 @@ class Evaluations:
             },
             num_trajectories={name: len(rows) for name, rows in by_set.items()},
             files=files,
+            phase=phase,
         )
-        self._folder.write_eval_summary(summary)
-        return summary
+        return self._folder.write_eval_summary(summary)
+
+
+def _phase(reply: EvalReply) -> Phase | None:
+    if reply.started is None or reply.finished is None:
+        return None
+    return Phase(name="evaluate", role="rollout", started=reply.started, seconds=reply.finished - reply.started)

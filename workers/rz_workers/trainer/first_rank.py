@@ -20,7 +20,7 @@ from rz_workers.protocol.client import LedgerClient
 from rz_workers.protocol.messages import ShardRef, StepReport, WeightsInfo
 from rz_workers.runtime import DrainedError, Settings
 from rz_workers.storage import layout, weights
-from rz_workers.storage.records import DataManifest, StepCommit
+from rz_workers.storage.records import DataManifest, Phase, StepCommit
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import Trajectory
 from rz_workers.trainer.batch import TrainBatch
@@ -60,15 +60,18 @@ class FirstRankDuty:
             progress=ProgressFiles(folder, settings.scratch),
         )
 
-    def ask_for(self, step: int) -> tuple[ShardRef, ...] | None:
-        """The step's frozen shards; None when they were not complete within ``POLL_SECONDS`` or a stop was asked
-        for."""
+    def ask_for(self, step: int) -> tuple[tuple[ShardRef, ...] | None, bool]:
+        """The step's frozen shards (None when they were not complete within ``POLL_SECONDS``), and whether to stop: the
+        ledger was asked to drain, or this process was asked to end."""
         try:
-            return self.waiting_ledger.take_step(step, self.settings.incarnation, POLL_SECONDS).shards
+            reply = self.waiting_ledger.take_step(step, self.settings.incarnation, POLL_SECONDS)
         except DrainedError:
-            return None
+            return None, True
+        return reply.shards, reply.draining
 
     def publish(self, version: int, tensors: dict[str, Tensor]) -> WeightsInfo:
+        """Raises SupersededError when a newer gang is at work."""
+        self.folder.check_newest(self.settings.incarnation)
         info = weights.publish(self.folder, version, self.settings.incarnation, tensors)
         self.ledger.announce_weights(info)
         return info
@@ -84,7 +87,8 @@ class FirstRankDuty:
         timeline: Timeline,
     ) -> None:
         """Make the step a fact: in storage, then to the ledger, then in the files that people watch."""
-        figures = figures | quality.rollout_metrics(trajectories) | self._speed(step, batch, timeline)
+        generation = self._generation(step)
+        figures = figures | quality.rollout_metrics(trajectories) | self._speed(batch, generation, timeline)
         figures["staleness_mean"] = float((step - batch.weight_versions).float().mean())
         commit = StepCommit(
             step=step,
@@ -92,7 +96,7 @@ class FirstRankDuty:
             shards=shards,
             weights=published,
             metrics=figures,
-            phases=timeline.take(),
+            phases=(generation, *timeline.take()),
         )
         self.folder.commit_step(commit)
         self.report(commit.step, commit.weights.version, commit.metrics, "training")
@@ -103,8 +107,14 @@ class FirstRankDuty:
             "step %d: reward %.3f, response length %.1f", step, figures["reward_mean"], figures["response_length_mean"]
         )
 
-    def _speed(self, step: int, batch: TrainBatch, timeline: Timeline) -> dict[str, float]:
+    def _generation(self, step: int) -> Phase:
+        """From the first lease to the last completion, by the ledger's clock."""
         manifest = self.folder.step_manifest(step)
+        assert manifest is not None, "the ledger freezes a step before it hands it out"
+        seconds = manifest.generation_finished - manifest.generation_started
+        return Phase(name="generate", role="rollout", started=manifest.generation_started, seconds=seconds)
+
+    def _speed(self, batch: TrainBatch, generation: Phase, timeline: Timeline) -> dict[str, float]:
         trained = sum(len(sequence) for sequence in batch.sequences)
         phases = ("wait", "values", "policy_update", "publish", "critic_update", "checkpoint")
         seconds = {f"seconds_{name}": timeline.seconds(name) for name in phases}
@@ -116,9 +126,8 @@ class FirstRankDuty:
             "tokens_per_second_trained": trained / busy,
         }
         self.step_started = now
-        if manifest is not None and manifest.generation_finished > manifest.generation_started:
-            window = manifest.generation_finished - manifest.generation_started
-            figures["tokens_per_second_generated"] = batch.num_tokens / window
+        if generation.seconds > 0:  # A ledger that was restarted just before knows no duration.
+            figures["tokens_per_second_generated"] = batch.num_tokens / generation.seconds
         return figures
 
     def report(

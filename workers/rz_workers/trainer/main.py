@@ -145,10 +145,10 @@ class Trainer:
         while True:
             shards, draining = None, self._stop.is_set()
             if self._duty is not None and not draining:
-                shards = self._duty.ask_for(step)
+                shards, draining = self._duty.ask_for(step)
             shards, draining = self.ranks.from_first((shards, draining))
             self._watchdog.pat()
-            if shards is not None:
+            if shards is not None and not draining:
                 return shards
             if draining:
                 self.save_checkpoint()

@@ -1,0 +1,84 @@
+# Targets are explained by `make help`, from the comments behind them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Installed first and by itself, so that nothing else decides which build of it is taken.
+TORCH := torch==2.13.0
+
+# Seed 0 is in runs/tiny, every other seed in a folder of its own.
+SEED ?= 0
+RUN ?= runs/tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(INSTALLED) ## Install everything into .venv (again only when pyproject.toml changed)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"found Python {v[0]}.{v[1]} as $(PYTHON), 3.11 or newer is required: make setup PYTHON=python3.11")'
+	@test -x $(BIN)/python || { echo "setup 1/3: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "setup 2/3: $(TORCH) (the largest download)"
+	@$(PIP_INSTALL) "$(TORCH)"
+	@echo "setup 3/3: reasonerzero and what it needs"
+	@$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+.PHONY: demo
+demo: setup $(RUN)/base/manifest.json ## From nothing to a reasoner and its report; resumes. SEED=0 RUN=runs/tiny
+	@$(BIN)/rz run examples/tiny/run.yaml --workdir $(RUN) \
+	  --set algorithm.seed=$(SEED) \
+	  --set model.name=$(RUN)/base/model \
+	  --set data.train.0.uri=$(RUN)/base/train.jsonl \
+	  --set data.eval.0.uri=$(RUN)/base/heldout.jsonl \
+	  --set storage.uri=$(RUN)/storage
+	@$(BIN)/rz report $(RUN) --out $(RUN)
+	@echo "open $(abspath $(RUN))/report.html"
+
+# The folder appears complete or not at all, and is never rebuilt: a run that was started depends on it.
+%/base/manifest.json: | setup
+	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
+
+.PHONY: test
+test: setup ## Unit tests, contract suites, short local runs
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: test-cluster
+test-cluster: setup ## Tests on a real Kubernetes on this machine
+	@if [ ! -d tests/cluster ]; then \
+	  echo "test-cluster: there is no tests/cluster yet; the operator's Kubernetes side, which it is to test, is not written" >&2; \
+	  exit 1; \
+	fi
+	@$(BIN)/python -m pytest tests/cluster
+
+.PHONY: bench
+bench: setup ## Measure speed: every program in bench/
+	@for program in bench/*.py; do echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python "$$program"; done
+
+.PHONY: verify
+verify: setup ## What needs no run: CRD drift, lint, format, types, direction of imports
+	@$(BIN)/python -m rz_api.crd --check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: fmt
+fmt: setup ## Put the code in form, and the generated CRD up to date
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/python -m rz_api.crd
+
+.PHONY: clean
+clean: ## Remove caches; runs/ and .venv stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
