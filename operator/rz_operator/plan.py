@@ -298,11 +298,16 @@ def _base_env(role: Role, index: int, ports: tuple[PortName, ...]) -> dict[str, 
 
 
 def _threads(options: PodOptions, processes_per_node: int, gpus: int) -> dict[str, EnvValue]:
-    """``OMP_NUM_THREADS``: the node's CPU request shared by its processes; 1 without a request, unset with GPUs."""
+    """``OMP_NUM_THREADS``: the node's CPU request shared by its processes; 1 without a request, unset with GPUs.
+
+    Without GPUs threads sleep while they wait for each other: trainer and rollout processes share the cores, and
+    threads that spin take them from the one that is awaited.
+    """
     cpu = options.resources.requests.get("cpu")
+    env: dict[str, EnvValue] = {} if gpus else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if cpu is not None:
-        return {"OMP_NUM_THREADS": str(max(1, cpu_count(cpu) // processes_per_node))}
-    return {} if gpus else {"OMP_NUM_THREADS": "1"}
+        env["OMP_NUM_THREADS"] = str(max(1, cpu_count(cpu) // processes_per_node))
+    return env
 
 
 def _process(
