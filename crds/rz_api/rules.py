@@ -6,8 +6,8 @@ servers). They are applied where a run is accepted and not by the models themsel
 not make a stored, running run unreadable for its own workers.
 
 In the expressions ``$a.b`` stands for the field or, where it is absent, its default (the CRD has no defaults of its
-own), and ``$has(a.b)`` for whether it is there; ``rz_api.cel`` writes both out. tests/api/test_rules.py holds each
-predicate to a table of good and bad specs; the expressions are evaluated by a real API server in tests/apiserver.
+own), and ``$has(a.b)`` for whether it is there; ``rz_api.cel`` writes both out. tests/api/test_spec_rules.py holds each
+predicate to a table of good and bad specs; the expressions by a small evaluator.
 """
 
 from __future__ import annotations

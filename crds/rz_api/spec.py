@@ -71,8 +71,8 @@ class ModelSpec(SpecModel):
     revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Git revision (branch, tag or commit) on the hub; absent takes the default branch. Pin it for repeatable runs."""
     tokenizer: Uri | None = None
-    """Where the tokenizer comes from, if not from `name`. It must round-trip the prompt template, or the run stops at
-    its start."""
+    """Where the tokenizer comes from, if not from `name` (at its default branch; `revision` is the model's). It must
+    round-trip the prompt template, or the run stops at its start."""
     init_from: Uri | None = None
     """An export folder of an earlier run (`…/export/step-000055`) whose `policy` and `critic` are the initial
     weights, as in the paper's annealing stage; absent starts both from `name`."""
@@ -187,12 +187,12 @@ class AlgorithmSpec(SpecModel):
     samples_per_prompt: Annotated[int, Field(ge=1, le=4096)] = 64
     """Rollouts of each prompt group."""
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Discount of GAE. 1 (the paper) makes the return of every token the final reward."""
+    """Discount of GAE (not used by `grpo`). 1 (the paper) makes the return of every token the final reward."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Lambda of GAE. 1 (the paper) makes the advantage return minus value, exactly."""
+    """Lambda of GAE (not used by `grpo`). 1 (the paper) makes the advantage return minus value, exactly."""
     normalize_advantages: bool = True
-    """Whether advantages are shifted to mean 0 and scaled to population standard deviation 1 over all response tokens
-    of the step, in fp32, with a variance floor of 1e-8."""
+    """Not used by `grpo`. Whether advantages are shifted to mean 0 and scaled to population standard deviation 1 over
+    all response tokens of the step, in fp32, with a variance floor of 1e-8."""
     clip_ratio: Annotated[float, Field(gt=0, le=10)] = 0.2
     """Clip range of the policy ratio. With the one strictly on-policy update per step the ratio is 1 and nothing is
     ever clipped; it matters for `maxStaleness: 1`."""
@@ -337,8 +337,9 @@ class TrainerSpec(PodOptions):
     shard_size: Annotated[int, Field(ge=1)] | None = None
     """Ranks over which parameters are sharded; absent shards over all of them, a divisor replicates the shards
     (HSDP)."""
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """What is kept in host memory between its uses: nothing, the optimizers' states, or parameters too."""
+    offload: Literal["none", "all"] = "none"
+    """What is kept in host memory between its uses: nothing, or parameters, gradients and optimizer states. Without
+    GPUs everything is there anyway."""
     activation_checkpointing: bool = True
     """Whether activations are recomputed in the backward pass: less memory, about a third more compute."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

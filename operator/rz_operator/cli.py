@@ -122,15 +122,16 @@ def export(
     run_folder: Annotated[
         str, typer.Argument(metavar="DIR|URI", help="Workdir or storage of a run.", show_default=False)
     ],
-    step: Annotated[int, typer.Option(help="Step of the checkpoint.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for policy/ and critic/.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder that step-…/policy and critic are written to.", show_default=False)],
+    step: Annotated[int | None, typer.Option(help="Completed policy updates; default: the newest checkpoint.")] = None,
 ) -> None:
     """Write a checkpoint in Hugging Face format."""
     with _user_errors():
         from rz_operator.local.show_status import storage_of
 
         uri, _ = storage_of(run_folder)
-        _worker_tool("rz_workers.trainer.export", uri, "--step", str(step), "--out", str(out))
+        chosen = () if step is None else ("--step", str(step))
+        _worker_tool("rz_workers.trainer.export", uri, *chosen, "--out", str(out))
 
 
 def _worker_tool(module: str, *arguments: str) -> NoReturn:

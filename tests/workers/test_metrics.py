@@ -130,5 +130,4 @@ def test_repeat_score(tokens: list[int], score: float) -> None:
 def test_every_metric_of_a_step_is_documented() -> None:
     assert set(rollout_metrics(STEP)) <= set(METRICS)
     assert {f"reward_status_{status}_fraction" for status in get_args(RewardStatus)} <= set(METRICS)
-    assert len(METRICS) == 13 + 4 + 25
     assert all(doc.unit and doc.formula for doc in METRICS.values())

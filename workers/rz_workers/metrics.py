@@ -163,8 +163,11 @@ METRICS: dict[str, MetricDoc] = {
     },
     # From the step: the trainer. Sums over t run over the loss tokens of the step, T in all.
     "value_mean": MetricDoc("1", "(1/T) sum_t V_t, before the critic's update"),
+    "advantage_std": MetricDoc("1", "population standard deviation of A_t over tokens, before normalisation"),
     "explained_variance": MetricDoc("1", "1 - var(G - V) / var(G) over tokens, G the return; absent if var(G) = 0"),
-    "critic_loss": MetricDoc("1", "mean over the critic's mini-batches of the token mean of 0.5 (V_t - G_t)^2"),
+    "critic_loss": MetricDoc(
+        "1", "(1/T) sum_t 0.5 (V_t - G_t)^2, each token in its mini-batch, before that one's update"
+    ),
     "policy_loss": MetricDoc("1", "-(1/T) sum_t min(r_t A_t, clip(r_t, 1 - eps, 1 + eps) A_t)"),
     "policy_entropy": MetricDoc("nats", "(1/T) sum_t of the entropy of the policy's next-token distribution"),
     "ratio_max": MetricDoc("1", "max_t r_t, r_t = exp(new - old log-prob); 1 in a strictly on-policy step"),
@@ -173,6 +176,9 @@ METRICS: dict[str, MetricDoc] = {
     "critic_grad_norm": MetricDoc("1", "the critic's, mean over its mini-batches, before clipping"),
     "policy_learning_rate": MetricDoc("1", "rate of the policy's optimizer step"),
     "critic_learning_rate": MetricDoc("1", "rate of the critic's last optimizer step"),
+    "reference_kl": MetricDoc(
+        "nats", "k3 estimate of KL(policy || base model) over tokens; only with a KL coefficient"
+    ),
     "mismatch_abs_mean": MetricDoc("nats", "(1/T) sum_t |d_t|, d_t = trainer's minus sampler's log-prob of token t"),
     "mismatch_k3": MetricDoc("nats", "(1/T) sum_t exp(d_t) - 1 - d_t, an estimate of KL(sampler || trainer)"),
     "mismatch_max": MetricDoc("nats", "max_t |d_t|"),
@@ -183,9 +189,14 @@ METRICS: dict[str, MetricDoc] = {
     "seconds_policy_update": MetricDoc("s", "wall time of the policy update"),
     "seconds_publish": MetricDoc("s", "wall time of publishing the new weights"),
     "seconds_critic_update": MetricDoc("s", "wall time of the critic update, behind the next generation"),
-    "seconds_checkpoint": MetricDoc("s", "wall time that checkpointing kept the trainer; 0 in a step without one"),
+    "seconds_checkpoint": MetricDoc(
+        "s", "wall time of the checkpoint that was taken just before this step; 0 where none was"
+    ),
     "tokens_generated": MetricDoc("tokens", "sum_i n_i"),
     "tokens_per_second_generated": MetricDoc("tokens/s", "tokens_generated / (last completion - first lease)"),
-    "tokens_per_second_trained": MetricDoc("tokens/s", "prompt and response tokens of the step / seconds_step"),
+    "tokens_per_second_trained": MetricDoc(
+        "tokens/s",
+        "prompt and response tokens of the step / (seconds_values + seconds_policy_update + seconds_critic_update)",
+    ),
 }
 """Every key of ``StepCommit.metrics``."""

@@ -41,8 +41,9 @@ def visible_devices(plan: Plan, gpus: tuple[str, ...]) -> dict[tuple[Role, int],
         separate = f" and {rollout.nodes} x {rollout.gpus_per_node} for rollouts" if rollout.gpus_per_node else ""
         raise UserError(
             f"found {len(gpus)} GPU{'s' * (len(gpus) != 1)} on this machine, {needed} are required: trainer.nodes "
-            f"{trainer.nodes} x trainer.gpusPerNode {trainer.gpus_per_node}{separate}. Set trainer.gpusPerNode: 0 to "
-            f"train on the CPU, ask for fewer, or set rollout.placement: colocated to share them"
+            f"{trainer.nodes} x trainer.gpusPerNode {trainer.gpus_per_node}{separate}. Set trainer.gpusPerNode: 0 "
+            f"and rollout.engine: transformers to use the CPU, ask for fewer, or set rollout.placement: "
+            "colocated to share them"
         )
     seen = {}
     for role in plan.roles:

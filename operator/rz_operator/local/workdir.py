@@ -11,6 +11,7 @@ The run's storage may be this very folder. Opened by ``local.runner``; read by `
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -160,7 +161,8 @@ def _remove(path: Path, made: tuple[Path, ...]) -> None:
     """Remove of the workdir ``path`` what is in ``made``: all of it, or its parts; and folders above that are empty."""
     if path not in made:
         for part in made:
-            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # below something that is no folder
+                shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         return
     shutil.rmtree(path, ignore_errors=True)
     for parent in path.parents:

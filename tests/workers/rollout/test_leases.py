@@ -53,7 +53,7 @@ class Desk:
         self.beats = 0
         self.on_beat: Callable[[], None] = lambda: None
         self.leases = Leases(self, beat_of, self.clock)
-        self.leases.hold(FIRST)
+        self.leases.hold(FIRST, self.clock.now)
 
     def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         self.beats += 1
@@ -108,3 +108,13 @@ def test_a_heartbeat_that_fails_does_not_end_the_thread() -> None:
     stop.set()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_lease_counts_from_the_request_so_that_a_freeze_in_the_long_poll_is_noticed() -> None:
+    desk = Desk()
+    asked = desk.clock.now
+    desk.clock.now += 31.0  # frozen while the answer lay in the socket
+    desk.lost = (SECOND.lease_id,)
+    desk.leases.hold(SECOND, asked)
+    assert not desk.leases.is_held(SECOND)
+    assert desk.beats == 1

@@ -219,3 +219,16 @@ def test_an_infinite_gradient_ends_the_step_before_it_is_applied(make_learner, m
     with pytest.raises(NonFiniteLossError, match="gradient norm"):
         learner.policy_update(batch, torch.full((batch.num_tokens,), torch.inf), None)
     assert all(torch.equal(a, b) for a, b in zip(before, learner.policy.parameters(), strict=True))
+
+
+def test_truncated_weights_correct_stale_samples_too(make_learner, make_spec, make_trajectories):
+    batch = batches.collate(make_trajectories())
+    losses = []
+    for cap in (1e-6, 1e6):
+        spec = make_spec(algorithm={"maxStaleness": 1, "samplerCorrection": "tis", "tisCap": cap})
+        learner = make_learner(spec)
+        figures = learner.policy_update(batch, torch.ones(batch.num_tokens), None)
+        assert figures["ratio_max"] == 1.0
+        losses.append(figures["policy_loss"])
+    assert losses[0] == pytest.approx(-1e-6)
+    assert losses[1] < -1e-3

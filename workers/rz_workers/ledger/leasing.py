@@ -227,7 +227,16 @@ def tick(state: State, now: float) -> State:
             if entry.held is not None and entry.held.expires <= now:
                 state = state.with_entry(replace(entry, held=None, suspect=True)).counting(expired=1)
     if state.adopting_until is not None and now >= state.adopting_until:
-        state = replace(state, adopting_until=None)
+        state = _suspect_what_nobody_claimed(replace(state, adopting_until=None))
+    return state
+
+
+def _suspect_what_nobody_claimed(state: State) -> State:
+    """After the adoption: a rollout may have stored its shard after storage was listed, and died before it told."""
+    for batch in list(state.open_batches()):
+        for entry in batch.entries.values():
+            if entry.is_free:
+                state = state.with_entry(replace(entry, suspect=True))
     return state
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,7 +94,10 @@ class _Peer:
         token_file: Path | None,
         stop: threading.Event | None,
         transport: httpx.BaseTransport | None,
+        max_backoff_seconds: float = MAX_BACKOFF_SECONDS,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
+        self._max_backoff_seconds, self._on_wait = max_backoff_seconds, on_wait
         self._name, self._url, self._token_file = name, url, token_file
         self._stop = stop or threading.Event()
         self._token = read_token(token_file)
@@ -154,7 +157,8 @@ class _Peer:
 
     def _wait(self, failures: int, what: str, trouble: str) -> None:
         """Back off, with a log line after failure 1, 2, 4, 8, ...; DrainedError when told to stop."""
-        delay = backoff_seconds(failures, random.random())
+        delay = min(backoff_seconds(failures, random.random()), self._max_backoff_seconds)
+        self._on_wait()
         if failures & (failures - 1) == 0:
             log.warning(
                 "%s at %s: %s failed (try %d, %s); trying again", self._name, self._url, what, failures, trouble
@@ -175,9 +179,14 @@ class LedgerClient:
         token_file: Path | None = None,
         stop: threading.Event | None = None,
         transport: httpx.BaseTransport | None = None,
+        *,
+        max_backoff_seconds: float = MAX_BACKOFF_SECONDS,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
+        """``max_backoff_seconds`` limits the wait between tries (heartbeats must reach a restarted ledger within a
+        lease); ``on_wait`` is called before each such wait."""
         self.url = url
-        self._peer = _Peer("ledger", url, token_file, stop, transport)
+        self._peer = _Peer("ledger", url, token_file, stop, transport, max_backoff_seconds, on_wait)
 
     def close(self) -> None:
         self._peer.close()

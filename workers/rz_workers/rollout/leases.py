@@ -72,10 +72,13 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
 
-    def hold(self, lease: Lease) -> None:
-        """Begin to hold a lease that was just received."""
+    def hold(self, lease: Lease, asked: float) -> None:
+        """Begin to hold a lease that was received in answer to a request of ``asked`` (this clock).
+
+        It counts from the request: how long the answer lay unread, while this process was frozen, is not known.
+        """
         with self._lock:
-            self._held[lease.lease_id] = Held(lease, self._clock() + lease.seconds)
+            self._held[lease.lease_id] = Held(lease, asked + lease.seconds)
 
     def release(self, lease: Lease) -> None:
         with self._lock:

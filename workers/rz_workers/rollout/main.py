@@ -15,6 +15,7 @@ kill -9 would, and the ledger hands the unit out again when its lease expires.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import uuid
@@ -40,13 +41,14 @@ from rz_workers.protocol.messages import (
 )
 from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
 from rz_workers.rollout.engine import Engine, Finished, SampleRequest, sampling_params
-from rz_workers.rollout.leases import Leases
+from rz_workers.rollout.leases import BEATS_PER_LEASE, Leases
 from rz_workers.rollout.metrics import RolloutMetrics
 from rz_workers.rollout.scoring import Scorer, wait_for
 from rz_workers.rollout.startup import fetch_model, load_engine, wait_for_folder
 from rz_workers.runtime import DrainedError, Settings, on_terminate
 from rz_workers.status_server import start_status_server
 from rz_workers.storage.objects import CorruptObjectError, ObjectExistsError, ObjectStore
+from rz_workers.storage.retry import RetryPolicy
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import Trajectory, find_shards, write_shard
 
@@ -79,16 +81,26 @@ def main() -> None:
 
     spec = settings.run.spec
     make_engine = load_engine(spec)
-    folder = wait_for_folder(ObjectStore(spec.storage.uri), settings.run, stop)
+    folder = wait_for_folder(ObjectStore(spec.storage.uri, retry=OUTLAST), settings.run, stop)
     local = settings.scratch / f"rollout-{settings.index}" / "model"
     engine = make_engine(fetch_model(folder, local))
-    ledger = LedgerClient(settings.ledger_url, settings.token_file, stop)
+    ledger = LedgerClient(
+        settings.ledger_url,
+        settings.token_file,
+        stop,
+        max_backoff_seconds=spec.rollout.lease_seconds / BEATS_PER_LEASE,
+    )
     scorer = Scorer(RewardClient(settings.reward_url, settings.token_file, stop))
     rollout = Rollout(rollout_id, folder, engine, ledger, scorer, stop, metrics, status)
     rollout.leases.start_thread(spec.rollout.lease_seconds, stop)
     log.info("%s samples with %s", rollout_id, engine.name)
     rollout.run()
     stop.set()
+
+
+OUTLAST = RetryPolicy(attempts=sys.maxsize)
+"""Finished responses are only here until their shard is stored: an outage of the storage is waited out, however
+long."""
 
 
 class Ledger(Protocol):
@@ -133,6 +145,7 @@ class Rollout:
         """Work until the ledger says that the run is finished. Raises DrainedError when told to stop."""
         while True:
             self._check_stop()
+            asked = self._clock()
             with self._metrics.timed("lease"):
                 reply = self._ledger.lease(
                     LeaseRequest(
@@ -147,7 +160,7 @@ class Rollout:
                 log.info("the run is finished")
                 return
             for lease in reply.leases:
-                self.leases.hold(lease)
+                self.leases.hold(lease, asked)
             for lease in reply.leases:
                 self._status["unit"] = lease.unit.unit_id
                 try:
@@ -158,6 +171,9 @@ class Rollout:
 
     def _work(self, lease: Lease) -> None:
         """Steps 3 to 7 for one lease."""
+        if not self.leases.is_held(lease):
+            self._metrics.count_unit("lost")
+            return
         with self._metrics.timed("load"):
             self._ensure_weights(lease.weights)
         started = self._clock()

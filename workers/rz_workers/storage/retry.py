@@ -47,7 +47,7 @@ class RetryPolicy:
     def delay(self, attempt: int, jitter: float) -> float:
         """Seconds to wait after failure number ``attempt`` (1, 2, ...); ``jitter`` in [0, 1) scales it to 50-100%, so
         that many workers that failed together do not come back together."""
-        full = min(self.first_seconds * 2.0 ** (attempt - 1), self.longest_seconds)
+        full = min(self.first_seconds * 2.0 ** min(attempt - 1, 60), self.longest_seconds)
         return full * (0.5 + 0.5 * jitter)
 
 

@@ -38,14 +38,14 @@ def publish(
 ) -> WeightsInfo:
     """Store ``tensors`` (any device and dtype) as weight version ``version``, manifest last.
 
-    If the same version with the same digest is there, published by any incarnation, that one is returned and nothing is
-    written.
+    If what readers take for this version (the newest incarnation's) has the same digest, that one is returned and
+    nothing is written.
     """
     described = {name: _describe(tensor) for name, tensor in tensors.items()}
     whole = _digest(described)
-    for info in published(folder):
-        if (info.version, info.digest) == (version, whole):
-            return info
+    standing = [info for info in published(folder) if info.version == version]
+    if standing and standing[-1].digest == whole:
+        return standing[-1]
     prefix = layout.weights_prefix(version, incarnation)
     files: dict[str, FileEntry] = {}
     entries: dict[str, TensorEntry] = {}

@@ -53,6 +53,7 @@ def save(folder: RunFolder, ranks: Ranks, learner: Learner, *, step: int, incarn
                 "world_size": ranks.world_size,
             },
         )
+        folder.check_newest(incarnation)
         folder.store.put_new(layout.manifest_key(prefix), manifest.model_dump_json(indent=1).encode())
     shutil.rmtree(local, ignore_errors=True)
     ranks.barrier()

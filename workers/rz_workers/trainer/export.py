@@ -97,8 +97,10 @@ def export_checkpoint(storage_uri: str, step: int | None, out: Path) -> Path:
         model_dir = Path(scratch) / "model"
         folder.fetch_folder(layout.MODEL_PREFIX, model_dir)
         ranks = Ranks(0, 1, torch.device("cpu"), None)
-        policy = models.empty_policy(startup.model_config(model_dir))
-        critic = models.empty_critic(startup.model_config(model_dir)) if spec.algorithm.name == "ppo" else None
+        policy = models.empty_policy(startup.model_config(model_dir), activation_checkpointing=False)
+        critic = None
+        if spec.algorithm.name == "ppo":
+            critic = models.empty_critic(startup.model_config(model_dir), activation_checkpointing=False)
         learner = Learner(spec, ranks, policy, critic, None)
         checkpoint.load(folder, learner, stored[chosen], Path(scratch))
         target = out / f"step-{chosen:06d}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -49,13 +50,16 @@ class FirstRankDuty:
     step_started: float = field(default_factory=time.time)
 
     @staticmethod
-    def take_up(settings: Settings, folder: RunFolder, data: DataManifest, stop: threading.Event) -> FirstRankDuty:
-        ledger = LedgerClient(settings.ledger_url, settings.token_file)
+    def take_up(
+        settings: Settings, folder: RunFolder, data: DataManifest, stop: threading.Event, on_wait: Callable[[], None]
+    ) -> FirstRankDuty:
+        """``on_wait`` is called while a peer is waited for: that is no hang of this process."""
+        ledger = LedgerClient(settings.ledger_url, settings.token_file, on_wait=on_wait)
         return FirstRankDuty(
             settings=settings,
             folder=folder,
             ledger=ledger,
-            waiting_ledger=LedgerClient(settings.ledger_url, settings.token_file, stop=stop),
+            waiting_ledger=LedgerClient(settings.ledger_url, settings.token_file, stop, on_wait=on_wait),
             evaluations=Evaluations(folder, ledger, settings.run.spec, data.total_steps),
             progress=ProgressFiles(folder, settings.scratch),
         )
@@ -146,7 +150,8 @@ class FirstRankDuty:
 
     def checkpointed(self, step: int) -> None:
         self.checkpoint_step = step
-        apply_retention(self.folder, self.settings.run.spec, self.evaluations.unfinished(step), newest_version=step)
+        self.folder.check_newest(self.settings.incarnation)  # a stale gang must not delete by its old view
+        apply_retention(self.folder, self.settings.run.spec, self.evaluations.pending, newest_version=step)
 
     def evaluations_left(self, version: int) -> int:
         for summary in self.evaluations.collect(version):
@@ -154,6 +159,7 @@ class FirstRankDuty:
         return len(self.evaluations.pending)
 
     def finish(self, local: Path, total_steps: int) -> None:
+        self.folder.check_newest(self.settings.incarnation)
         prefix = layout.export_prefix(total_steps)
         if self.folder.manifest(prefix) is None:
             self.folder.store_folder(prefix, local, {"step": total_steps, "incarnation": self.settings.incarnation})

@@ -91,8 +91,9 @@ class Learner:
         """Exactly one optimizer step on the whole batch.
 
         At staleness 0 the old log-probs are the current ones, detached: the ratio is 1 and its gradient the policy
-        gradient's, and no extra pass is made. Trajectories of an older version are held against the sampler's own
-        log-probs.
+        gradient's, and no extra pass is made. Stale
+        trajectories are held against the sampler's log-probs: as the old ones of the clipped ratio, or, with
+        ``samplerCorrection: tis``, by truncated importance weights.
 
         Args:
             advantages: ``[N]`` normalised.
@@ -110,10 +111,9 @@ class Learner:
             on_device = micro_batch.to(self.ranks.device)
             scored, entropy = self.policy(*_action(on_device), self._temperature)
             sampled = batch.rollout_logprobs[flat].to(self.ranks.device)
-            old = sampled if stale else scored.detach()
-            weights = None
-            if algorithm.sampler_correction == "tis" and not stale:
-                weights = ppo.truncated_importance_weights(scored, sampled, cap=algorithm.tis_cap)
+            corrected = algorithm.sampler_correction == "tis"
+            old = sampled if stale and not corrected else scored.detach()
+            weights = ppo.truncated_importance_weights(scored, sampled, cap=algorithm.tis_cap) if corrected else None
             loss = ppo.policy_loss(
                 scored, old, advantages[flat].to(self.ranks.device), clip_ratio=algorithm.clip_ratio, weights=weights
             )
@@ -155,7 +155,7 @@ class Learner:
             returns, old_values: ``[N]``.
 
         Returns:
-            the mean loss over the batch's tokens, the last gradient norm, the rate; nothing without a critic.
+            the mean loss over the batch's tokens, the mean gradient norm, the last rate; nothing without a critic.
         """
         if self.critic is None or self.critic_optimizer is None:
             return {}

@@ -102,7 +102,7 @@ class Trainer:
         model_dir = settings.scratch / "run-model"
         folder.fetch_folder(layout.MODEL_PREFIX, model_dir)
         learner = startup.build_learner(settings, ranks, inputs, model_dir, on_progress=watchdog.pat)
-        duty = FirstRankDuty.take_up(settings, folder, data, stop) if ranks.is_first else None
+        duty = FirstRankDuty.take_up(settings, folder, data, stop, watchdog.pat) if ranks.is_first else None
         trainer = Trainer(settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty)
         prefix = ranks.from_first(checkpoint.newest(folder) if ranks.is_first else None)
         if prefix is not None:

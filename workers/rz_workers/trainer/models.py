@@ -128,17 +128,20 @@ def load_critic(
     return Critic(backbone, head)
 
 
-def empty_policy(config: Any) -> Policy:
+def empty_policy(config: Any, *, activation_checkpointing: bool) -> Policy:
     """A policy of this configuration whose weights are still to be loaded."""
     factory: Any = AutoModelForCausalLM
-    return Policy(factory.from_config(config, attn_implementation=PACKED_SDPA))
+    model = factory.from_config(config, attn_implementation=PACKED_SDPA)
+    _prepare(model, activation_checkpointing)
+    return Policy(model)
 
 
-def empty_critic(config: Any) -> Critic:
+def empty_critic(config: Any, *, activation_checkpointing: bool) -> Critic:
     """A critic of this configuration whose weights, the head's too, are still to be loaded."""
     factory: Any = AutoModel
-    head = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
-    return Critic(factory.from_config(config, attn_implementation=PACKED_SDPA), head)
+    backbone = factory.from_config(config, attn_implementation=PACKED_SDPA)
+    _prepare(backbone, activation_checkpointing)
+    return Critic(backbone, nn.Linear(config.get_text_config().hidden_size, 1, bias=False))
 
 
 def new_value_head(hidden_size: int, *, init: str, seed: int) -> nn.Linear:

@@ -114,18 +114,17 @@ def shard(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> nn.Module:
     """
     if ranks.mesh is None:
         return module.to(ranks.device)
-    if trainer.offload == "optimizer":
-        raise UserError("trainer.offload is 'optimizer', which this version cannot do yet: use 'none' or 'all'")
-    policy = MixedPrecisionPolicy(
-        param_dtype=getattr(torch, trainer.dtype), reduce_dtype=torch.float32, output_dtype=torch.float32
-    )
+    dtype = getattr(torch, trainer.dtype)
+    inner = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    outer = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
     offload: OffloadPolicy = CPUOffloadPolicy() if trainer.offload == "all" else OffloadPolicy()
     for layer in decoder_layers(module):
-        fully_shard(layer, mesh=ranks.mesh, mp_policy=policy, offload_policy=offload)
-    fully_shard(module, mesh=ranks.mesh, mp_policy=policy, offload_policy=offload)
+        fully_shard(layer, mesh=ranks.mesh, mp_policy=inner, offload_policy=offload)
+    fully_shard(module, mesh=ranks.mesh, mp_policy=outer, offload_policy=offload)
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
     return module
 
 

@@ -31,7 +31,8 @@ def local_source(name: str, scratch: Path) -> str:
                 f"the folder {name} has no config.json; a Hugging Face checkpoint is required: check model.name"
             )
         return name
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+    first = path.parts[0] if path.parts else ""
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or Path(first).exists():
         raise UserError(
             f"found no folder {name}, and it is no hub id (owner/name): check model.name (relative paths "
             "start at the folder in "

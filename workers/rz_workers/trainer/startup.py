@@ -52,9 +52,10 @@ def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
     Raises UserError for whatever the user must change.
     """
     model, algorithm = spec.model, spec.algorithm
+    ObjectStore(spec.storage.uri).check_writable()  # first: nobody waits for a download to learn that
     source = local_source(model.name, scratch)
     tokenizer_source = local_source(model.tokenizer, scratch) if model.tokenizer else source
-    tokenizer = load_tokenizer(tokenizer_source, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(tokenizer_source, None if model.tokenizer else model.revision, model.trust_remote_code)
     check_round_trip(tokenizer, spec.data.prompt_template)
     prepared = prepare(spec, tokenizer)
     log.info("%d training prompts, %d dropped as too long", len(prepared.train), len(prepared.dropped))
@@ -80,9 +81,7 @@ def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataMan
 
     Raises UserError when another run owns the folder or the data changed, SupersededError when a newer gang exists.
     """
-    store = ObjectStore(settings.run.spec.storage.uri)
-    store.check_writable()
-    folder = RunFolder.claim(store, settings.run)
+    folder = RunFolder.claim(ObjectStore(settings.run.spec.storage.uri), settings.run)
     folder.claim_incarnation(settings.incarnation)
     data = publish_data(folder, settings.run.spec, inputs.prepared)
     if folder.manifest(layout.MODEL_PREFIX) is None:
@@ -99,13 +98,14 @@ def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataMan
 def build_learner(settings: Settings, ranks: Ranks, inputs: Inputs | None, model_dir: Path, **options: Any) -> Learner:
     """The learner on every rank; ``inputs`` on the first one, whose weights the others receive."""
     spec = settings.run.spec
-    policy = inputs.policy if inputs else models.empty_policy(model_config(model_dir))
+    empty = {"activation_checkpointing": spec.trainer.activation_checkpointing}
+    policy = inputs.policy if inputs else models.empty_policy(model_config(model_dir), **empty)
     critic = inputs.critic if inputs else None
     if inputs is None and spec.algorithm.name == "ppo":
-        critic = models.empty_critic(model_config(model_dir))
+        critic = models.empty_critic(model_config(model_dir), **empty)
     reference = inputs.reference if inputs else None
     if inputs is None and spec.algorithm.kl_coefficient > 0:
-        reference = models.empty_policy(model_config(model_dir))
+        reference = models.empty_policy(model_config(model_dir), **empty)
     for module in (policy, critic, reference):
         if module is not None:
             _spread(module, settings, ranks)

@@ -18,17 +18,17 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._last = time.monotonic()
+        self._last: float | None = None
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def pat(self) -> None:
-        """Progress was made."""
+        """Progress was made, or a peer is being waited for. The first one arms the watchdog: how long a model takes to
+        download says nothing."""
         self._last = time.monotonic()
 
     def _watch(self) -> None:
         while True:
             time.sleep(min(self._seconds / 10, 10.0))
-            idle = time.monotonic() - self._last
-            if idle > self._seconds:
-                log.error("no progress for %.0f s (trainer.watchdogSeconds): giving up", idle)
+            if self._last is not None and time.monotonic() - self._last > self._seconds:
+                log.error("no progress for more than %.0f s (trainer.watchdogSeconds): giving up", self._seconds)
                 os._exit(exit_codes.WATCHDOG)
