@@ -23,7 +23,7 @@ def test_an_unknown_field_is_named_with_the_closest_known_one(make_run, tmp_path
 
 
 def test_a_wrong_type_is_named_with_what_is_required(make_run, tmp_path):
-    assert_refused(make_run(tmp_path, algorithm={"totalSteps": "many"}), "algorithm.totalSteps", "many", "integer")
+    assert_refused(make_run(tmp_path, algorithm={"totalSteps": "many"}), "algorithm.totalSteps", "many", "whole number")
 
 
 def test_a_missing_data_file_is_named(make_run, tmp_path):

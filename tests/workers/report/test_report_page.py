@@ -10,9 +10,14 @@ import pytest
 from report_builders import a_folder
 
 from rz_api import exit_codes
+from rz_workers.report import timeline
 from rz_workers.report.html import duration
 from rz_workers.report.main import main
+from rz_workers.report.record import read_run
+from rz_workers.report.style import LIGHT
 from rz_workers.runtime import UserError
+from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.records import EvalSummary, Phase
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CHARTS = {"reward", "response_length", "accuracy", "truncation", "reflection", "timeline", "curves"}
@@ -145,3 +150,22 @@ def test_the_command_ends_with_the_users_exit_code_and_last_words(tmp_path: Path
 )
 def test_duration(seconds: float, want: str) -> None:
     assert duration(seconds) == want
+
+
+def test_the_timelines_last_panel_is_a_trained_step_although_the_last_evaluation_is_of_a_later_version(tmp_path):
+    folder = a_folder(tmp_path, steps=3, committed=2)
+    phase = Phase(name="evaluate", role="rollout", started=1.0, seconds=1.0)
+    blank: dict[str, float] = {}
+    folder.write_eval_summary(
+        EvalSummary(
+            version=3,
+            accuracy=blank,
+            response_length_mean=blank,
+            truncated_fraction=blank,
+            num_trajectories={},
+            files={},
+            phase=phase,
+        )
+    )
+    figure = timeline.draw(read_run(ObjectStore(str(tmp_path))), LIGHT)
+    assert all(axes.patches for axes in figure.axes)

@@ -24,7 +24,7 @@ def draw(record: RunRecord, theme: Theme) -> Figure:
     timed = record.phases()
     rows = [name for name in (*ROLLOUT_PHASES, *TRAINER_PHASES) if any(phase.name == name for _, phase in timed)]
     rows += sorted({phase.name for _, phase in timed} - set(rows))
-    steps = chosen_steps(sorted({step for step, _ in timed}))
+    steps = chosen_steps(sorted({step for step, phase in timed if phase.name != "evaluate"}))
     colours = {name: _colour(name, theme) for name in rows}
 
     row_height = 0.9 + 0.23 * len(rows)
