@@ -30,4 +30,4 @@ def test_too_few_gpus_are_the_users_error_with_the_field_to_change() -> None:
     with pytest.raises(UserError) as error:
         devices(0, trainer={"gpusPerNode": 8})
     assert "found 0 GPUs on this machine, 9 are required: trainer.nodes 1 x trainer.gpusPerNode 8" in str(error.value)
-    assert "Set trainer.gpusPerNode: 0 to train on the CPU" in str(error.value)
+    assert "Set trainer.gpusPerNode: 0 and rollout.engine: transformers to use the CPU" in str(error.value)

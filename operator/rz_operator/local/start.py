@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rz_api import exit_codes
+from rz_api.run import ResolvedRun
 from rz_api.status import RunStatus
 from rz_operator.errors import UserError
 from rz_operator.local.devices import gpus_here, visible_devices
@@ -42,6 +43,10 @@ def run_plan(planned: Plan, workdir: Path, plain: bool = True, ledger_port: int 
     storage = local_folder(uri)
     storage_was_there = storage is None or storage.exists()
     folder = Workdir.claim(workdir, planned)
+    if folder.read_memory().phase == "Succeeded" and has_run(uri, planned.run):
+        folder.close()
+        print(f"rz: run {planned.run.name} is finished; `rz report {workdir}` draws it", file=sys.stderr)
+        return exit_codes.OK
     try:
         executor = LocalExecutor(planned, folder, ports, devices)
         code, status = _drive(planned, folder, executor, plain)
@@ -51,7 +56,7 @@ def run_plan(planned: Plan, workdir: Path, plain: bool = True, ledger_port: int 
     finally:
         folder.close()
     logs = f"; logs are in {folder.path / 'logs'}"
-    if code == exit_codes.USER_ERROR and not has_run(uri):
+    if code == exit_codes.USER_ERROR and not has_run(uri, planned.run):
         folder.discard()
         if storage and not storage_was_there:
             _remove_if_empty(storage)
@@ -107,13 +112,18 @@ def local_folder(uri: str) -> Path | None:
     return None if "://" in uri else Path(uri)
 
 
-def has_run(uri: str) -> bool:
-    """Whether a run has claimed this storage. When that can't be found out, it may have: nothing is removed then."""
+def has_run(uri: str, run: ResolvedRun) -> bool:
+    """Whether this very run has claimed the storage. When that can't be found out, it may have: nothing is removed
+    then."""
     import fsspec
 
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
-        return bool(filesystem.exists(f"{path.rstrip('/')}/run.json"))
+        claim = f"{path.rstrip('/')}/run.json"
+        if not filesystem.exists(claim):
+            return False
+        owner = ResolvedRun.model_validate_json(filesystem.cat_file(claim))
+        return (owner.uid, owner.identity_digest()) == (run.uid, run.identity_digest())
     except Exception as error:  # any of the many that fsspec's implementations raise
         logging.getLogger(__name__).debug("cannot look into %s: %s", uri, error)
         return True

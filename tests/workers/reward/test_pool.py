@@ -158,10 +158,13 @@ def test_a_child_is_replaced_after_many_comparisons(monkeypatch: pytest.MonkeyPa
 def test_when_the_fork_server_dies_everything_that_waits_is_told() -> None:
     async def use(pool: VerifierPool) -> None:
         await pool.verify([("same", "x")])
+        waiting = asyncio.create_task(pool.verify([("sleep", "x")]))
+        await asyncio.sleep(0)  # it has been handed to a child
         os.kill(pool._server._process.pid, signal.SIGKILL)
-        for _ in range(2):
-            with pytest.raises(WorkerError, match="fork server of the verifiers is gone"):
-                await pool.verify([("other", "x")])
+        with pytest.raises(WorkerError, match="fork server of the verifiers is gone"):
+            await waiting
+        with pytest.raises(WorkerError, match="fork server of the verifiers is gone"):
+            await pool.verify([("other", "x")])
         assert pool.give_up_reason() is not None
 
     with_pool(use)
