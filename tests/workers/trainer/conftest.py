@@ -1,20 +1,22 @@
 """Builders for the trainer's tests: tiny random models, trajectories, settings."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.storage.trajectories import Trajectory
-from rz_workers.trainer.attention import PACKED_SDPA
 from rz_workers.trainer.learner import Learner
-from rz_workers.trainer.models import Critic, Policy, new_value_head
+from rz_workers.trainer.models import Critic, Policy
 from rz_workers.trainer.ranks import Ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_models import policy_and_critic
 
 
 @pytest.fixture
@@ -51,30 +53,9 @@ def make_run(make_spec: Callable[..., ReasonerZeroRunSpec]) -> Callable[..., Res
 
 
 @pytest.fixture
-def llama_config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=29,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=True,
-        attn_implementation=PACKED_SDPA,
-    )
-
-
-@pytest.fixture
-def make_models(llama_config: LlamaConfig) -> Callable[..., tuple[Policy, Critic]]:
+def make_models() -> Callable[..., tuple[Policy, Critic]]:
     """Policy and critic with random weights; the same every time."""
-
-    def make(dtype: torch.dtype = torch.float32) -> tuple[Policy, Critic]:
-        torch.manual_seed(0)
-        policy = Policy(LlamaForCausalLM(llama_config)).to(dtype)
-        critic = Critic(LlamaModel(llama_config), new_value_head(16, init="normal", seed=1)).to(dtype)
-        return policy.train(), critic.train()
-
-    return make
+    return policy_and_critic
 
 
 @pytest.fixture

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tiny_models import policy_and_critic
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.storage.trajectories import decode
 from rz_workers.trainer import batch as batches
-from rz_workers.trainer.attention import PACKED_SDPA
 from rz_workers.trainer.learner import Learner, advantages_and_returns
-from rz_workers.trainer.models import Critic, Policy, new_value_head
 from rz_workers.trainer.ranks import Ranks, shard
 
 rank, world_size, store, dtype, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5])
@@ -28,19 +26,7 @@ spec = ReasonerZeroRunSpec.model_validate_json((out / "spec.json").read_text())
 alone = world_size == 1 and dtype == "float32"
 mesh = None if alone else init_device_mesh("cpu", (world_size,), mesh_dim_names=("shard",))
 ranks = Ranks(rank, world_size, torch.device("cpu"), mesh)
-config = LlamaConfig(
-    vocab_size=29,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    tie_word_embeddings=True,
-    attn_implementation=PACKED_SDPA,
-)
-torch.manual_seed(0)
-policy = Policy(LlamaForCausalLM(config)).train()
-critic = Critic(LlamaModel(config), new_value_head(16, init="normal", seed=1)).train()
+policy, critic = policy_and_critic()
 for module in (policy, critic):
     shard(module, ranks, spec.trainer)
 learner = Learner(spec, ranks, policy, critic, None)

@@ -43,11 +43,10 @@ def apply_retention(
         if step in dropped:
             _delete_folder(folder, prefix)
 
-    kept = steps - set(dropped)
-    for step in retention.trajectory_steps_to_delete(
-        set(folder.steps()), rules.trajectory_steps, min(kept, default=None)
-    ):
-        _delete_folder(folder, layout.trajectories_prefix(step))
+    if rules.trajectory_steps is not None:  # else every commit would be read for nothing, at every checkpoint
+        oldest = min(steps - set(dropped), default=None)
+        for step in retention.trajectory_steps_to_delete(set(folder.steps()), rules.trajectory_steps, oldest):
+            _delete_folder(folder, layout.trajectories_prefix(step))
 
 
 def _delete_folder(folder: RunFolder, prefix: str) -> None:
