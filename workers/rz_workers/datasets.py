@@ -58,9 +58,9 @@ def read_source(source: DataSource, label: str = "0") -> list[Record]:
     if source.uri.startswith(REASONING_GYM) or source.format == "reasoning-gym":
         located = _procedural(source.uri)
     elif _suffix(source.uri) in ("parquet", "pq"):
-        located = _parquet(source, _read(source.uri))
+        located = _parquet(source, _read(source.uri, source.secret_name))
     else:
-        located = _json(source.uri, _read(source.uri))
+        located = _json(source.uri, _read(source.uri, source.secret_name))
     records = []
     kind: str = source.format
     for row, (place, value) in enumerate(located):
@@ -97,7 +97,7 @@ def unique_ids(records: Iterable[Record]) -> list[Record]:
 # ------------------------------------------------------------------------------------------- files: place and value
 
 
-def _read(uri: str) -> bytes:
+def _read(uri: str, secret_name: str | None) -> bytes:
     scheme = uri.partition("://")[0] + "://" if "://" in uri else ""
     path = uri.removeprefix(scheme)
     parent, slash, name = path.rpartition("/")
@@ -105,7 +105,7 @@ def _read(uri: str) -> bytes:
         raise UserError(f"{uri}: found a folder; data.train and data.eval name one file each")
     folder = scheme + (parent or slash) if scheme or slash else "."
     try:
-        return ObjectStore(folder).get(name)
+        return ObjectStore(folder, secret_name).get(name)
     except ObjectMissingError as error:
         hint = " (a relative path starts at the working directory)" if is_local(uri) else ""
         raise UserError(f"{uri}: there is no such file; correct the uri in spec.data{hint}") from error

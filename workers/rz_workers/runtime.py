@@ -81,6 +81,7 @@ class Settings:
         try:
             run = ResolvedRun.model_validate_json(Path(env["RZ_RUN_FILE"]).read_text())
             scratch = Path(env["RZ_SCRATCH"])
+            scratch.mkdir(parents=True, exist_ok=True)
         except KeyError as missing:
             raise UserError(
                 f"the variable {missing} is not set; workers are started by the operator or `rz run`, which set it"
@@ -150,6 +151,7 @@ def write_last_words(message: str) -> None:
 def worker_process() -> Iterator[None]:
     """Run a role's main: set up logging, and end the process with the exit code that the outcome means."""
     set_up_logging()
+    signal.signal(signal.SIGTERM, _end_before_it_began)
     try:
         yield
     except WorkerError as error:
@@ -163,6 +165,12 @@ def worker_process() -> Iterator[None]:
         write_last_words(f"{type(error).__name__}: {error}")
         _leave(exit_codes.INTERNAL_ERROR)
     _leave(exit_codes.OK)
+
+
+def _end_before_it_began(_signum: int, _frame: object) -> None:
+    """SIGTERM before the role's ``main`` has its own handler (``on_terminate``). PID 1 of a container has no default
+    one: without this it would not end before the kubelet kills it."""
+    _leave(exit_codes.DRAINED)
 
 
 def _leave(code: int) -> None:

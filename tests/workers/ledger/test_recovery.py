@@ -91,6 +91,31 @@ def test_attempt_numbers_go_on_above_stored_ones_that_cannot_be_used(store: Obje
     assert (reply.leases[0].unit, reply.leases[0].attempt) == (unit, 4)
 
 
+def test_a_corrupt_shard_is_passed_over_and_its_unit_sampled_again(store: ObjectStore) -> None:
+    claim(store, run_of())
+    store_weights(store, 0)
+    first, second = PLAN.units("train", 0)
+    store.put_new(first.shard_key(2), b"not a shard")
+    store.put_new(second.shard_key(1), b"not a shard")
+    good = store_shard(store, second, attempt=2)
+    state = recover(store, run_of(), 0.0)
+    assert state is not None
+    assert state.recorded(second) == good
+    _, reply = lease(state, LeaseRequest(rollout_id="r0", weight_version=0, max_units=9), 0.0)
+    assert [(issued.unit, issued.attempt) for issued in reply.leases if issued.unit.kind == "train"] == [(first, 3)]
+
+
+def test_an_evaluation_with_a_corrupt_shard_is_not_complete(store: ObjectStore) -> None:
+    first, second = PLAN.units("eval", 0)
+    store_shard(store, first)
+    store.put_new(second.shard_key(1), b"not a shard")
+    assert stored_evaluation(store, PLAN, 0) is None
+    again = store_shard(store, second, attempt=2)
+    found = stored_evaluation(store, PLAN, 0)
+    assert found is not None
+    assert found[1] == again
+
+
 def test_the_newest_incarnation_of_a_version_is_what_is_handed_out(store: ObjectStore) -> None:
     claim(store, run_of())
     store_weights(store, 0)

@@ -17,6 +17,7 @@ from rz_workers.protocol.schedule import Unit
 from rz_workers.storage.objects import CorruptObjectError, ObjectExistsError, ObjectStore
 from rz_workers.storage.trajectories import (
     SCHEMA,
+    UNUSABLE_VERSION,
     Trajectory,
     decode,
     encode,
@@ -189,12 +190,22 @@ def test_attempts_at_units_with_similar_names_are_kept_apart(
     }
 
 
-def test_a_shard_under_another_units_key_is_refused(
-    local_store: ObjectStore, unit: Unit, make_trajectory: MakeTrajectory
+@pytest.mark.parametrize("damage", ["not Parquet", "other rows", "cut off"])
+def test_a_stored_attempt_that_cannot_be_used_keeps_its_number(
+    local_store: ObjectStore,
+    unit: Unit,
+    make_trajectory: MakeTrajectory,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
 ) -> None:
-    local_store.put_new(unit.shard_key(1), encode(rows_of(unit, make_trajectory)[:1]))
-    with pytest.raises(CorruptObjectError, match="does not hold its unit"):
-        find_shards(local_store, unit)
+    rows = rows_of(unit, make_trajectory)
+    data = {"not Parquet": b"junk", "other rows": encode(rows[:1]), "cut off": encode(rows)[:-9]}[damage]
+    local_store.put_new(unit.shard_key(1), data)
+    good = write_shard(local_store, unit, 2, rows, weight_version=3)
+    bad, also_good = find_shards(local_store, unit)
+    assert (bad.attempt, bad.rows, bad.weight_version) == (1, 0, UNUSABLE_VERSION)
+    assert also_good == good
+    assert f"{bad.key} cannot be used" in caplog.text
 
 
 def test_duckdb_queries_a_runs_trajectories(tmp_path: Path, unit: Unit, make_trajectory: MakeTrajectory) -> None:

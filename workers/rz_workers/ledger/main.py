@@ -43,7 +43,8 @@ def main(settings: Settings | None = None) -> None:
     """Run the ledger. Raises DrainedError on SIGTERM before the run is finished, UserError for a port in use or a
     folder that belongs to another run."""
     settings = settings or Settings.from_environment()
-    store = ObjectStore(settings.run.spec.storage.uri, retry=STORAGE_RETRY)
+    storage = settings.run.spec.storage
+    store = ObjectStore(storage.uri, storage.secret_name, retry=STORAGE_RETRY)
     with take_port(settings.bind_host, settings.port) as listener:
         asyncio.run(serve(settings, store, listener))
 

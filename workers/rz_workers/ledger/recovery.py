@@ -68,12 +68,12 @@ def recover(store: ObjectStore, run: ResolvedRun, now: float, announced: Iterabl
 def stored_evaluation(store: ObjectStore, plan: Plan, version: int) -> tuple[ShardRef, ...] | None:
     """The shards of an evaluation that the ledger does not remember, in canonical order; None when some are missing.
 
-    Of several attempts at a unit it is the lowest, as ``found`` has it: nothing was frozen that said otherwise.
+    Of several attempts at a unit it is the lowest usable one, as ``found`` has it: nothing was frozen that said
+    otherwise.
     """
-    shards = find_unit_shards(store, plan.units(EVAL, version))
-    if not all(shards.values()):
-        return None
-    return tuple(attempts[0] for attempts in shards.values())
+    stored = find_unit_shards(store, plan.units(EVAL, version)).values()
+    usable = [[shard for shard in attempts if shard.rows == shard.unit.num_rows] for attempts in stored]
+    return tuple(attempts[0] for attempts in usable) if all(usable) else None
 
 
 def plan_of(run: ResolvedRun, data: DataManifest) -> Plan:

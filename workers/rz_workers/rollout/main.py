@@ -81,7 +81,8 @@ def main() -> None:
 
     spec = settings.run.spec
     make_engine = load_engine(spec)
-    folder = wait_for_folder(ObjectStore(spec.storage.uri, retry=OUTLAST), settings.run, stop)
+    store = ObjectStore(spec.storage.uri, spec.storage.secret_name, retry=OUTLAST)
+    folder = wait_for_folder(store, settings.run, stop)
     local = settings.scratch / f"rollout-{settings.index}" / "model"
     engine = make_engine(fetch_model(folder, local))
     ledger = LedgerClient(

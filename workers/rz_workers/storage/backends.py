@@ -22,7 +22,7 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -149,10 +149,13 @@ class FsspecFiles:
     own object and report that somebody else was first).
     """
 
-    def __init__(self, uri: str) -> None:
-        """Raises ValueError for a protocol that fsspec does not know, ImportError when its package is not installed."""
+    def __init__(self, uri: str, credentials: Mapping[str, Any] | None = None) -> None:
+        """``credentials`` are fsspec options of this URI alone (``rz_workers.storage.credentials``).
+
+        Raises ValueError for a protocol that fsspec does not know, ImportError when its package is not installed.
+        """
         protocol = uri.partition("://")[0]
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = dict(credentials or {})
         if protocol in ("s3", "s3a"):
             options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
         fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True, **options)

@@ -13,14 +13,15 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rz_workers.runtime import UserError, WorkerError
 from rz_workers.storage.backends import Backend, FsspecFiles, LocalFiles
+from rz_workers.storage.credentials import read_options
 from rz_workers.storage.records import FileEntry
-from rz_workers.storage.retry import RetryPolicy, is_storage_failure, is_transient
+from rz_workers.storage.retry import RetryPolicy, is_refusal, is_storage_failure, is_transient
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,17 +56,21 @@ class ObjectStore:
     def __init__(
         self,
         uri: str,
+        secret_name: str | None = None,
         *,
         retry: RetryPolicy | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
         backend: Backend | None = None,
     ) -> None:
-        """``uri`` is an fsspec URL or a path of this machine (a relative one is taken from the working directory).
+        """``uri`` is an fsspec URL or a path of this machine (a relative one is taken from the working directory);
+        ``secret_name`` is the Secret that the spec names for it.
 
-        Raises UserError when no installed package handles the URL.
+        Raises UserError when no installed package handles the URL, or the Secret lacks a key.
         """
-        self.uri, self._backend = (uri, backend) if backend else _open(uri)
+        self._credentials = read_options(uri, secret_name)
+        self.uri, self._backend = (uri, backend) if backend else _open(uri, self._credentials)
+        self._secret_name = secret_name
         self._retry = retry or RetryPolicy()
         self._sleep = sleep
         self._jitter = jitter
@@ -162,6 +167,19 @@ class ObjectStore:
             for folder in made:
                 _remove_if_empty(folder)
 
+    def _renew_credentials(self) -> bool:
+        """Read the Secret's files again and reconnect; False when they are what they were, or unusable for now."""
+        try:
+            credentials = read_options(self.uri, self._secret_name)
+        except UserError as error:  # perhaps it is being changed; what began well does not end as the user's error
+            log.warning("%s", error)
+            return False
+        if credentials == self._credentials:
+            return False
+        log.warning("%s: the credentials were refused, and %s has new ones: using them", self.uri, self._secret_name)
+        self._backend, self._credentials = _open(self.uri, credentials)[1], credentials
+        return True
+
     def _retrying(self, doing: str, key: str, call: Callable[[], T], retry: RetryPolicy | None = None) -> T:
         """Call until it succeeds, fails for good, or has failed too often; then translate the failure."""
         retry = retry or self._retry
@@ -175,6 +193,8 @@ class ObjectStore:
             except Exception as error:
                 if not is_storage_failure(error):
                     raise
+                if is_refusal(error) and self._renew_credentials():
+                    return self._retrying(doing, key, call, retry)
                 if not is_transient(error) or attempt == retry.attempts:
                     tries = "" if attempt == 1 else f" after {attempt} tries"
                     raise StorageError(f"{self.uri}: cannot {doing} {key!r}{tries}: {_words(error)}") from error
@@ -203,12 +223,12 @@ def is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith(("file://", "local://"))
 
 
-def _open(uri: str) -> tuple[str, Backend]:
+def _open(uri: str, credentials: Mapping[str, Any]) -> tuple[str, Backend]:
     if is_local(uri):
         path = Path(uri.partition("://")[2] if "://" in uri else uri).expanduser().absolute()
         return (uri if "://" in uri else str(path)), LocalFiles(path)
     try:
-        return uri, FsspecFiles(uri)
+        return uri, FsspecFiles(uri, credentials)
     except ImportError as error:
         raise UserError(
             f"{uri}: no package for this kind of storage is installed ({error}); install reasonerzero with the extra "

@@ -34,6 +34,7 @@ _CONFIGURATION_ERRORS = (
     "DefaultCredentialsError",
 )
 """By name, so that none of the client libraries has to be installed."""
+_REFUSALS = ("ClientAuthenticationError", "RefreshError", "NoCredentialsError", "DefaultCredentialsError")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ def is_storage_failure(error: Exception) -> bool:
     """Whether an exception speaks of storage at all (the OSError family, a client library's) and not of a mistake in
     our code."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENT_LIBRARIES
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether storage knew who asked and said no, or did not know: other credentials may help."""
+    status = next((value for name in ("status", "status_code", "code") if (value := getattr(error, name, None))), None)
+    return isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ in _REFUSALS
 
 
 def is_transient(error: BaseException) -> bool:

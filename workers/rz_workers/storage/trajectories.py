@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import math
 import re
 from collections import defaultdict
@@ -23,7 +24,11 @@ from rz_workers.protocol.messages import RewardStatus, ShardRef, ShardStats
 from rz_workers.protocol.schedule import Unit
 from rz_workers.storage.objects import CorruptObjectError, ObjectStore, data_entry
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1
+UNUSABLE_VERSION = -1
+"""Weight version of a stored attempt that cannot be used; it has 0 rows."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ def find_shards(store: ObjectStore, unit: Unit) -> list[ShardRef]:
 def find_unit_shards(store: ObjectStore, units: Iterable[Unit]) -> dict[str, list[ShardRef]]:
     """Unit id -> stored attempts at it, by attempt; one listing for each folder, however many units.
 
-    Raises CorruptObjectError for a shard whose rows are not its unit's.
+    A shard that cannot be read or does not hold its unit is named in the log and not usable; its attempt number stays
+    taken (a reference of 0 rows and ``UNUSABLE_VERSION``), so that the unit is sampled again under a higher one.
     """
     by_folder: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
@@ -185,11 +191,21 @@ def find_unit_shards(store: ObjectStore, units: Iterable[Unit]) -> dict[str, lis
 def _find(store: ObjectStore, unit: Unit, attempt: int) -> ShardRef:
     key = unit.shard_key(attempt)
     data = store.get(key)
-    rows = decode(data)
     try:
+        rows = decode(data)
         _check_rows(unit, rows, rows[0].weight_version if rows else 0)
-    except ValueError as error:
-        raise CorruptObjectError(f"{store.uri}: {key} does not hold its unit: {error}") from error
+    except (CorruptObjectError, ValueError) as error:
+        log.warning("%s: %s cannot be used, and is left as it is: %s", store.uri, key, error)
+        entry = data_entry(data)
+        return ShardRef(
+            unit=unit,
+            attempt=attempt,
+            key=key,
+            sha256=entry.sha256,
+            size_bytes=entry.size_bytes,
+            rows=0,
+            weight_version=UNUSABLE_VERSION,
+        )
     return _reference(unit, attempt, data, rows)
 
 

@@ -50,12 +50,19 @@ def main() -> None:
     settings = Settings.from_environment()
     stop = on_terminate(lambda: log.info("asked to stop: checkpoint at the next step boundary, then exit"))
     watchdog = Watchdog(settings.run.spec.trainer.watchdog_seconds)
+    at_work: list[Trainer] = []  # empty while models load, which may take long: the port answers from the start
+    start_status_server(settings, lambda: at_work[0].status() if at_work else starting(settings))
     ranks = join(settings)
     trainer = Trainer.start(settings, ranks, stop, watchdog)
-    start_status_server(settings, trainer.status)
+    at_work.append(trainer)
     for step in range(trainer.next_step, trainer.total_steps):
         trainer.step(step)
     trainer.finish()
+
+
+def starting(settings: Settings) -> dict[str, object]:
+    """What the read-only port says before ``Trainer.status`` can."""
+    return {"run": settings.run.name, "rank": settings.rank, "incarnation": settings.incarnation, "state": "starting"}
 
 
 class Trainer:
@@ -95,7 +102,8 @@ class Trainer:
         if inputs is not None:
             startup.claim_folder(settings, inputs)
         ranks.barrier()
-        folder = RunFolder.open(ObjectStore(settings.run.spec.storage.uri), settings.run)
+        storage = settings.run.spec.storage
+        folder = RunFolder.open(ObjectStore(storage.uri, storage.secret_name), settings.run)
         data = folder.data_manifest() if folder else None
         assert folder is not None, "the first rank has just claimed it"
         assert data is not None, "the first rank has just written it"

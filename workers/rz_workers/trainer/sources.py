@@ -8,13 +8,14 @@ from rz_workers.runtime import UserError
 from rz_workers.storage.objects import ObjectStore
 
 
-def local_source(name: str, scratch: Path) -> str:
-    """``name`` itself for a local folder or a hub id; a copy under ``scratch`` for a URL.
+def local_source(name: str, scratch: Path, secret_name: str | None = None) -> str:
+    """``name`` itself for a local folder or a hub id; a copy under ``scratch`` for a URL, which
+    ``secret_name`` gives access to.
 
     Raises UserError for a path that does not exist, or a URL under which there is nothing.
     """
     if "://" in name:
-        store = ObjectStore(name)
+        store = ObjectStore(name, secret_name)
         keys = store.list("")
         if not keys:
             raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from rz_workers.prompt_table import PreparedData, prepare, publish_data
 from rz_workers.prompts import check_round_trip, load_tokenizer
 from rz_workers.runtime import Settings, UserError
 from rz_workers.storage import layout
+from rz_workers.storage.credentials import HUB_TOKEN, read_hub_token
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
@@ -52,9 +54,13 @@ def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
     Raises UserError for whatever the user must change.
     """
     model, algorithm = spec.model, spec.algorithm
-    ObjectStore(spec.storage.uri).check_writable()  # first: nobody waits for a download to learn that
-    source = local_source(model.name, scratch)
-    tokenizer_source = local_source(model.tokenizer, scratch) if model.tokenizer else source
+    ObjectStore(
+        spec.storage.uri, spec.storage.secret_name
+    ).check_writable()  # first: nobody waits for a download to learn that
+    source = local_source(model.name, scratch, model.secret_name)
+    if source == model.name and not Path(source).is_dir():
+        _use_hub_token(source, model.secret_name)
+    tokenizer_source = local_source(model.tokenizer, scratch, model.secret_name) if model.tokenizer else source
     tokenizer = load_tokenizer(tokenizer_source, None if model.tokenizer else model.revision, model.trust_remote_code)
     check_round_trip(tokenizer, spec.data.prompt_template)
     prepared = prepare(spec, tokenizer)
@@ -64,7 +70,7 @@ def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
         "trust_remote_code": model.trust_remote_code,
         "activation_checkpointing": spec.trainer.activation_checkpointing,
     }
-    initial = Path(local_source(model.init_from, scratch)) if model.init_from else None
+    initial = Path(local_source(model.init_from, scratch, model.secret_name)) if model.init_from else None
     policy = models.load_policy(str(initial / "policy") if initial else source, **options)
     _check_vocabulary(policy, tokenizer, source)
     critic = None
@@ -76,12 +82,20 @@ def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
     return Inputs(prepared, tokenizer, policy, critic, reference)
 
 
+def _use_hub_token(model: str, secret_name: str | None) -> None:
+    """The hub's client reads its token from the environment, where that of another Secret may be."""
+    token = read_hub_token(model, secret_name)
+    if token is not None:
+        os.environ[HUB_TOKEN] = token
+
+
 def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataManifest]:
     """Own the run's folder and incarnation, and store what every role reads: prompts, model configuration, tokenizer.
 
     Raises UserError when another run owns the folder or the data changed, SupersededError when a newer gang exists.
     """
-    folder = RunFolder.claim(ObjectStore(settings.run.spec.storage.uri), settings.run)
+    storage = settings.run.spec.storage
+    folder = RunFolder.claim(ObjectStore(storage.uri, storage.secret_name), settings.run)
     folder.claim_incarnation(settings.incarnation)
     data = publish_data(folder, settings.run.spec, inputs.prepared)
     if folder.manifest(layout.MODEL_PREFIX) is None:
