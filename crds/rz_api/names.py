@@ -35,6 +35,8 @@ MAX_INCARNATION = 999_999
 
 LABEL_RUN = f"{GROUP}/run"
 """Name of the run, on every child."""
+LABEL_RUN_UID = f"{GROUP}/run-uid"
+"""UID of the run's object, on every child: tells a run's children from those of an earlier run of the same name."""
 LABEL_ROLE = f"{GROUP}/role"
 """``ledger``, ``reward``, ``rollout`` or ``trainer``; on everything that belongs to one role."""
 LABEL_INDEX = f"{GROUP}/index"
@@ -46,6 +48,8 @@ LABEL_APP_INSTANCE = "app.kubernetes.io/instance"
 LABEL_APP_COMPONENT = "app.kubernetes.io/component"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 APP_NAME = "reasonerzero"
+MAIN_CONTAINER = "main"
+"""Name of the container that holds the role, in every pod: what a podTemplate merges with."""
 MANAGER = "reasonerzero-operator"
 
 # --------------------------------------------------------------------------------------------------- annotations
@@ -59,10 +63,17 @@ ANNOTATION_RESTARTS = f"{GROUP}/restarts"
 
 
 def labels(
-    run: str, role: Role | None = None, index: int | None = None, incarnation: int | None = None
+    run: str,
+    role: Role | None = None,
+    index: int | None = None,
+    incarnation: int | None = None,
+    *,
+    uid: str | None = None,
 ) -> dict[str, str]:
     """Labels of a child. Example: ``labels("orz-7b", "trainer", 0, 3)`` names run, role, index and incarnation."""
     found = {LABEL_APP_NAME: APP_NAME, LABEL_APP_INSTANCE: run, LABEL_MANAGED_BY: MANAGER, LABEL_RUN: run}
+    if uid is not None:
+        found[LABEL_RUN_UID] = uid
     if role is not None:
         found |= {LABEL_ROLE: role, LABEL_APP_COMPONENT: role}
     if index is not None:
@@ -109,12 +120,8 @@ def trainer_service(run: str) -> str:
 
 
 def trainer_pod_group(run: str, incarnation: int) -> str:
-    """PodGroup (or Kueue's pod-group name) of one gang."""
+    """PodGroup (or Kueue's pod-group name) of one gang, and its PodDisruptionBudget."""
     return f"{run}-trainer-i{incarnation}"
-
-
-def trainer_disruption_budget(run: str) -> str:
-    return f"{run}-trainer"
 
 
 def rollout_pod(run: str, index: int) -> str:
@@ -137,9 +144,10 @@ def config_map(run: str) -> str:
     return f"{run}-run"
 
 
-def token_secret(run: str) -> str:
-    """Secret with the bearer token of ledger and reward."""
-    return f"{run}-token"
+def token_secret(run: str, uid: str) -> str:
+    """Secret with the bearer token of ledger and reward. With a part of the run's UID: the operator may create Secrets
+    and not read them, so it could not tell its own from one that an earlier run of the same name left."""
+    return f"{run}-token-{uid[:8]}"
 
 
 def network_policy(run: str) -> str:

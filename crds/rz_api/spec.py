@@ -425,6 +425,9 @@ class SchedulingSpec(SpecModel):
     """PriorityClass of all pods of the run."""
     gang_timeout_seconds: Annotated[int, Field(ge=10)] = 300
     """Seconds after which a gang of which only a part has nodes is deleted whole and tried again (gang `operator`)."""
+    disruption_budget: bool = False
+    """Whether a PodDisruptionBudget keeps voluntary evictions (a node drain) away from the trainer pods: they wait
+    until the run ends or is suspended."""
 
 
 class FailurePolicy(SpecModel):

@@ -65,6 +65,8 @@ class Progress(StatusModel):
     """Step of the newest resume checkpoint."""
     last_step_time: Time | None = None
     """When `step` last grew, as the operator saw it; stall detection counts from here."""
+    update_time: Time | None = None
+    """When this was last written: on a new step, and otherwise at most once a minute."""
     blocking_role: str | None = None
     """Role that the run waits for, where the ledger names one: rollout, trainer, reward or storage."""
 
@@ -93,6 +95,9 @@ class GangState(StatusModel):
     """Failures, counted or not, since the last completed step: sets the back-off."""
     not_before: float = 0.0
     """Unix seconds before which the gang is not started."""
+    in_line_since: float = 0.0
+    """Unix seconds from which it stands in line for nodes anew, after its time to get them all was up (gang
+    `operator`); 0 while it has the place that the run's age gives it."""
 
 
 class MemberState(StatusModel):
@@ -160,5 +165,12 @@ class RunStatus(StatusModel):
     """What the API server refused, by the name of the child or action."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the API server takes it: camelCase, no nulls."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """As the API server takes it: camelCase, no nulls, and no empty strings, which 1.20 takes for null."""
+        written: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {key: _without_empty_strings(value) for key, value in written.items() if value != ""}
+
+
+def _without_empty_strings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty_strings(item) for key, item in value.items() if item != ""}
+    return [_without_empty_strings(item) for item in value] if isinstance(value, list) else value

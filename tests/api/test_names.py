@@ -28,12 +28,11 @@ CHILDREN = {
     "trainer pod": names.trainer_pod(LONGEST, names.MAX_INCARNATION, names.MAX_NODE_INDEX),
     "pod group": names.trainer_pod_group(LONGEST, names.MAX_INCARNATION),
     "trainer service": names.trainer_service(LONGEST),
-    "disruption budget": names.trainer_disruption_budget(LONGEST),
     "rollout pod": names.rollout_pod(LONGEST, 9_999),
     "ledger": names.ledger(LONGEST),
     "reward": names.reward(LONGEST),
     "config map": names.config_map(LONGEST),
-    "secret": names.token_secret(LONGEST),
+    "secret": names.token_secret(LONGEST, "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0"),
     "network policy": names.network_policy(LONGEST),
 }
 
