@@ -7,7 +7,8 @@ never asks what happened, only what is. So it may be killed at any moment, calle
 2. A finished run: everything that still lives is stopped.
 3. A user error of any member, success of all trainer ranks, or hopeless rollouts end the run.
 4. Suspended: first the trainers drain, then the rollouts go, then reward and ledger.
-5. Otherwise the gang is kept up as one and the others one by one (``upkeep``).
+5. Otherwise the gang is kept up as one and the others one by one (``upkeep``); where the operator itself schedules
+   gangs, one that does not get all its nodes gives them back, in the order of ``gangs``.
 
 Counting: a failure is counted when the observed incarnation is the status's, and the same step raises the status's
 incarnation. Seen again, it is an old member that is only removed.
@@ -165,7 +166,8 @@ _DRAIN_STAGES: tuple[tuple[Role, ...], ...] = (("rollout",), ("reward", "ledger"
 
 
 def _drain(look: Look) -> Look | None:
-    """Trainers first: they checkpoint at the next step boundary, and need the other roles until then."""
+    """Trainers first: they checkpoint at the next step boundary, and need the other roles until then. Those on a lost
+    node hold nobody up, but the run is only suspended when they are gone too."""
     if not look.wanted.suspend:
         return None
     if not look.seen.members:
@@ -177,13 +179,13 @@ def _drain(look: Look) -> Look | None:
     look = look.enter("Suspending", Reason.SUSPEND_REQUESTED)
     trainers = look.of("trainer")
     alive = [member for member in trainers if member.live]
-    if alive:
+    if any(not look.given_up(member) for member in alive):
         return keep_individuals(_stop_trainers(look, trainers, alive))
     look = look.stop(trainers, KILL_SECONDS)
     for roles in _DRAIN_STAGES:
         for role in roles:
             look = look.stop(look.of(role), look.wanted.role(role).grace_seconds)
-        if any(member.live for member in look.of(*roles)):
+        if any(member.live and not look.given_up(member) for member in look.of(*roles)):
             break
     return look
 
@@ -199,7 +201,10 @@ def _resume(look: Look) -> Look:
     resumed = look.status.phase in ("Suspending", "Suspended")
     if resumed or not look.status.gang.incarnation:
         number = look.next_incarnation()
-        look = look.change_gang(incarnation=number, complete=False, failures_in_a_row=0, not_before=look.now)
+        rejoined = min(look.status.gang.in_line_since, look.now)
+        look = look.change_gang(
+            incarnation=number, complete=False, failures_in_a_row=0, not_before=look.now, in_line_since=rejoined
+        )
         reason, text = (Reason.RESUMED, "going on") if resumed else (Reason.STARTING, "starting")
         look = look.tell(reason, f"{text} with trainer incarnation {number}")
     return look.enter("Running")

@@ -6,6 +6,7 @@
 | exit 64                                         | terminal    | only the user can help; another try is the same    |
 | evicted, preempted, node lost, vanished, ...    | not counted | the cluster's doing; backed off all the same       |
 | exit 65 (superseded), exit 75 (drained)         | not counted | the member did what it should                      |
+| told to stop, and no longer waited for          | not counted | someone asked for it (`removal`)                   |
 | any of the below while it was being deleted     | not counted | someone asked for it                               |
 | OOMKilled, any signal, every other exit code    | counted     | retriable, and evidence against the run            |
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import signal as signals
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rz_api import exit_codes
@@ -41,6 +42,7 @@ NOT_OUR_FAULT = frozenset(
         "DisruptionTarget",
         "NodeAffinity",  # rejected by a restarted kubelet
         "UnexpectedAdmissionError",
+        "ContainerStatusUnknown",  # the node was started anew and knows nothing of the container
         "OutOfcpu",
         "OutOfmemory",
         "OutOfpods",
@@ -48,6 +50,9 @@ NOT_OUR_FAULT = frozenset(
     }
 )
 """Reasons (of a pod, its DisruptionTarget condition, or the local executor) for which a member is not to blame."""
+
+NODE_LOST = frozenset({"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"})
+"""Those of a member whose node does not answer (or must be left at once): it will not be seen to end."""
 
 _NAMES = {
     exit_codes.USER_ERROR: "UserError",
@@ -85,6 +90,12 @@ def judge(end: Observed) -> Failure:
     words = end.message.strip()
     text = f"{end.key} ended ({', '.join(how)})" + (f": {words}" if words else "")
     return Failure(end.key, verdict, reason, text, words, superseded=reason == "Superseded")
+
+
+def removal(member: Observed) -> Failure:
+    """The verdict on a live member that someone else deletes, when it is no longer waited for. Never counted."""
+    words = member.message or "someone deleted it"
+    return judge(replace(member, phase="failed", exit_code=None, signal=None, deleting=True, message=words))
 
 
 def root_cause(ends: Iterable[Failure]) -> Failure:

@@ -11,10 +11,18 @@ from typing import Any
 
 from rz_api.names import Role
 from rz_api.status import MemberState, Phase, RunStatus
+from rz_operator.failures import NODE_LOST
 from rz_operator.members import Action, Event, Observation, Observed, Stop, Wanted, member_key
 
 KILL_SECONDS = 5.0
 """Grace of a member that has nothing left to save: its gang is broken, or its run has failed (storage is fenced)."""
+
+LATE_SECONDS = 10.0
+"""How long after the end of its grace a deleted member may still be there: the kubelet kills at the end of the grace,
+then unmounts volumes and reports, which takes some seconds."""
+
+
+_NEVER_FAILED = MemberState()
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,19 @@ class Look:
 
     def entry(self, role: Role, index: int) -> MemberState:
         """What is remembered of a member of an individual role; the same for all that never failed."""
-        return self.status.members.get(member_key(role, index), MemberState())
+        return self.status.members.get(member_key(role, index), _NEVER_FAILED)
 
     def is_current(self, member: Observed) -> bool:
         """Whether this is the member that should exist, not a predecessor."""
         if member.role == "trainer":
             return member.incarnation == self.status.gang.incarnation
         return member.incarnation == self.entry(member.role, member.index).incarnation
+
+    def given_up(self, member: Observed) -> bool:
+        """Whether nobody can expect this member to end any more: it was told to stop, and its node is lost or its time
+        is long over. A pod on a lost node stays Terminating for as long as the node is lost."""
+        late = member.gone_by is not None and self.now > member.gone_by + LATE_SECONDS
+        return member.deleting and (late or member.reason in NODE_LOST)
 
     def next_incarnation(self) -> int:
         """Above the status's and above what the ledger found in storage: a lost status need not climb one by one."""
@@ -53,18 +67,19 @@ class Look:
     # --------------------------------------------------------------------------------------------- changing
 
     def do(self, *actions: Action) -> Look:
-        return replace(self, actions=self.actions + actions)
+        return replace(self, actions=self.actions + actions) if actions else self
 
     def stop(self, members: Sequence[Observed], grace_seconds: float, hurry: bool = False) -> Look:
         """Stop these; those that are on their way already are left alone unless ``hurry`` shortens their grace."""
-        chosen = [member for member in members if hurry or not member.deleting]
+        end = self.now + grace_seconds
+        chosen = [m for m in members if not m.deleting or (hurry and (m.gone_by is None or m.gone_by > end))]
         return self.do(*(Stop(m.role, m.index, m.incarnation, m.uid, grace_seconds) for m in chosen))
 
-    def tell(self, reason: str, message: str) -> Look:
-        return replace(self, events=(*self.events, Event("Normal", reason, message)))
+    def tell(self, reason: str, message: str, ended: Role | None = None) -> Look:
+        return replace(self, events=(*self.events, Event("Normal", reason, message, ended)))
 
-    def warn(self, reason: str, message: str) -> Look:
-        return replace(self, events=(*self.events, Event("Warning", reason, message)))
+    def warn(self, reason: str, message: str, ended: Role | None = None) -> Look:
+        return replace(self, events=(*self.events, Event("Warning", reason, message, ended)))
 
     def change(self, **fields: Any) -> Look:
         """With these fields of the status replaced."""

@@ -15,6 +15,9 @@ from rz_api.spec import FailurePolicy
 ROLES: tuple[Role, ...] = ("ledger", "reward", "rollout", "trainer")
 """In the order in which they are started and shown."""
 
+DEPLOYED: tuple[Role, ...] = ("ledger", "reward")
+"""Roles whose pods a Deployment keeps up on a cluster; each is one member there, docs/decisions/0006."""
+
 RestartStyle = Literal["individual", "gang"]
 """``individual``: a member is replaced alone. ``gang``: one failing member ends all, under a new incarnation."""
 
@@ -49,6 +52,10 @@ class Observed:
     """It was told to stop and is still there."""
     restarts: int = 0
     """How often the kubelet restarted it in place; 0 for processes."""
+    bound: bool = True
+    """Whether it has a node; a process always has."""
+    gone_by: float | None = None
+    """Unix seconds by which a deletion should be over; None while nobody deletes it, and for processes."""
 
     @property
     def live(self) -> bool:
@@ -89,6 +96,9 @@ class Observation:
     members: tuple[Observed, ...] = ()
     reached: Reached | None = None
     """None when the ledger did not answer."""
+    give_way_to: str = ""
+    """Name of an older run whose gang is short of nodes: ours must not start, and gives back what it holds in part
+    (gang `operator`); empty where there is none. `gangs.give_way_to` finds it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,9 @@ class Wanted:
     roles: tuple[WantedRole, ...]
     policy: FailurePolicy
     suspend: bool = False
+    gang_timeout_seconds: float | None = None
+    """Seconds after which a gang of which only a part has nodes is deleted whole; None where somebody else sees to
+    gangs (kueue, coscheduling, volcano; one machine)."""
 
     def role(self, role: Role) -> WantedRole:
         return next(wanted for wanted in self.roles if wanted.role == role)
@@ -144,3 +157,5 @@ class Event:
     kind: Literal["Normal", "Warning"]
     reason: str
     message: str
+    ended: Role | None = None
+    """Role whose member's end it tells of (for the operator's metric of restarts); None for everything else."""

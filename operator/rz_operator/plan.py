@@ -19,7 +19,7 @@ from rz_api.names import Role
 from rz_api.run import ResolvedRun
 from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources
 from rz_operator.errors import UserError
-from rz_operator.members import ROLES, RestartStyle, Wanted, WantedRole
+from rz_operator.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
 
 PortName = Literal["api", "status", "rendezvous"]
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -154,15 +154,20 @@ def units_per_step(spec: ReasonerZeroRunSpec) -> int:
 
 def wanted(plan: Plan, suspend: bool, by: Literal["process", "node"] = "process") -> Wanted:
     """What ``decide`` is to keep up. ``by="process"``: members are processes (``rz run``). ``by="node"``: members are
-    pods, and a role that another one hosts has none of its own."""
+    trainer and rollout pods and the Deployments of ledger and reward; a role that another one hosts has none."""
     roles = []
     for role_set in plan.roles:
         if by == "process":
             count = len(role_set.processes)
+        elif role_set.role in DEPLOYED:
+            count = 1
         else:
             count = role_set.nodes if role_set.hosted_by == role_set.role else 0
         roles.append(WantedRole(role_set.role, count, role_set.style, role_set.grace_seconds))
-    return Wanted(tuple(roles), plan.run.spec.failure_policy, suspend)
+    spec = plan.run.spec
+    sees_to_gangs = by == "node" and spec.scheduling.gang == "operator"
+    timeout = float(spec.scheduling.gang_timeout_seconds) if sees_to_gangs else None
+    return Wanted(tuple(roles), spec.failure_policy, suspend, timeout)
 
 
 class Place(Protocol):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rz_api.conditions import Reason
 from rz_operator.backoff import backoff_seconds
-from rz_operator.failures import Failure, judge, root_cause
+from rz_operator.failures import Failure, judge, removal, root_cause
+from rz_operator.gangs import TURN_SECONDS, current_gang, waiting_since, wholly_bound
 from rz_operator.look import KILL_SECONDS, Look
 from rz_operator.members import Observed, Start, WantedRole
 
@@ -13,26 +17,52 @@ STUCK_SECONDS = 30.0
 Terminating for as long as the node is lost); fencing keeps the old one from doing harm."""
 
 
+GANG_TIMEOUT, GAVE_WAY = "GangTimeout", "GaveWay"
+"""Reasons of the events about gangs that give their nodes back."""
+
+
+# ------------------------------------------------------------------------------------------------------ the gang
+
+
 def keep_gang(look: Look) -> Look:
     """Keep the trainer gang up: all ranks of one incarnation, or none. Enters Failed when it failed too often."""
-    count = look.wanted.role("trainer").count
-    current = {m.index: m for m in look.of("trainer") if look.is_current(m) and m.index < count}
-    missing = [index for index in range(count) if index not in current]
-    failures = [judge(member) for member in current.values() if member.phase == "failed"]
-    if look.status.gang.complete:
-        failures += [judge(_vanished(index, look.status.gang.incarnation)) for index in missing]
+    count, before = look.wanted.role("trainer").count, look.status.gang.incarnation
+    current = {m.index: m for m in current_gang(look.seen.members, before, count)}
+    failures = _failures(look, current, count)
     if failures:
         look = _break_gang(look, root_cause(failures))
-        missing = list(range(count))
-    elif not missing:
+    elif current and look.wanted.gang_timeout_seconds is not None and not wholly_bound(current.values(), count):
+        look = _give_back(look, current, look.wanted.gang_timeout_seconds)
+    if look.status.gang.incarnation != before:
+        current = {}
+    elif len(current) == count:
         look = look.change_gang(complete=True)
     others = [m for m in look.of("trainer") if not look.is_current(m) or m.index >= count]
-    look = look.stop(others, KILL_SECONDS)
-    gang = look.status.gang
-    in_the_way = any(member.live for member in others) and look.now < gang.not_before + STUCK_SECONDS
-    if not missing or look.status.phase == "Failed" or look.now < gang.not_before or in_the_way:
+    look = look.stop(others, KILL_SECONDS, hurry=bool(failures))
+    missing = [index for index in range(count) if index not in current]
+    if not missing or look.status.phase == "Failed" or not _may_start(look, current, others):
         return look
-    return look.do(*(Start("trainer", index, gang.incarnation) for index in missing))
+    return look.do(*(Start("trainer", index, look.status.gang.incarnation) for index in missing))
+
+
+def _may_start(look: Look, current: Mapping[int, Observed], others: Sequence[Observed]) -> bool:
+    """Not during the back-off, nor while the old gang ends (unless it hangs), nor while it is another run's turn."""
+    gang = look.status.gang
+    in_the_way = any(member.live and not look.given_up(member) for member in others)
+    if look.now < gang.not_before or (in_the_way and look.now < gang.not_before + STUCK_SECONDS):
+        return False
+    return bool(current) or not stands_back(look)
+
+
+def _failures(look: Look, current: Mapping[int, Observed], count: int) -> list[Failure]:
+    """Why the gang cannot go on; nothing while it can. A member that someone else deletes is waited for as long as it
+    may end in order; when another one fails meanwhile, that is why."""
+    failed = [judge(member) for member in current.values() if member.phase == "failed"]
+    if look.status.gang.complete:
+        missing = [index for index in range(count) if index not in current]
+        failed += [judge(_vanished(index, look.status.gang.incarnation)) for index in missing]
+    leaving = [member for member in current.values() if member.live and member.deleting]
+    return [removal(member) for member in leaving if failed or look.given_up(member)] + failed
 
 
 def _vanished(index: int, incarnation: int) -> Observed:
@@ -46,9 +76,8 @@ def _break_gang(look: Look, cause: Failure) -> Look:
     restarts = gang.restarts + counted
     in_a_row = gang.failures_in_a_row + (not cause.superseded)
     wait = backoff_seconds(max(1, in_a_row), policy.backoff_seconds, policy.max_backoff_seconds)
-    look = look.count_restarts("trainer", int(counted)).change_gang(
-        incarnation=look.next_incarnation(),
-        complete=False,
+    look = _next_gang(
+        look.count_restarts("trainer", int(counted)),
         restarts=restarts,
         failures_in_a_row=in_a_row,
         not_before=look.now + wait,
@@ -58,35 +87,79 @@ def _break_gang(look: Look, cause: Failure) -> Look:
             f"the trainer failed {restarts} times, failurePolicy.maxRestarts is {policy.max_restarts}; the last time: "
             f"{cause.text}"
         )
-        return look.enter("Failed", Reason.BACKOFF_LIMIT_EXCEEDED, message).warn(Reason.BACKOFF_LIMIT_EXCEEDED, message)
+        failed = look.enter("Failed", Reason.BACKOFF_LIMIT_EXCEEDED, message)
+        return failed.warn(Reason.BACKOFF_LIMIT_EXCEEDED, message, "trainer")
     number = f"failure {restarts} of {policy.max_restarts}" if counted else "not counted"
     return look.warn(
         cause.reason,
         f"{cause.text}; {number}, trainer incarnation {look.status.gang.incarnation} starts in {wait:g} s",
+        "trainer",
     )
+
+
+# --------------------------------------------------------------------------------- turns (gang mode `operator`)
+
+
+def stands_back(look: Look) -> bool:
+    """Whether it is another run's turn to get nodes: this one's gang has none, and its rollouts may have none."""
+    if look.wanted.gang_timeout_seconds is None:
+        return False
+    gang, count = look.status.gang, look.wanted.role("trainer").count
+    whole = wholly_bound(current_gang(look.seen.members, gang.incarnation, count), count)
+    return not whole and (bool(look.seen.give_way_to) or look.now < gang.in_line_since)
+
+
+def _give_back(look: Look, current: Mapping[int, Observed], timeout: float) -> Look:
+    """A gang that is not wholly bound goes as a whole when its time is up, or when an older one is short of nodes."""
+    count = look.wanted.role("trainer").count
+    since = waiting_since(current.values(), count)
+    if since is not None and look.now - since > timeout:
+        policy, in_a_row = look.wanted.policy, look.status.gang.failures_in_a_row + 1
+        wait = max(TURN_SECONDS, backoff_seconds(in_a_row, policy.backoff_seconds, policy.max_backoff_seconds))
+        then = look.now + wait
+        bound = sum(member.bound for member in current.values())
+        message = (
+            f"{bound} of the {count} trainer pods had a node after {timeout:g} s (scheduling.gangTimeoutSeconds): all "
+            f"are given back, trainer incarnation {look.next_incarnation()} tries again in {wait:g} s"
+        )
+        return _next_gang(look, failures_in_a_row=in_a_row, not_before=then, in_line_since=then).warn(
+            GANG_TIMEOUT, message
+        )
+    if look.seen.give_way_to:
+        message = f"the older run {look.seen.give_way_to} is short of nodes: those of this run's gang are given back"
+        return _next_gang(look, not_before=look.now).tell(GAVE_WAY, message)
+    return look
+
+
+def _next_gang(look: Look, **fields: Any) -> Look:
+    return look.change_gang(incarnation=look.next_incarnation(), complete=False, **fields)
 
 
 # ------------------------------------------------------------------------------------------------ everybody else
 
 
 def keep_individuals(look: Look) -> Look:
-    """Keep ledger, reward and rollouts up, each member on its own."""
+    """Keep ledger, reward and rollouts up, each member on its own. On a cluster ledger and reward are Deployments, one
+    member each: what restarts within them is the Deployment's business, and only an exit 64 is shown here."""
     for wanted in look.wanted.roles:
         if wanted.style == "individual":
-            surplus = [m for m in look.of(wanted.role) if m.index >= wanted.count]
+            count = 0 if wanted.role == "rollout" and stands_back(look) else wanted.count
+            surplus = [m for m in look.of(wanted.role) if m.index >= count]
             look = look.stop(surplus, wanted.grace_seconds)
-            for index in range(wanted.count):
+            for index in range(count):
                 look = _keep_individual(look, wanted, [m for m in look.of(wanted.role) if m.index == index], index)
     return look
 
 
 def _keep_individual(look: Look, wanted: WantedRole, members: list[Observed], index: int) -> Look:
+    """The successor has its predecessor's name, so it waits until the name is free, also of one that is stuck: on a
+    lost node a rollout comes back when the node does, or when somebody removes the node."""
     current = next((member for member in members if look.is_current(member)), None)
     old = [member for member in members if member is not current]
     look = look.stop(old, wanted.grace_seconds)
     if current is None:
         entry = look.entry(wanted.role, index)
-        if any(member.live for member in old) or look.now < entry.not_before:
+        if any(member.live or member.deleting for member in old) or look.now < entry.not_before:
             return look
         return look.do(Start(wanted.role, index, entry.incarnation))
     return _count_kubelet_restarts(look, current) if current.live else _replace(look, wanted, current)
@@ -110,7 +183,7 @@ def _replace(look: Look, wanted: WantedRole, ended: Observed) -> Look:
     )
     look = look.stop([ended], wanted.grace_seconds)
     message = f"{end.text}; replaced in {wait:g} s"
-    return look.warn(end.reason, message) if counted else look.tell(end.reason, message)
+    return (look.warn if counted else look.tell)(end.reason, message, ended.role)
 
 
 def _count_kubelet_restarts(look: Look, member: Observed) -> Look:
@@ -123,4 +196,4 @@ def _count_kubelet_restarts(look: Look, member: Observed) -> Look:
     look = look.count_restarts(member.role, counted).change_entry(
         member.role, member.index, failures=entry.failures + counted, restarts_seen=member.restarts
     )
-    return look.warn(end.reason, f"{end.text}; the kubelet restarted it")
+    return look.warn(end.reason, f"{end.text}; the kubelet restarted it", member.role)

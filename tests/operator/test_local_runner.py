@@ -12,11 +12,11 @@ import pytest
 from local_fakes import DEAF, LAST_WORDS, SUCCEED, executor_of, fake_plan, pid_of, until
 
 from rz_api.status import RunStatus
-from rz_operator.local.ledger_status import LedgerStatus
 from rz_operator.local.processes import identity
 from rz_operator.local.runner import Runner, StopRequests
 from rz_operator.local.workdir import Workdir, read_status
 from rz_operator.members import Event, Observation, Observed
+from rz_operator.reached import LedgerStatus
 
 
 class Recorder:

@@ -8,9 +8,9 @@ from operator_builders import member
 from rich.console import Console
 
 from rz_api.status import RunStatus
-from rz_operator.local.ledger_status import reached_of
 from rz_operator.local.view import LiveView, PlainView, duration, member_text, render, step_line
 from rz_operator.members import Event, Observation, Reached
+from rz_operator.reached import reached_of
 
 LEDGER: dict[str, Any] = {
     "phase": "running",

@@ -1,16 +1,12 @@
 """Reads the ledger's read-only ``/status`` (JSON; ``LedgerStatus`` in the workers' protocol). For the local runner.
 
-What comes back is shown to people and, reduced to ``Reached``, given to ``decide``. A ledger that does not answer is
+What comes back is shown to people and, reduced by ``reached_of``, given to ``decide``. A ledger that does not answer is
 None: it may be restarting.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from rz_operator.members import Reached
-
-LedgerStatus = dict[str, Any]
+from rz_operator.reached import LedgerStatus
 
 TIMEOUT_SECONDS = 0.5
 """For one poll: a frozen ledger must not hold up the runner, which has everyone else to look after."""
@@ -38,21 +34,3 @@ class LedgerReader:
 
     def close(self) -> None:
         self._client.close()
-
-
-def reached_of(status: LedgerStatus | None) -> Reached | None:
-    """What ``decide`` may know; None while the ledger is not up to date (no answer, or still adopting leases)."""
-    if status is None or status.get("phase") == "adopting":
-        return None
-    incarnation = status.get("incarnation")
-    return Reached(
-        step=_number(status, "step"),
-        units_done=_number(status, "units_done"),
-        eval_units_done=_number(status, "eval_units_done"),
-        incarnation=incarnation if isinstance(incarnation, int) else None,
-    )
-
-
-def _number(status: LedgerStatus, key: str) -> int:
-    value = status.get(key)
-    return value if isinstance(value, int) else 0

@@ -25,10 +25,10 @@ from rz_api import exit_codes
 from rz_api.status import FINAL_PHASES, RunStatus
 from rz_operator.decide import begin_again, decide
 from rz_operator.local.executor import LocalExecutor
-from rz_operator.local.ledger_status import LedgerStatus, reached_of
 from rz_operator.local.workdir import Workdir
 from rz_operator.members import Event, Observation
 from rz_operator.plan import Plan, wanted
+from rz_operator.reached import LedgerStatus, reached_of
 
 INTERVAL_SECONDS = 0.5
 FAILED, INTERRUPTED = 1, 130
