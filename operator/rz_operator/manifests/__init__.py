@@ -1,0 +1,112 @@
+"""A run's Kubernetes objects as dicts, rendered from its plan. Pure; nothing here talks to a cluster.
+
+``apply`` creates what ``statics`` and ``for_start`` give, in their order; ``rz manifests`` and the golden files show
+``all_of``. The same context and arguments always give the same objects.
+
+====================  ==============================================================================================
+module                what it renders
+====================  ==============================================================================================
+``context``           ``Context``, metadata of every child
+``place``             ports, paths, addresses: the cluster's ``Place``
+``environment``       variables and command of a container, of one process or several
+``credentials``       which Secrets which role gets
+``pod``               the pod of a node: container, probes, volumes, hardening
+``pod_template``      the user's ``podTemplate`` over it
+``scheduling``        gang modes, PodGroups, disruption budget
+``workloads``         Deployments and Pods
+``services``          Services, NetworkPolicy
+====================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rz_api import names
+from rz_operator.manifests.context import Context
+from rz_operator.manifests.scheduling import gang_objects
+from rz_operator.manifests.services import network_policy, rendezvous_selector, rendezvous_service, role_service
+from rz_operator.manifests.workloads import deployment, rollout_pod, trainer_pod
+from rz_operator.members import ROLES, Start
+from rz_operator.plan import RUN_FILE, TOKEN_FILE, wanted
+
+__all__ = [
+    "Context",
+    "all_of",
+    "config_map",
+    "for_start",
+    "rendezvous_selector",
+    "scale_patch",
+    "statics",
+    "token_secret",
+]
+
+SHOWN_TOKEN = "made-up-when-the-run-starts"
+"""Stands for the token in ``all_of``."""
+
+
+def config_map(context: Context, data: Mapping[str, str]) -> dict[str, Any]:
+    """The frozen run (``run.json``, which the workers read) and what else is to be remembered with it."""
+    metadata = context.metadata(names.config_map(context.name))
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+
+def token_secret(context: Context, token: str) -> dict[str, Any]:
+    """The bearer token of ledger and reward. Immutable: kubelets need not watch it, nobody changes it by mistake."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": context.metadata(names.token_secret(context.name, context.run_uid)),
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {TOKEN_FILE: token},
+    }
+
+
+def statics(context: Context) -> tuple[dict[str, Any], ...]:
+    """What a run has as long as it lives, whatever of it runs: Services and the NetworkPolicy."""
+    return (
+        role_service(context, "ledger", names.ledger(context.name)),
+        role_service(context, "reward", names.reward(context.name)),
+        rendezvous_service(context),
+        network_policy(context),
+    )
+
+
+def for_start(context: Context, start: Start, gang_restarts: int) -> tuple[dict[str, Any], ...]:
+    """What carries out ``start``, in order of creation. ``gang_restarts`` is stamped on trainer pods.
+
+    What a gang needs besides its pods comes with the first of them. Raises UserError for what this run and this server
+    cannot have: a podTemplate that is none, a gang mode whose API is not installed.
+    """
+    match start.role:
+        case "ledger" | "reward":
+            return (deployment(context, start.role),)
+        case "rollout":
+            return (rollout_pod(context, start.index, start.incarnation),)
+        case "trainer":
+            before = gang_objects(context, start.incarnation) if start.index == 0 else ()
+            return (*before, trainer_pod(context, start.index, start.incarnation, gang_restarts))
+
+
+def scale_patch(replicas: int) -> dict[str, Any]:
+    """Merge patch for a Deployment."""
+    return {"spec": {"replicas": replicas}}
+
+
+def all_of(context: Context, incarnation: int = 1) -> tuple[dict[str, Any], ...]:
+    """Every object of a running run, in order of creation; the token is a stand-in. Raises UserError as ``for_start``
+    does."""
+    contents = {file.name: file.content for file in context.plan.files if file.content is not None}
+    objects = [config_map(context, {RUN_FILE: contents[RUN_FILE]}), token_secret(context, SHOWN_TOKEN)]
+    objects += statics(context)
+    rendezvous = next(each for each in objects if each["metadata"]["name"] == names.trainer_service(context.name))
+    rendezvous["spec"]["selector"] |= rendezvous_selector(context, incarnation)["spec"]["selector"]
+    counts = wanted(context.plan, False, by="node")
+    for role in ROLES:
+        count = counts.role(role).count
+        for index in range(count):
+            of_gang = incarnation if role == "trainer" else 1
+            objects += for_start(context, Start(role, index, of_gang), 0)
+    return tuple(objects)

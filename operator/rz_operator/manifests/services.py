@@ -1,0 +1,80 @@
+"""What a run has as long as it lives: its Services and its NetworkPolicy. ``statics`` calls these.
+
+The NetworkPolicy limits who may come in, not what the workers reach (buckets, the hub):
+
+- The run's own pods reach each other on every port: NCCL and gloo choose theirs.
+- The status ports admit every pod of the cluster. They are read-only and show figures, no text of the model's and no
+  secret; Prometheus must scrape them, wherever it runs, and the operator reads the ledger's. Its own namespace could be
+  named only by the label ``kubernetes.io/metadata.name``, which servers before 1.21 do not set, so a rule for the
+  operator alone would lock it out there; where there is one, the rule would add nothing.
+- The API ports of ledger and reward admit the run's pods alone, and those need the run's token besides.
+
+The kubelet's probes come from the node, which network plugins let through. Pods on the host's network are outside of
+any policy.
+"""
+
+from __future__ import annotations
+
+from rz_api import names
+from rz_api.names import Role
+from rz_operator.manifests.context import Body, Context
+from rz_operator.manifests.place import API_PORT, RENDEZVOUS_PORT, STATUS_PORT
+
+
+def role_service(context: Context, role: Role, name: str) -> Body:
+    """ClusterIP Service of the ledger or the reward role."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": context.metadata(name, role),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": context.selector(role),
+            "ports": [_port("api", API_PORT), _port("status", STATUS_PORT)],
+        },
+    }
+
+
+def rendezvous_service(context: Context) -> Body:
+    """Headless: gives the trainer pods their host names, before they are ready, because being ready takes all of them.
+    Which incarnation it selects is patched in (``rendezvous_selector``)."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": context.metadata(names.trainer_service(context.name), "trainer"),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": context.selector("trainer"),
+            "ports": [_port("rendezvous", RENDEZVOUS_PORT)],
+        },
+    }
+
+
+def rendezvous_selector(context: Context, incarnation: int) -> Body:
+    """Merge patch for the rendezvous Service."""
+    return {"spec": {"selector": {names.LABEL_INCARNATION: str(incarnation)}}}
+
+
+def network_policy(context: Context) -> Body:
+    processes = max((len(each) for each in context.processes.values()), default=1)
+    status_ports = [{"protocol": "TCP", "port": STATUS_PORT + position} for position in range(processes)]
+    own = {"matchLabels": context.selector()}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": context.metadata(names.network_policy(context.name)),
+        "spec": {
+            "podSelector": own,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": own}]},
+                {"from": [{"namespaceSelector": {}}], "ports": status_ports},
+            ],
+        },
+    }
+
+
+def _port(name: str, port: int) -> Body:
+    """The target is a number: pods that do not declare a named one would get no DNS name of a headless Service."""
+    return {"name": name, "port": port, "targetPort": port, "protocol": "TCP"}
