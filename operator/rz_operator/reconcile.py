@@ -1,0 +1,349 @@
+"""One look at one run, from what was seen to what is done about it. The operator's main path; called by the work queue.
+
+1. Read: the run and its children from the cache that the watches fill, the frozen run from its ConfigMap, progress
+   from the ledger.
+2. Accept: is the spec good, what of it acts (``accept``); write the frozen run before anything is started.
+3. Decide: what is to be started and stopped, and what must be remembered (``decide``, the same as for ``rz run``).
+4. Report: conditions and progress for people (``status_report``).
+5. Write the status, once, if it changed: PUT with resourceVersion. Whoever was too late looks again.
+6. Act: create, delete (``apply``). What the API server refuses is remembered in the status.
+
+It is level-triggered and may be killed anywhere: what a crash leaves undone, the next look finds undone. It may run
+twice at once: of two status writes one wins, a name can be created once, and deletes name a UID.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from rz_api import names
+from rz_api.conditions import ACCEPTED, Reason
+from rz_api.run import ResolvedRun
+from rz_api.spec import FailurePolicy
+from rz_api.status import FINAL_PHASES, RunStatus
+from rz_operator import manifests
+from rz_operator.accept import Frozen, StorageClaim, Verdict, accept, unrenderable
+from rz_operator.apply import Applier, TransientError
+from rz_operator.cluster import ApiError, Cluster
+from rz_operator.decide import Decision, decide
+from rz_operator.errors import UserError
+from rz_operator.gangs import GangView, give_way_to, view
+from rz_operator.members import Event, Wanted, WantedRole
+from rz_operator.observe import observation, unix_seconds
+from rz_operator.plan import Plan, plan, wanted
+from rz_operator.reached import reached_of
+from rz_operator.seen import Children, RunKey
+from rz_operator.service.cache import Cache
+from rz_operator.service.settings import Settings
+from rz_operator.status_report import Facts, report
+from rz_operator.versions import Capabilities
+
+log = logging.getLogger(__name__)
+
+Body = Mapping[str, Any]
+
+SOON_SECONDS = 1.0
+"""Until the next look while something is on its way that sends no event of its own."""
+HELD_SECONDS = 5.0
+"""... while an older run's gang is given way to."""
+
+
+class LedgerReader(Protocol):
+    """``service.ledgers.Ledgers``."""
+
+    async def read(self, key: RunKey) -> dict[str, Any] | None: ...
+    def silent_since(self, key: RunKey) -> float | None: ...
+    def forget(self, key: RunKey) -> None: ...
+
+
+class Watcher(Protocol):
+    """Who is told of what happens (``service.metrics`` and ``service.events`` behind one face)."""
+
+    def tell(self, body: Body, event: Event) -> None: ...
+    def refused(self, kind: str) -> None: ...
+    def forget(self, key: RunKey) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run as this look found it."""
+
+    key: RunKey
+    body: Body
+    uid: str
+    memory: RunStatus
+    children: Children
+
+
+class Reconciler:
+    """``reconcile(key)`` for any run; holds nothing that a restart would miss."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        settings: Settings,
+        capabilities: Capabilities,
+        ledgers: LedgerReader,
+        watcher: Watcher,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._settings = settings
+        self._capabilities = capabilities
+        self._ledgers = ledgers
+        self._watcher = watcher
+        self._clock = clock
+        self._frozen: dict[str, Frozen | None] = {}
+        """By run UID; saves a read, and is dropped whenever a write did not go as expected."""
+        self._contexts: dict[str, tuple[ResolvedRun, manifests.Context]] = {}
+        """Plans of runs that did not change; by run UID."""
+
+    async def reconcile(self, key: RunKey) -> float | None:
+        """Bring one run nearer to what its spec asks for. Returns the seconds until the next look; None: only when
+        something happens. Raises ApiError or TransientError for what another try may repair."""
+        run = self._look_up(key)
+        if run is None:
+            return None
+        try:
+            return await self._reconcile(run)
+        except ApiError as error:
+            self._frozen.pop(run.uid, None)
+            if error.conflict:
+                log.debug("%s: somebody else wrote in between, looking again: %s", key, error)
+                return SOON_SECONDS
+            raise
+
+    async def _reconcile(self, run: _Run) -> float | None:
+        now = self._clock()
+        frozen = await self._read_frozen(run)
+        verdict, context = self._accept(run, frozen)
+        if context is None:
+            status = report(run.memory, Facts(run.body, verdict, None, run.children, None, ""), now)
+            await self._write_status(run, status)
+            return self._settings.poll_seconds if verdict.reason == Reason.STORAGE_REFUSED else None
+
+        applier = self._applier(run, context, now)
+        if verdict.freeze is not None and not await self._freeze(run, verdict.freeze, frozen, applier):
+            status = run.memory.model_copy(update={"retries": applier.retries})
+            facts = Facts(run.body, verdict, context.plan, run.children, None, "")
+            await self._write_status(run, report(status, facts, now))
+            return self._next_look(status, now)
+
+        ledger = await self._ledgers.read(run.key) if _has_ledger(run) else None
+        asked = wanted(context.plan, verdict.suspend, by="node")
+        older = self._give_way_to(run, asked, now)
+        seen = observation(run.children, run.uid, reached_of(ledger), older, now)
+        decision = decide(asked, run.memory, seen, now)
+        silent = self._ledgers.silent_since(run.key)
+        facts = Facts(run.body, verdict, context.plan, run.children, ledger, older, silent)
+        status = report(decision.status, facts, now)
+        run = await self._write_status(run, status)
+        for event in decision.events:
+            self._watcher.tell(run.body, event)
+        await self._act(run, decision, status, applier)
+        if applier.retries != status.retries:
+            status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
+            await self._write_status(run, status)
+        if await self._delete_when_expired(run, context.plan, status, now):
+            return None
+        return HELD_SECONDS if older else self._next_look(status, now)
+
+    # ------------------------------------------------------------------------------------------------------- read
+
+    def _look_up(self, key: RunKey) -> _Run | None:
+        body = self._cache.run(key)
+        if body is None:
+            self._ledgers.forget(key)
+            self._watcher.forget(key)
+            live = {(body.get("metadata") or {}).get("uid") for _, body in self._cache.runs()}
+            for memory in (self._frozen, self._contexts):
+                for uid in memory.keys() - live:
+                    memory.pop(uid, None)
+            return None
+        metadata = body["metadata"]
+        if metadata.get("deletionTimestamp"):
+            return None  # the garbage collector removes what it owns
+        return _Run(key, body, metadata["uid"], _status_of(body), self._cache.children(metadata["uid"]))
+
+    async def _read_frozen(self, run: _Run) -> Frozen | None:
+        if run.uid not in self._frozen:
+            self._frozen[run.uid] = await self._fetch_frozen(run)
+        return self._frozen[run.uid]
+
+    async def _fetch_frozen(self, run: _Run) -> Frozen | None:
+        try:
+            found = await self._cluster.get("ConfigMap", run.key.namespace, names.config_map(run.key.name))
+        except ApiError as error:
+            if error.not_found or error.status in (400, 422):  # a name that no ConfigMap can have
+                return None
+            raise
+        if (found["metadata"].get("labels") or {}).get(names.LABEL_RUN_UID) != run.uid:
+            return None
+        try:
+            return Frozen.from_data(found.get("data") or {})
+        except ValueError as error:
+            log.error("%s: the frozen run is unreadable and is made anew from the spec: %s", run.key, error)
+            return None
+
+    # ----------------------------------------------------------------------------------------------------- accept
+
+    def _accept(self, run: _Run, frozen: Frozen | None) -> tuple[Verdict, manifests.Context | None]:
+        """What the spec means, and how it is rendered; no context: nothing may be started."""
+        incarnation = run.memory.gang.incarnation
+        gang_exists = any(pod.member.incarnation >= incarnation for pod in run.children.of("trainer"))
+        verdict = accept(run.body, frozen, self._settings.images, self._claims(run), gang_exists)
+        try:
+            return verdict, self._context(run, verdict)
+        except UserError as error:  # a podTemplate that breaks the rules
+            verdict = unrenderable(run.body, frozen, str(error))
+            return verdict, self._context(run, verdict)
+
+    def _claims(self, run: _Run) -> Iterator[StorageClaim]:
+        """What the other runs hold. One that was refused itself holds nothing."""
+        for key, body in self._cache.runs():
+            uid, uri = str(_at(body, "metadata", "uid")), _at(body, "spec", "storage", "uri")
+            if uid != run.uid and isinstance(uri, str) and not _at(body, "metadata", "deletionTimestamp"):
+                created = unix_seconds(_at(body, "metadata", "creationTimestamp")) or 0.0
+                final = _at(body, "status", "phase") in FINAL_PHASES
+                holds = _at(body, "status", "frozen") is True
+                if holds or not _refused(body):
+                    yield StorageClaim(str(key), uid, created, uri, final, holds)
+
+    def _context(self, run: _Run, verdict: Verdict) -> manifests.Context | None:
+        if verdict.run is None:
+            return None
+        known = self._contexts.get(run.uid)
+        if known is not None and known[0] == verdict.run:
+            return known[1]
+        context = manifests.Context(plan(verdict.run), run.key.namespace, run.uid, self._capabilities)
+        if verdict.freeze is not None:
+            manifests.all_of(context)
+        self._contexts[run.uid] = (verdict.run, context)
+        return context
+
+    async def _freeze(self, run: _Run, frozen: Frozen, before: Frozen | None, applier: Applier) -> bool:
+        if not await applier.create_config(frozen.to_data(), replace=before is not None):
+            return False
+        if before is None:
+            found = await self._fetch_frozen(run)  # of two operators (or lives of one) the first has frozen it
+            if found is not None and found != frozen:
+                self._frozen[run.uid] = found
+                raise TransientError("the run was frozen by somebody else a moment ago")
+        self._frozen[run.uid] = frozen
+        return True
+
+    # ----------------------------------------------------------------------------------------------------- decide
+
+    def _give_way_to(self, run: _Run, asked: Wanted, now: float) -> str:
+        if asked.gang_timeout_seconds is None:
+            return ""
+        me = self._gang_view(run.key, run.body, run.memory, asked, now)
+        others = (
+            self._gang_view(key, body, _status_of(body), _trainer_wanted(body), now)
+            for key, body in self._cache.runs()
+            if key != run.key and _at(body, "status", "phase") == "Running"
+            if (_at(body, "spec", "scheduling", "gang") or "operator") == "operator"
+        )
+        return give_way_to(me, others, now) if me.wants_nodes else ""
+
+    def _gang_view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
+        pods = self._cache.children(str(_at(body, "metadata", "uid"))).of("trainer")
+        refused = any(
+            name.startswith(f"Pod/{key.name}-trainer-") and now < retry.not_before
+            for name, retry in status.retries.items()
+        )
+        created = unix_seconds(_at(body, "metadata", "creationTimestamp")) or 0.0
+        return view(str(key), created, asked, status, (pod.member for pod in pods), now, refused)
+
+    # -------------------------------------------------------------------------------------------------- write, act
+
+    async def _write_status(self, run: _Run, status: RunStatus) -> _Run:
+        new = status.to_dict()
+        if new == run.body.get("status"):
+            return run
+        body = {**run.body, "status": new}
+        written = await self._cluster.replace_status(names.KIND, run.key.namespace, run.key.name, body)
+        self._cache.see_run(written)
+        return replace(run, body=written, memory=status)
+
+    def _applier(self, run: _Run, context: manifests.Context, now: float) -> Applier:
+        return Applier(
+            self._cluster,
+            self._cache,
+            context,
+            run.children,
+            run.memory.retries,
+            now,
+            lambda: secrets.token_urlsafe(32),
+            self._watcher.refused,
+        )
+
+    async def _act(self, run: _Run, decision: Decision, status: RunStatus, applier: Applier) -> None:
+        if status.phase in ("Running", "Suspending"):
+            await applier.keep_statics(status.gang.incarnation)
+            await applier.keep_reward_replicas()
+        await applier.act(decision.actions, status.gang.restarts)
+
+    async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
+        ttl = planned.run.spec.ttl_seconds_after_finished
+        if ttl is None or status.completion_time is None or now < status.completion_time.timestamp() + ttl:
+            return False
+        log.info("%s: finished %d s ago (spec.ttlSecondsAfterFinished), deleted", run.key, ttl)
+        await self._cluster.delete(names.KIND, run.key.namespace, run.key.name, uid=run.uid)
+        return True
+
+    def _next_look(self, status: RunStatus, now: float) -> float | None:
+        """A finished or suspended run is looked at when something happens; another one is polled."""
+        waits = [status.gang.not_before]
+        waits += [entry.not_before for entry in status.members.values()]
+        waits += [entry.not_before for entry in status.retries.values()]
+        due = min((each - now for each in waits if each > now), default=None)
+        if status.phase in FINAL_PHASES or status.phase == "Suspended":
+            ttl = self._settings.resync_seconds
+            return ttl if status.completion_time is not None else None
+        return max(SOON_SECONDS / 4, min(self._settings.poll_seconds, due if due is not None else float("inf")))
+
+
+def _has_ledger(run: _Run) -> bool:
+    return any(deployment.role == "ledger" for deployment in run.children.deployments)
+
+
+def _status_of(body: Body) -> RunStatus:
+    """The status as it was last written; a new one where there is none, or none that can be read."""
+    try:
+        return RunStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        log.warning("%s: the status is unreadable and is made anew: %s", _at(body, "metadata", "name"), error)
+        return RunStatus()
+
+
+def _refused(body: Body) -> bool:
+    conditions = _at(body, "status", "conditions")
+    return isinstance(conditions, list) and any(
+        _at(each, "type") == ACCEPTED and _at(each, "status") == "False" for each in conditions
+    )
+
+
+def _trainer_wanted(body: Body) -> Wanted:
+    """What another run's object asks for, as far as its place in the line for nodes depends on it."""
+    nodes, suspend = _at(body, "spec", "trainer", "nodes"), _at(body, "spec", "suspend")
+    count = nodes if isinstance(nodes, int) and nodes > 0 else 1
+    return Wanted((WantedRole("trainer", count, "gang", 0.0),), FailurePolicy(), suspend is True)
+
+
+def _at(body: Any, *path: str) -> Any:
+    """The value at a path of an object that anybody may have written; None where there is none."""
+    for key in path:
+        if not isinstance(body, Mapping):
+            return None
+        body = body.get(key)
+    return body

@@ -1,0 +1,226 @@
+"""The operator's process: connects, fills the cache, and runs the watches, the work queue and the probes until SIGTERM.
+
+1. Answer probes at once (not ready yet), and wait for the API server.
+2. List everything once; from then on the watches keep the cache, and a full list now and then repairs it.
+3. Reconcile every run that something happened to, or whose time has come (``work_queue``, ``reconcile``).
+
+Everything that it knows is in the API server: it may be killed at any moment and started again, also twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rz_api import exit_codes, names
+from rz_operator.cluster import ApiError, Cluster
+from rz_operator.errors import UserError
+from rz_operator.members import Event
+from rz_operator.reconcile import Reconciler
+from rz_operator.seen import RunKey
+from rz_operator.service.cache import REDUCE, Cache
+from rz_operator.service.events import EventWriter
+from rz_operator.service.ledgers import Ledgers
+from rz_operator.service.metrics import OperatorMetrics
+from rz_operator.service.probes import Probes
+from rz_operator.service.settings import Settings
+from rz_operator.service.work_queue import WorkQueue
+from rz_operator.versions import Capabilities
+
+log = logging.getLogger(__name__)
+
+API_RETRY_SECONDS = 2.0
+FLUSH_SECONDS = 2.0
+
+
+class Watcher:
+    """Tells metrics and Kubernetes events what the reconciler did (``reconcile.Watcher``)."""
+
+    def __init__(self, metrics: OperatorMetrics, events: EventWriter) -> None:
+        self._metrics = metrics
+        self._events = events
+
+    def tell(self, body: Mapping[str, Any], event: Event) -> None:
+        self._events.put(body, event)
+        if event.ended is not None:
+            self._metrics.restart(event.ended, event.reason)
+
+    def refused(self, kind: str) -> None:
+        self._metrics.refused(kind)
+
+    def forget(self, key: RunKey) -> None:
+        """Nothing is kept by run."""
+
+
+async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
+    """Run until ``stop`` is set (SIGTERM sets it)."""
+    stop = stop or asyncio.Event()
+    metrics = OperatorMetrics()
+    async with (
+        Cluster.connect(request_seconds=settings.request_seconds, observer=metrics.api_request) as cluster,
+        Ledgers(settings, metrics) as ledgers,
+    ):
+        cache = Cache()
+        queue: WorkQueue[RunKey]
+        reconciler: Reconciler | None = None
+
+        async def work(key: RunKey) -> float | None:
+            assert reconciler is not None
+            return await reconciler.reconcile(key)
+
+        queue = WorkQueue(work, settings.concurrency, on_result=metrics.reconciled)
+        metrics.watch(queue, lambda: _phases(cache))
+        probes = Probes(settings, metrics, queue)
+        await probes.start()
+        capabilities = await _probe(cluster, stop)
+        if capabilities is None:
+            return
+        events = EventWriter(
+            lambda namespace, body: _write_event(cluster, namespace, body),
+            socket.gethostname(),
+            on_result=metrics.event,
+        )
+        reconciler = Reconciler(cluster, cache, settings, capabilities, ledgers, Watcher(metrics, events))
+        await _fill(cluster, cache, queue, settings, stop)
+        probes.ready = True
+        log.info("serving %s", settings.watch_namespace or "all namespaces")
+        tasks = [
+            asyncio.create_task(queue.run(), name="queue"),
+            asyncio.create_task(events.run(), name="events"),
+            asyncio.create_task(_resync(cluster, cache, queue, settings), name="resync"),
+            asyncio.create_task(_watch(cluster, cache, queue, settings, stop), name="watch"),
+            asyncio.create_task(stop.wait(), name="stop"),
+        ]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        probes.ready = False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(events.flush(), FLUSH_SECONDS)
+        for task in pending - {tasks[3]}:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await probes.stop()
+        for task in done:
+            task.result()  # a task that ended by itself has failed: say why, and let the process be started anew
+
+
+async def _probe(cluster: Cluster, stop: asyncio.Event) -> Capabilities | None:
+    while not stop.is_set():
+        try:
+            return await cluster.probe()
+        except ApiError as error:
+            log.warning("the API server does not answer, again in %g s: %s", API_RETRY_SECONDS, error)
+            await asyncio.sleep(API_RETRY_SECONDS)
+    return None
+
+
+async def _fill(
+    cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], settings: Settings, stop: asyncio.Event
+) -> None:
+    while not stop.is_set():
+        try:
+            await resync(cluster, cache, queue, settings.watch_namespace)
+            return
+        except ApiError as error:
+            hint = "; is the CRD installed (crds/reasonerzeroruns.yaml)?" if error.not_found else ""
+            log.warning("cannot list, again in %g s: %s%s", API_RETRY_SECONDS, error, hint)
+            await asyncio.sleep(API_RETRY_SECONDS)
+
+
+async def _resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(settings.resync_seconds)
+        try:
+            await resync(cluster, cache, queue, settings.watch_namespace)
+        except ApiError as error:
+            log.warning("the full list failed, the watches go on: %s", error)
+
+
+async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], namespace: str) -> None:
+    """List everything, put the cache right, and have every run looked at."""
+    from rz_operator.service.handlers import OURS
+
+    for kind in REDUCE:
+        present: set[tuple[str, str]] = set()
+        version = ""
+        async for page in cluster.pages(kind, namespace, OURS):
+            version = version or page.resource_version
+            for body in page.items:
+                cache.see_child(kind, body)
+                metadata = body["metadata"]
+                present.add(((metadata.get("labels") or {}).get(names.LABEL_RUN_UID, ""), metadata["name"]))
+        cache.keep_only(kind, present, version)
+    runs = await cluster.snapshot(names.KIND, namespace)
+    for gone in cache.replace_runs(runs.items, runs.resource_version):
+        queue.add(gone)
+    for key, _ in cache.runs():
+        queue.add(key)
+
+
+async def _watch(
+    cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], settings: Settings, stop: asyncio.Event
+) -> None:
+    import kopf
+
+    from rz_operator.service.handlers import kopf_settings, registry
+
+    await kopf.operator(
+        registry=registry(cache, queue.add, cluster.credentials),
+        settings=kopf_settings(settings),
+        namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
+        clusterwide=not settings.watch_namespace,
+        standalone=True,
+        stop_flag=stop,
+    )
+
+
+async def _write_event(cluster: Cluster, namespace: str, body: dict[str, Any]) -> None:
+    """Create an Event; one that is there already (the same thing happened again) gets the new count and time."""
+    try:
+        await cluster.create("Event", namespace, body)
+    except ApiError as error:
+        if not error.conflict:
+            raise
+        found = await cluster.get("Event", namespace, body["metadata"]["name"])
+        again = {"count": int(found.get("count") or 1) + 1, "lastTimestamp": body["lastTimestamp"]}
+        await cluster.patch("Event", namespace, body["metadata"]["name"], again)
+
+
+def _phases(cache: Cache) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for _, body in cache.runs():
+        phase = str((body.get("status") or {}).get("phase") or "Pending")
+        found[phase] = found.get(phase, 0) + 1
+    return found
+
+
+def main() -> None:
+    """``python -m rz_operator``: settings from the environment; ends with 0 after SIGTERM, 64 for a wrong setting."""
+    logging.basicConfig(
+        level=os.environ.get("RZ_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("kopf", "httpx", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = Settings.from_environment(os.environ)
+        asyncio.run(_serve_until_signal(settings))
+    except (UserError, ApiError) as error:
+        print(f"rz-operator: {error}", file=sys.stderr)
+        raise SystemExit(exit_codes.USER_ERROR) from None
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    import signal
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, stop)

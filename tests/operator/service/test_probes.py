@@ -1,0 +1,135 @@
+"""The probes over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from service_fakes import settings
+
+from rz_operator.errors import UserError
+from rz_operator.service.metrics import OperatorMetrics
+from rz_operator.service.probes import Probes
+from rz_operator.service.work_queue import WorkQueue
+
+
+@dataclass
+class FakeQueue:
+    running: float = 0.0
+    stalled: float = 0.0
+    depth: int = 0
+
+    def oldest_due_seconds(self) -> float:
+        return 9999.0
+
+    def stalled_seconds(self) -> float:
+        return self.stalled
+
+    def longest_running_seconds(self) -> float:
+        return self.running
+
+
+def get(path: str, queue: FakeQueue, ready: bool = True) -> httpx.Response:
+    async def main() -> httpx.Response:
+        probes = Probes(settings(stuck_seconds=180), OperatorMetrics(), queue)
+        probes.ready = ready
+        port = await probes.start()
+        try:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                return await client.get(f"http://127.0.0.1:{port}{path}")
+        finally:
+            await probes.stop()
+            await probes.stop()
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "queue", "ready", "status", "text"),
+    [
+        ("/healthz", FakeQueue(), False, 200, "ok"),
+        ("/healthz", FakeQueue(running=179, stalled=179, depth=9), True, 200, "ok"),
+        (
+            "/healthz",
+            FakeQueue(running=181),
+            True,
+            503,
+            "stuck: a reconcile has run for 181 s, at most 180 s is expected",
+        ),
+        (
+            "/healthz",
+            FakeQueue(stalled=600),
+            True,
+            503,
+            "stuck: a run is due and no reconcile has ended for 600 s, at most 180 s is expected",
+        ),
+        (
+            "/readyz",
+            FakeQueue(),
+            False,
+            503,
+            "not ready: waiting for the first full list from the API server, or stopping",
+        ),
+        ("/readyz", FakeQueue(), True, 200, "ok"),
+        ("/readyz", FakeQueue(running=181), True, 200, "ok"),
+    ],
+    ids=[
+        "alive while the API server does not answer: a restart would not help",
+        "alive while it is busy",
+        "a reconcile hangs",
+        "nobody takes what is due",
+        "not ready before the cache is filled",
+        "ready",
+        "readiness is not about being stuck",
+    ],
+)
+def test_probes(path: str, queue: FakeQueue, ready: bool, status: int, text: str) -> None:
+    answer = get(path, queue, ready)
+    assert (answer.status_code, answer.text.strip()) == (status, text)
+
+
+def test_metrics_are_text_for_prometheus() -> None:
+    answer = get("/metrics", FakeQueue())
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "# HELP rz_operator_reconciles_total Reconciles" in answer.text
+    assert "process_resident_memory_bytes" in answer.text
+
+
+def test_a_hanging_reconcile_makes_the_real_queue_stuck() -> None:
+    async def main() -> tuple[int, str]:
+        async def hang(key: str) -> None:
+            await asyncio.sleep(3600)
+
+        queue = WorkQueue(hang, 2, settle_seconds=0.0)
+        running = asyncio.create_task(queue.run())
+        queue.add("a")
+        probes = Probes(settings(stuck_seconds=0.1), OperatorMetrics(), queue)
+        port = await probes.start()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            while True:
+                answer = await client.get(f"http://127.0.0.1:{port}/healthz")
+                if answer.status_code != 200:
+                    break
+                await asyncio.sleep(0.02)
+            running.cancel()
+            await asyncio.wait([running])
+            again = await client.get(f"http://127.0.0.1:{port}/healthz")
+        await probes.stop()
+        return again.status_code, answer.text
+
+    status, text = asyncio.run(main())
+    assert text.startswith("stuck: a reconcile has run for")
+    assert status == 200
+
+
+def test_a_taken_port_is_said_in_words() -> None:
+    async def main(port: int) -> None:
+        await Probes(settings(port=port), OperatorMetrics(), FakeQueue()).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1:{port} .* change RZ_BIND_HOST or RZ_PORT"):
+            asyncio.run(main(port))
