@@ -49,7 +49,7 @@ demo: setup $(RUN)/base/manifest.json ## From nothing to a reasoner and its repo
 	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
 
 .PHONY: test
-test: setup ## Unit tests, contract suites, short local runs
+test: setup ## Unit tests, contract suites, a real API server, short local runs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: test-cluster

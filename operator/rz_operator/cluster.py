@@ -65,8 +65,9 @@ class ApiError(Exception):
 
     @property
     def refused(self) -> bool:
-        """The request was understood and is not wanted (quota, a webhook, an invalid object): again is no use soon."""
-        return self.status in (400, 403, 422)
+        """The request was understood and is not wanted (quota, a webhook, an invalid object), or a webhook that must be
+        asked does not answer: again is no use soon."""
+        return self.status in (400, 403, 422) or (self.status >= 500 and "failed calling webhook" in self.message)
 
 
 class Page(NamedTuple):

@@ -52,7 +52,9 @@ Body = Mapping[str, Any]
 SOON_SECONDS = 1.0
 """Until the next look while something is on its way that sends no event of its own."""
 HELD_SECONDS = 5.0
-"""... while an older run's gang is given way to."""
+"""... while an older run's gang is given way to, at least: who comes next is woken when the line moves."""
+HELD_SECONDS_A_RUN = 0.02
+"""... for each run that is held, where that is longer: a long line must not keep every worker busy."""
 
 
 class LedgerReader(Protocol):
@@ -94,7 +96,9 @@ class Reconciler:
         ledgers: LedgerReader,
         watcher: Watcher,
         clock: Callable[[], float] = time.time,
+        wake: Callable[[RunKey], None] = lambda key: None,
     ) -> None:
+        """``wake`` has a run looked at soon: one that was waiting for this one."""
         self._cluster = cluster
         self._cache = cache
         self._settings = settings
@@ -102,6 +106,11 @@ class Reconciler:
         self._ledgers = ledgers
         self._watcher = watcher
         self._clock = clock
+        self._wake = wake
+        self._held: dict[RunKey, str] = {}
+        """Runs that give way, and to whom, as of their last look."""
+        self._statuses: dict[str, tuple[str, RunStatus]] = {}
+        """Statuses that were parsed, with the version of the object; by run UID."""
         self._frozen: dict[str, Frozen | None] = {}
         """By run UID; saves a read, and is dropped whenever a write did not go as expected."""
         self._contexts: dict[str, tuple[ResolvedRun, manifests.Context]] = {}
@@ -136,11 +145,18 @@ class Reconciler:
             status = run.memory.model_copy(update={"retries": applier.retries})
             facts = Facts(run.body, verdict, context.plan, run.children, None, "")
             await self._write_status(run, report(status, facts, now))
-            return self._next_look(status, now)
+            return self._next_look(context.plan, status, now)
+        if verdict.freeze is not None:  # what was refused was made from another spec: this one need not wait for it
+            applier.retries.clear()
+            run = replace(run, memory=run.memory.model_copy(update={"retries": {}}))
 
         ledger = await self._ledgers.read(run.key) if _has_ledger(run) else None
         asked = wanted(context.plan, verdict.suspend, by="node")
         older = self._give_way_to(run, asked, now)
+        if older:
+            self._held[run.key] = older
+        else:
+            self._held.pop(run.key, None)
         seen = observation(run.children, run.uid, reached_of(ledger), older, now)
         decision = decide(asked, run.memory, seen, now)
         silent = self._ledgers.silent_since(run.key)
@@ -150,12 +166,15 @@ class Reconciler:
         for event in decision.events:
             self._watcher.tell(run.body, event)
         await self._act(run, decision, status, applier)
+        self._move_line(run.key, now)
         if applier.retries != status.retries:
             status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
             await self._write_status(run, status)
         if await self._delete_when_expired(run, context.plan, status, now):
             return None
-        return HELD_SECONDS if older else self._next_look(status, now)
+        if older:
+            return max(HELD_SECONDS, HELD_SECONDS_A_RUN * len(self._held))
+        return self._next_look(context.plan, status, now)
 
     # ------------------------------------------------------------------------------------------------------- read
 
@@ -164,15 +183,25 @@ class Reconciler:
         if body is None:
             self._ledgers.forget(key)
             self._watcher.forget(key)
+            self._leave_line(key)
             live = {(body.get("metadata") or {}).get("uid") for _, body in self._cache.runs()}
-            for memory in (self._frozen, self._contexts):
+            for memory in (self._frozen, self._contexts, self._statuses):
                 for uid in memory.keys() - live:
                     memory.pop(uid, None)
             return None
         metadata = body["metadata"]
         if metadata.get("deletionTimestamp"):
+            self._leave_line(key)
             return None  # the garbage collector removes what it owns
-        return _Run(key, body, metadata["uid"], _status_of(body), self._cache.children(metadata["uid"]))
+        return _Run(key, body, metadata["uid"], self._status(body), self._cache.children(metadata["uid"]))
+
+    def _status(self, body: Body) -> RunStatus:
+        """The status of any run; parsed once for each version of its object."""
+        uid, version = str(_at(body, "metadata", "uid")), str(_at(body, "metadata", "resourceVersion"))
+        known = self._statuses.get(uid)
+        if known is None or known[0] != version:
+            known = self._statuses[uid] = (version, _status_of(body))
+        return known[1]
 
     async def _read_frozen(self, run: _Run) -> Frozen | None:
         if run.uid not in self._frozen:
@@ -247,13 +276,35 @@ class Reconciler:
         if asked.gang_timeout_seconds is None:
             return ""
         me = self._gang_view(run.key, run.body, run.memory, asked, now)
-        others = (
-            self._gang_view(key, body, _status_of(body), _trainer_wanted(body), now)
-            for key, body in self._cache.runs()
-            if key != run.key and _at(body, "status", "phase") == "Running"
-            if (_at(body, "spec", "scheduling", "gang") or "operator") == "operator"
-        )
-        return give_way_to(me, others, now) if me.wants_nodes else ""
+        if not me.wants_nodes:
+            return ""
+        others = (self._view_of(key, body, now) for key, body in self._cache.runs() if key != run.key)
+        return give_way_to(me, (other for other in others if other is not None), now)
+
+    def _view_of(self, key: RunKey, body: Body, now: float) -> GangView | None:
+        """Another run's gang; None for one that is no matter here: not running, or scheduled by somebody else."""
+        if _at(body, "status", "phase") != "Running" or not _scheduled_by_us(body):
+            return None
+        return self._gang_view(key, body, self._status(body), _trainer_wanted(body), now)
+
+    def _leave_line(self, key: RunKey) -> None:
+        self._held.pop(key, None)
+        self._move_line(key, self._clock())
+
+    def _move_line(self, key: RunKey, now: float) -> None:
+        """If somebody gives way to this run, and need not any longer, wake who comes next."""
+        if str(key) not in self._held.values():
+            return
+        body = self._cache.run(key)
+        mine = None if body is None or _at(body, "metadata", "deletionTimestamp") else self._view_of(key, body, now)
+        if mine is not None and mine.wants_nodes:
+            return
+        held = ((other, self._cache.run(other)) for other in self._held)
+        views = [self._view_of(other, found, now) for other, found in held if found is not None]
+        line = [each for each in views if each is not None and each.wants_nodes]
+        if line:
+            first = min(line, key=lambda each: each.place).run
+            self._wake(next(other for other in self._held if str(other) == first))
 
     def _gang_view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
         pods = self._cache.children(str(_at(body, "metadata", "uid"))).of("trainer")
@@ -268,7 +319,7 @@ class Reconciler:
 
     async def _write_status(self, run: _Run, status: RunStatus) -> _Run:
         new = status.to_dict()
-        if new == run.body.get("status"):
+        if not _worth_writing(run.body.get("status"), new):
             return run
         body = {**run.body, "status": new}
         written = await self._cluster.replace_status(names.KIND, run.key.namespace, run.key.name, body)
@@ -294,23 +345,33 @@ class Reconciler:
         await applier.act(decision.actions, status.gang.restarts)
 
     async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
-        ttl = planned.run.spec.ttl_seconds_after_finished
-        if ttl is None or status.completion_time is None or now < status.completion_time.timestamp() + ttl:
+        due = _expires_at(planned, status)
+        if due is None or now < due:
             return False
-        log.info("%s: finished %d s ago (spec.ttlSecondsAfterFinished), deleted", run.key, ttl)
+        log.info("%s: deleted, spec.ttlSecondsAfterFinished is over", run.key)
         await self._cluster.delete(names.KIND, run.key.namespace, run.key.name, uid=run.uid)
         return True
 
-    def _next_look(self, status: RunStatus, now: float) -> float | None:
-        """A finished or suspended run is looked at when something happens; another one is polled."""
+    def _next_look(self, planned: Plan, status: RunStatus, now: float) -> float | None:
+        """A finished or suspended run is looked at when something happens to it; another one is polled."""
+        if status.phase in FINAL_PHASES:
+            due = _expires_at(planned, status)
+            return None if due is None else max(SOON_SECONDS, due - now)
+        if status.phase == "Suspended":
+            return None
         waits = [status.gang.not_before]
         waits += [entry.not_before for entry in status.members.values()]
         waits += [entry.not_before for entry in status.retries.values()]
-        due = min((each - now for each in waits if each > now), default=None)
-        if status.phase in FINAL_PHASES or status.phase == "Suspended":
-            ttl = self._settings.resync_seconds
-            return ttl if status.completion_time is not None else None
-        return max(SOON_SECONDS / 4, min(self._settings.poll_seconds, due if due is not None else float("inf")))
+        due = min((each - now for each in waits if each > now), default=self._settings.poll_seconds)
+        return max(SOON_SECONDS / 4, min(self._settings.poll_seconds, due))
+
+
+def _expires_at(planned: Plan, status: RunStatus) -> float | None:
+    """When a finished run's object is to be deleted, Unix seconds; None: never."""
+    ttl = planned.run.spec.ttl_seconds_after_finished
+    if ttl is None or status.completion_time is None:
+        return None
+    return status.completion_time.timestamp() + ttl
 
 
 def _has_ledger(run: _Run) -> bool:
@@ -326,11 +387,23 @@ def _status_of(body: Body) -> RunStatus:
         return RunStatus()
 
 
+def _worth_writing(old: Any, new: dict[str, Any]) -> bool:
+    """Whether something changed. More units of the same step are no reason of their own: what they forgive is a change
+    itself, and the look at a failure writes their number with it."""
+    if not isinstance(old, Mapping) or "progressMark" not in old or "progressMark" not in new:
+        return new != old
+    return {**old, "progressMark": None} != {**new, "progressMark": None}
+
+
 def _refused(body: Body) -> bool:
     conditions = _at(body, "status", "conditions")
     return isinstance(conditions, list) and any(
         _at(each, "type") == ACCEPTED and _at(each, "status") == "False" for each in conditions
     )
+
+
+def _scheduled_by_us(body: Body) -> bool:
+    return (_at(body, "spec", "scheduling", "gang") or "operator") == "operator"
 
 
 def _trainer_wanted(body: Body) -> Wanted:

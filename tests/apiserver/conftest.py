@@ -73,11 +73,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 pass  # the fixture asks again, and skips
 
 
-def _binaries(find: Callable[[], Path]) -> Path:
+def _binaries(find: Callable[[], Path], may_be_required: bool = True) -> Path:
     try:
         return find()
     except BinariesMissingError as missing:
-        if os.environ.get(REQUIRED):
+        if os.environ.get(REQUIRED) and may_be_required:
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
 
@@ -100,7 +100,8 @@ def api(control_plane: ControlPlane) -> Api:
 @pytest.fixture(scope="session")
 def crd_server(control_plane: ControlPlane) -> Iterator[CrdServer]:
     """The server of a new Kubernetes that evaluates CEL; the CRD is not in it yet (test_cel.py installs it)."""
-    server = CrdServer(control_plane, _binaries(crd_server_binary))
+    # Never required: it comes from Debian's development release, which may be broken for a day.
+    server = CrdServer(control_plane, _binaries(crd_server_binary, may_be_required=False))
     yield server
     server.stop()
 

@@ -7,7 +7,6 @@ ServiceAccount whose token comes from the TokenRequest API. Every request of a S
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import json
 import secrets
@@ -15,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -234,13 +234,13 @@ class ControlPlane:
 
 
 def _request(event: Object) -> Request:
-    when = time.strptime(event["requestReceivedTimestamp"].split(".")[0], "%Y-%m-%dT%H:%M:%S")
+    when = datetime.fromisoformat(event["requestReceivedTimestamp"])
     return Request(
         user=event["user"]["username"],
         verb=event["verb"],
         path=event["requestURI"],
         code=(event.get("responseStatus") or {}).get("code", 0),
-        seconds_since_epoch=float(calendar.timegm(when)),
+        seconds_since_epoch=when.timestamp(),
     )
 
 

@@ -82,3 +82,21 @@ def test_runs_missing_from_a_full_list_are_gone() -> None:
     cache.see_run(run("5"))
     assert cache.replace_runs([], "20") == {RUN}
     assert cache.run(RUN) is None
+
+
+def test_an_answer_that_the_end_has_overtaken_does_not_bring_a_run_or_a_child_back() -> None:
+    cache = Cache()
+    cache.see_run(run("5"))
+    cache.see_run(run("9"), deleted=True)
+    cache.see_run(run("8"))
+    assert cache.run(RUN) is None
+    cache.see_child("Service", service("9"), deleted=True)
+    cache.see_child("Service", service("8"))
+    assert cache.children("u-1").services == ()
+
+
+def test_what_comes_back_into_a_watch_by_label_is_seen_again() -> None:
+    cache = Cache()
+    cache.see_child("Service", service("9"), deleted=True)
+    cache.see_child("Service", service("10"))
+    assert [each.uid for each in cache.children("u-1").services] == ["s-1"]

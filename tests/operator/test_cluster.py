@@ -87,6 +87,7 @@ def test_a_request_carries_the_token_and_the_body_as_it_is(tmp_path: Path) -> No
         (422, {"reason": "Invalid", "message": "spec.x"}, False, True, "422 Invalid: spec.x"),
         (403, {"reason": "Forbidden", "message": "exceeded quota"}, False, True, "exceeded quota"),
         (500, "<html>proxy</html>", False, False, "500 Error"),
+        (500, {"reason": "InternalError", "message": "failed calling webhook x"}, False, True, "calling webhook"),
     ],
 )
 def test_what_the_server_refuses_is_an_error_with_its_words(

@@ -18,6 +18,9 @@ Body = Mapping[str, Any]
 Child = SeenPod | SeenDeployment | SeenService | SeenOther
 WatchedKind = Literal["Pod", "Deployment", "Service", "NetworkPolicy"]
 
+GONE_KEPT = 10_000
+"""Deleted objects that are remembered, so that a late answer does not bring one back: it comes within seconds."""
+
 
 def seen_other(body: Body) -> SeenOther | None:
     """A child of which nothing matters but that it is there; None if it is not of ours."""
@@ -50,6 +53,8 @@ class Cache:
     def __init__(self) -> None:
         self._runs: dict[RunKey, Body] = {}
         self._children: dict[WatchedKind, dict[str, dict[str, Child]]] = {kind: {} for kind in REDUCE}
+        self._gone: dict[str, str] = {}
+        """UID -> version at its deletion, newest last."""
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -74,8 +79,11 @@ class Cache:
         key = RunKey(metadata.get("namespace", ""), metadata.get("name", ""))
         old = self._runs.get(key)
         if deleted:
+            self._bury(_uid(body), _version(body))
             if old is not None and _uid(old) == _uid(body):
                 del self._runs[key]
+        elif self._is_gone(_uid(body), _version(body)):
+            pass
         elif old is None or _uid(old) != _uid(body) or not is_older(_version(body), _version(old)):
             self._runs[key] = body
         return key
@@ -88,13 +96,26 @@ class Cache:
         siblings = self._children[kind].setdefault(child.run_uid, {})
         old = siblings.get(child.name)
         if deleted:
+            self._bury(uid_of(child), child.resource_version)
             if old is not None and uid_of(old) == uid_of(child):
                 del siblings[child.name]
+        elif self._is_gone(uid_of(child), child.resource_version):
+            pass
         elif old is None or not is_older(child.resource_version, old.resource_version):
             siblings[child.name] = child
         if not siblings:
             del self._children[kind][child.run_uid]
         return child.key
+
+    def _bury(self, uid: str, version: str) -> None:
+        self._gone[uid] = version
+        if len(self._gone) > GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
+
+    def _is_gone(self, uid: str, version: str) -> bool:
+        """Whether this is the answer to a write (or a list) from before the deletion, overtaken by the watch. What is
+        newer is there all the same: a watch by label calls it deleted when the label goes, too."""
+        return uid in self._gone and is_older(version, self._gone[uid])
 
     def forget_child(self, kind: WatchedKind, run_uid: str, name: str, uid: str) -> None:
         """A child that the API server says is gone."""

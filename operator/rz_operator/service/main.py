@@ -13,8 +13,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 API_RETRY_SECONDS = 2.0
 FLUSH_SECONDS = 2.0
+WATCH_STOP_SECONDS = 1.0
+"""For kopf to close its watches. It would wait 5 s longer, for tasks that are not its own."""
 
 
 class Watcher:
@@ -86,7 +90,9 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
             socket.gethostname(),
             on_result=metrics.event,
         )
-        reconciler = Reconciler(cluster, cache, settings, capabilities, ledgers, Watcher(metrics, events))
+        reconciler = Reconciler(
+            cluster, cache, settings, capabilities, ledgers, Watcher(metrics, events), wake=queue.add
+        )
         await _fill(cluster, cache, queue, settings, stop)
         probes.ready = True
         log.info("serving %s", settings.watch_namespace or "all namespaces")
@@ -103,6 +109,9 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(events.flush(), FLUSH_SECONDS)
         for task in pending - {tasks[3]}:
+            task.cancel()
+        _, late = await asyncio.wait(pending, timeout=WATCH_STOP_SECONDS)
+        for task in late:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
         await probes.stop()
@@ -170,7 +179,8 @@ async def _watch(
 
     from rz_operator.service.handlers import kopf_settings, registry
 
-    await kopf.operator(
+    ours = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry(cache, queue.add, cluster.credentials),
         settings=kopf_settings(settings),
         namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
@@ -178,6 +188,9 @@ async def _watch(
         standalone=True,
         stop_flag=stop,
     )
+    # kopf has just taken SIGTERM for itself: it would stop alone, and the queue would work on with an old cache.
+    stop_on_signals(stop)
+    await kopf.run_tasks(tasks, ignored=ours)
 
 
 async def _write_event(cluster: Cluster, namespace: str, body: dict[str, Any]) -> None:
@@ -218,9 +231,14 @@ def main() -> None:
 
 
 async def _serve_until_signal(settings: Settings) -> None:
-    import signal
-
     stop = asyncio.Event()
+    stop_on_signals(stop)
+    await serve(settings, stop)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Only the main thread gets signals; elsewhere ``stop`` is set by whoever called ``serve``."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, stop)
