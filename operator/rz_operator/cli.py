@@ -1,7 +1,7 @@
 """The ``rz`` command. Only typer and the standard library are imported at the top: ``rz --help`` is instant.
 
 Every command ends with 0, with 64 and one clear message for what the user must change, or with another code for a
-failure (``rz run``: 1 failed, 130 interrupted and resumable).
+failure (``rz run``: 1 failed, 130 interrupted and resumable). What works on a cluster is in ``remote_cli``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-USER_ERROR = 64
+from rz_operator import remote_cli
+
+USER_ERROR = remote_cli.USER_ERROR
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,18 +25,12 @@ app = typer.Typer(
     help="Train a reasoning model from a base model, on this machine or on Kubernetes.",
 )
 
-RunFile = Annotated[Path, typer.Argument(help="Run file: one ReasonerZeroRun in YAML.", show_default=False)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the spec, e.g. algorithm.seed=1."),
-]
-
 
 @app.command()
 def run(
-    file: RunFile,
+    file: remote_cli.RunFile,
     workdir: Annotated[Path | None, typer.Option(help="Folder for logs and status; default runs/<name>.")] = None,
-    set_: Set = None,
+    set_: remote_cli.Set = None,
     plain: Annotated[bool, typer.Option("--plain", help="One line per step instead of the live table.")] = False,
     ledger_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of the ledger on 127.0.0.1; default: a free one.")
@@ -50,7 +46,7 @@ def run(
 @app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(help="Run files.", show_default=False)],
-    set_: Set = None,
+    set_: remote_cli.Set = None,
 ) -> None:
     """Check run files: fields, types and rules. Nothing is started or read but the files."""
     from rz_operator.errors import UserError
@@ -72,8 +68,8 @@ def validate(
 
 @app.command()
 def plan(
-    file: RunFile,
-    set_: Set = None,
+    file: remote_cli.RunFile,
+    set_: remote_cli.Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show what a run consists of: roles, processes, commands, environment."""
@@ -93,13 +89,36 @@ def plan(
 
 @app.command()
 def status(
-    directory: Annotated[Path | None, typer.Argument(help="Workdir of a run; default: the newest in runs/.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DIR|NAME",
+            help="Workdir of a run on this machine (default: the newest in runs/), or name of one on a cluster.",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="On a cluster: show it until it has finished.")] = False,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Runs of the whole cluster.")] = False,
+    namespace: remote_cli.Namespace = None,
+    context: remote_cli.Context = None,
+    kubeconfig: remote_cli.Kubeconfig = None,
 ) -> None:
-    """Show how a local run is doing."""
-    with _user_errors():
-        from rz_operator.local.show_status import print_status
+    """Show how a run is doing, here or on a cluster; with -n or -A and no name, all runs there."""
+    on_cluster = all_namespaces or any(each is not None for each in (namespace, context, kubeconfig))
+    where = remote_cli.target(namespace, context, kubeconfig)
+    if run is None and on_cluster:
+        remote_cli.status_of_runs(where, all_namespaces, watch)
+    elif run is not None and (on_cluster or not _is_path(run)):
+        remote_cli.status_of_run(where, run, watch)
+    else:
+        with _user_errors():
+            from rz_operator.local.show_status import print_status
 
-        print_status(directory)
+            print_status(None if run is None else Path(run))
+
+
+def _is_path(run: str) -> bool:
+    """Whether a workdir is meant: there is such a folder, or no run can have that name."""
+    return Path(run).is_dir() or "/" in run or run.startswith(".")
 
 
 @app.command()
@@ -132,6 +151,9 @@ def export(
         uri, _ = storage_of(run_folder)
         chosen = () if step is None else ("--step", str(step))
         _worker_tool("rz_workers.trainer.export", uri, *chosen, "--out", str(out))
+
+
+remote_cli.add_to(app)
 
 
 def _worker_tool(module: str, *arguments: str) -> NoReturn:

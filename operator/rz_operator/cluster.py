@@ -102,6 +102,7 @@ class Cluster:
         """A connection as ``kubectl`` makes it: the given kubeconfig, $KUBECONFIG, the pod's own ServiceAccount, or
         ~/.kube/config. Raises ApiError (status 0) when none of them can be used."""
         from kubernetes.aio import client, config
+        from yaml import YAMLError
 
         configuration = client.Configuration()
         try:
@@ -112,7 +113,7 @@ class Cluster:
                 await config.load_kube_config(
                     config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False
                 )
-        except (config.ConfigException, OSError, ValueError, TypeError) as error:
+        except (config.ConfigException, YAMLError, OSError, ValueError, TypeError) as error:
             raise ApiError(
                 0,
                 "NoCredentials",
@@ -229,11 +230,18 @@ class Cluster:
         query += [("tailLines", str(tail_lines))] if tail_lines is not None else []
         path = _path("Pod", None, namespace, name) + "/log"
         response = await self._request("GET", "Pod", path, query, seconds=None if follow else self._seconds)
+        rest = b""
         try:
-            async for line in response.content:
-                yield line.decode(errors="replace").rstrip("\n")
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+        except _transport_errors() as error:
+            raise ApiError(0, "BrokenAnswer", str(error) or type(error).__name__, f"GET {path}") from error
         finally:
             response.release()
+        if rest:
+            yield rest.decode(errors="replace")
 
     # ----------------------------------------------------------------------------------------------------- server
 

@@ -194,14 +194,17 @@ def render_env(process: Process, place: Place) -> dict[str, str]:
     return {name: render(value) for name, value in process.env.items()}
 
 
-def cpu_count(quantity: str | int) -> int:
+def cpu_count(quantity: str | int, role: Role) -> int:
     """Whole CPUs of a Kubernetes quantity, rounded down, at least 1. ``"2500m"`` is 2, ``"8"`` is 8.
 
-    Raises UserError when it is no quantity of CPUs.
+    Raises UserError, which names the role's field, when it is no quantity of CPUs.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(quantity))
     if not found:
-        raise UserError(f"resources.requests.cpu is {quantity!r}; a number of CPUs is required, such as 8 or 500m")
+        raise UserError(
+            f"spec.{role}.resources.requests.cpu: found {quantity!r}; a number of CPUs is required, such as 8 or 500m: "
+            "change it"
+        )
     return max(1, int(float(found[1]) / (1000 if found[2] else 1)))
 
 
@@ -209,7 +212,7 @@ def cpu_count(quantity: str | int) -> int:
 
 
 def _ledger(spec: ReasonerZeroRunSpec) -> RoleSet:
-    env = _base_env("ledger", 0, ("api", "status")) | _threads(spec.ledger, 1, 0)
+    env = _base_env("ledger", 0, ("api", "status")) | _threads("ledger", spec.ledger, 1, 0)
     process = _process("ledger", 0, env, spec.ledger, ports=("api", "status"))
     return _role_set(spec.ledger, "ledger", (process,), 1, GRACE_SECONDS["ledger"])
 
@@ -219,7 +222,7 @@ def _reward(spec: ReasonerZeroRunSpec) -> RoleSet:
         _process(
             "reward",
             index,
-            _base_env("reward", index, ("api", "status")) | _threads(spec.reward, 1, 0),
+            _base_env("reward", index, ("api", "status")) | _threads("reward", spec.reward, 1, 0),
             spec.reward,
             ports=("api", "status"),
         )
@@ -240,7 +243,7 @@ def _rollout(spec: ReasonerZeroRunSpec) -> RoleSet:
         env = _base_env("rollout", index, ("status",)) | {
             "RZ_LEDGER_URL": Address("ledger", 0, "api"),
             "RZ_REWARD_URL": Address("reward", index % spec.reward.replicas, "api"),
-            **_threads(rollout, 1, gpus),
+            **_threads("rollout", rollout, 1, gpus),
         }
         devices = tuple(range(local * gpus, (local + 1) * gpus)) if colocated else tuple(range(gpus))
         processes.append(
@@ -268,7 +271,7 @@ def _trainer(spec: ReasonerZeroRunSpec) -> RoleSet:
             "LOCAL_RANK": str(local),
             "MASTER_ADDR": Address("trainer", 0, "rendezvous", "host"),
             "MASTER_PORT": Address("trainer", 0, "rendezvous", "port"),
-            **_threads(trainer, per_node, trainer.gpus_per_node),
+            **_threads("trainer", trainer, per_node, trainer.gpus_per_node),
         }
         devices = tuple(range(trainer.gpus_per_node))
         processes.append(_process("trainer", rank, env, trainer, ports=ports, node=node, local=local, devices=devices))
@@ -302,7 +305,7 @@ def _base_env(role: Role, index: int, ports: tuple[PortName, ...]) -> dict[str, 
     return env
 
 
-def _threads(options: PodOptions, processes_per_node: int, gpus: int) -> dict[str, EnvValue]:
+def _threads(role: Role, options: PodOptions, processes_per_node: int, gpus: int) -> dict[str, EnvValue]:
     """``OMP_NUM_THREADS``: the node's CPU request shared by its processes; 1 without a request, unset with GPUs.
 
     Without GPUs threads sleep while they wait for each other: trainer and rollout processes share the cores, and
@@ -311,7 +314,7 @@ def _threads(options: PodOptions, processes_per_node: int, gpus: int) -> dict[st
     cpu = options.resources.requests.get("cpu")
     env: dict[str, EnvValue] = {} if gpus else {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if cpu is not None:
-        env["OMP_NUM_THREADS"] = str(max(1, cpu_count(cpu) // processes_per_node))
+        env["OMP_NUM_THREADS"] = str(max(1, cpu_count(cpu, role) // processes_per_node))
     return env
 
 

@@ -1,14 +1,21 @@
-"""A plan for people (``rz plan``) and for programs (``rz plan --json``). Pure."""
+"""A plan for people (``rz plan``), for programs (``--json``), and as Kubernetes objects (``rz manifests``). Pure."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rz_operator.errors import UserError
 from rz_operator.plan import Address, EnvValue, File, Here, Plan, Process, RoleSet
+from rz_operator.plan import plan as make_plan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+
+SHOWN_UID = "00000000-0000-0000-0000-000000000000"
+"""Stands for the UID that the API server gives a run."""
 
 
 def value_text(value: EnvValue) -> str:
@@ -61,10 +68,44 @@ def _process_json(process: Process) -> dict[str, Any]:
     }
 
 
+def objects_of(document: Mapping[str, Any], namespace: str, incarnation: int = 1) -> tuple[dict[str, Any], ...]:
+    """Every Kubernetes object of the run that ``document`` describes, as the operator would make them on a new server
+    with every gang scheduler installed. Raises UserError for a run that the operator would refuse."""
+    from rz_operator import manifests
+    from rz_operator.accept import accept
+    from rz_operator.service.settings import default_images
+    from rz_operator.versions import PODGROUP_VERSIONS, Capabilities
+
+    shown = {**document, "metadata": {**document["metadata"], "namespace": namespace, "uid": SHOWN_UID}}
+    verdict = accept(shown, None, default_images(), (), False)
+    if verdict.run is None:
+        raise UserError(verdict.message)
+    pod_groups = {mode: f"{group}/{versions[0]}" for mode, (group, versions) in PODGROUP_VERSIONS.items()}
+    server = Capabilities(minor=36, pod_groups=pod_groups, kueue=True)
+    context = manifests.Context(make_plan(verdict.run), namespace, SHOWN_UID, server)
+    return manifests.all_of(context, incarnation)
+
+
+def as_yaml(objects: Iterable[Mapping[str, Any]]) -> str:
+    """Kubernetes objects as one YAML stream, as ``kubectl`` reads it; texts of several lines are written as such."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """No anchors: what two objects share is written twice."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump_all(objects, Dumper=Dumper, sort_keys=False, width=120, explicit_start=True, allow_unicode=True)
+
+
 def as_table(plan: Plan) -> RenderableType:
     """Two tables (roles, environment of each role's first process) and what a step consists of."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     spec = plan.run.spec
@@ -76,15 +117,22 @@ def as_table(plan: Plan) -> RenderableType:
         f"a step: {algorithm.prompts_per_step} prompts x {algorithm.samples_per_prompt} samples = {rollouts} rollouts "
         f"in {plan.units_per_step} lease units; at most {rollouts * spec.rollout.sampling.max_new_tokens:,} tokens"
     )
-    roles = Table("role", "processes", "nodes", "GPUs a node", "requests", "restart", "command")
+    roles = _table("role", "processes", "nodes", "GPUs a node", "requests", "restart", "command")
     for role in plan.roles:
         place = str(role.nodes) if role.hosted_by == role.role else f"in {role.hosted_by}'s {role.nodes}"
         requests = " ".join(f"{name}={amount}" for name, amount in role.resources.requests.items()) or "-"
         command = " ".join(role.processes[0].command) if role.processes else "-"
         restart = "all ranks" if role.style == "gang" else "one by one"
         roles.add_row(role.role, str(len(role.processes)), place, str(role.gpus_per_node), requests, restart, command)
-    environment = Table("variable", *(role.role for role in plan.roles))
+    environment = _table("variable", *(role.role for role in plan.roles))
     first = [role.processes[0].env if role.processes else {} for role in plan.roles]
     for name in sorted({name for env in first for name in env}):
         environment.add_row(name, *(Text(value_text(env[name])) if name in env else "" for env in first))
     return Group(head, roles, Text("environment of each role's first process"), environment)
+
+
+def _table(*headers: str) -> Table:
+    """Whose cells are never cut: on a narrow terminal they take more lines."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(header, overflow="fold") for header in headers))

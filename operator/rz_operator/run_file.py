@@ -1,4 +1,4 @@
-"""Run files: YAML text (and ``--set`` overrides) to a ``ResolvedRun``. Called by the command line.
+"""Run files: YAML text (and ``--set`` overrides) to a run, here or on a cluster. Called by the command line.
 
 Whatever a person can get wrong in a file ends as one ``UserError`` that names the file and, for syntax, the line.
 """
@@ -21,19 +21,23 @@ _URL = re.compile(r"^[a-z0-9+.-]+:(?://|:)", re.IGNORECASE)
 
 
 def read_run(file: Path, overrides: Sequence[str] = ()) -> ResolvedRun:
-    """The run of ``file`` with ``overrides`` (``algorithm.seed=1``, paths below ``spec``), validated with them.
+    """The run of ``file`` with ``overrides`` (``algorithm.seed=1``, paths below ``spec``), as this machine's own.
 
     Its storage path is absolute and its uid follows from name and storage: the same command means the same run.
     Raises UserError.
     """
+    return as_local(read_object(file, overrides)[1])
+
+
+def read_object(file: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], ReasonerZeroRun]:
+    """The object that ``file`` with ``overrides`` describes: as it is written, and validated. Raises UserError."""
     document = read_document(file)
     for override in overrides:
         apply_override(document, override)
     try:
-        accepted = load_run(document)
+        return document, load_run(document)
     except SpecError as error:
         raise UserError(f"{file}: {error}") from None
-    return as_local(accepted)
 
 
 def read_document(file: Path) -> dict[str, Any]:
@@ -55,7 +59,8 @@ def read_document(file: Path) -> dict[str, Any]:
 def apply_override(document: dict[str, Any], override: str) -> None:
     """Set one value in place: ``trainer.nodes=2``, ``data.train.0.uri=x.jsonl`` or, above it, ``metadata.name=x``.
 
-    The value is read as YAML. Raises UserError when the path leads through something that is no mapping or list.
+    The value is read as YAML. Raises UserError when the path leads through something that is no mapping or list, or to
+    metadata that nobody reads.
     """
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
@@ -65,7 +70,9 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         value = parse(f"value: {text}")["value"]
     except ValueError as error:
         raise UserError(f"--set {override!r}: the value is no YAML on one line ({error})") from None
-    if keys[0] not in ("spec", "metadata"):
+    if keys[0] == "metadata":
+        keys = _metadata_keys(override, keys)
+    elif keys[0] != "spec":
         keys = ["spec", *keys]
     node: Any = document
     for position, key in enumerate(keys):
@@ -83,6 +90,17 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         else:
             found = f"a list of {len(node)}" if isinstance(node, list) else f"the value {node!r}"
             raise UserError(f"--set {override!r}: {'.'.join(keys[:position])} is {found}, so it has no {key!r}")
+
+
+def _metadata_keys(override: str, keys: list[str]) -> list[str]:
+    """Keys that lead to metadata of the user's. Those of labels and annotations have dots of their own."""
+    kind, *rest = keys[1:] or [""]
+    if (kind in ("name", "namespace") and not rest) or (kind in ("labels", "annotations") and rest):
+        return ["metadata", kind, *([".".join(rest)] if rest else [])]
+    raise UserError(
+        f"--set {override!r}: found {'.'.join(keys)}; of the metadata only name, namespace, labels.KEY and "
+        "annotations.KEY can be set: change the path"
+    )
 
 
 def as_local(accepted: ReasonerZeroRun) -> ResolvedRun:

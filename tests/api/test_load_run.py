@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a section outside the spec": (
         {"trainer": {"nodes": 2}},
-        "trainer: there is no such field at the top: move it below spec",
+        "trainer: found a field 'trainer' at the top, there is none of this name: move it below spec",
     ),
 }
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from local_fakes import LAST_WORDS, SUCCEED, WAIT, until
 from test_run_file import GOOD
 
@@ -25,8 +26,9 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rz(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": ""}
+def rz(here: Path, *arguments: str, columns: int = 200) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": "", "HOME": str(here)}
+    env = {name: value for name, value in env.items() if name != "KUBECONFIG" and not name.lower().endswith("_proxy")}
     return subprocess.run([*RZ, *arguments], cwd=here, capture_output=True, text=True, env=env, timeout=120)
 
 
@@ -38,7 +40,8 @@ def test_help_imports_nothing_that_takes_time(here: Path) -> None:
     code = (
         "import sys\nsys.argv = ['rz', '--help']\nfrom rz_operator.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'pydantic', 'yaml', 'httpx', 'fsspec', 'pyarrow', 'torch', 'rz_api', 'rz_workers'}\n"
+        "heavy = {'pydantic', 'yaml', 'kubernetes', 'aiohttp', 'httpx'}\n"
+        "heavy |= {'fsspec', 'pyarrow', 'torch', 'rz_api', 'rz_workers'}\n"
         "found = heavy & set(sys.modules)\nassert not found, found\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -98,7 +101,83 @@ def test_a_port_in_use_is_named(here: Path) -> None:
 def test_status_of_nothing_is_the_users_error(here: Path) -> None:
     assert "found no local run in" in rz(here, "status").stderr
     done = rz(here, "status", "elsewhere")
+    assert (done.returncode, "found no folder elsewhere here, and for a run on a cluster: found no" in done.stderr) == (
+        64,
+        True,
+    )
+    done = rz(here, "status", "./elsewhere")
     assert (done.returncode, "found no status.json in elsewhere" in done.stderr) == (64, True)
+
+
+def test_a_narrow_terminal_cuts_nothing_out_of_a_plan(here: Path) -> None:
+    table = rz(here, "plan", "run.yaml", columns=60).stdout
+    assert "…" not in table
+
+
+# ------------------------------------------------------------------------------------------------------ clusters
+
+GOOD_THERE = GOOD.replace("uri: train", "uri: s3://data/train").replace("uri: store", "uri: s3://runs/tiny")
+ON_A_CLUSTER = [
+    ("submit", ["submit", "there.yaml"]),
+    ("status", ["status", "-n", "team"]),
+    ("logs", ["logs", "tiny", "--role", "trainer"]),
+    ("suspend", ["suspend", "tiny"]),
+    ("resume", ["resume", "tiny", "--wait"]),
+]
+
+
+@pytest.mark.parametrize("arguments", [row[1] for row in ON_A_CLUSTER], ids=[row[0] for row in ON_A_CLUSTER])
+def test_without_a_kubeconfig_a_cluster_command_says_what_is_missing(here: Path, arguments: list[str]) -> None:
+    (here / "there.yaml").write_text(GOOD_THERE)
+    done = rz(here, *arguments)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("rz: found no kubeconfig (")
+
+
+def test_an_api_server_that_gives_no_answer_is_no_mistake_of_the_users(here: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    cluster = {"name": "c", "cluster": {"server": f"https://127.0.0.1:{port}"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    user = {"name": "u", "user": {"token": "t"}}
+    config = {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [user]}
+    (here / "config").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config}))
+    done = rz(here, "status", "-A", "--kubeconfig", "config")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the API server gives no answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_submit_judges_as_validate_does_and_refuses_paths_that_pods_cannot_follow(here: Path) -> None:
+    bad = ["--set", "algorithm.klMode=penalty"]
+    assert rz(here, "submit", "run.yaml", *bad).stderr == rz(here, "validate", "run.yaml", *bad).stderr
+    done = rz(here, "submit", "run.yaml")
+    assert done.returncode == 64
+    assert "spec.storage.uri: found store, a path relative to a folder of this machine" in done.stderr
+    assert "spec.data.train[0].uri: found train.jsonl" in done.stderr
+
+
+def test_a_pod_template_that_breaks_the_rules_is_found_before_it_is_submitted(here: Path) -> None:
+    (here / "there.yaml").write_text(GOOD_THERE)
+    done = rz(here, "submit", "there.yaml", "--set", "trainer.podTemplate.spec.restartPolicy=Always")
+    assert (done.returncode, "spec.trainer.podTemplate.spec.restartPolicy: found" in done.stderr) == (64, True)
+
+
+def test_manifests_are_yaml_that_kubectl_would_read(here: Path) -> None:
+    done = rz(here, "manifests", "run.yaml", "-n", "team", "--incarnation", "3")
+    assert done.returncode == 0, done.stderr
+    objects = list(yaml.safe_load_all(done.stdout))
+    assert {each["metadata"]["namespace"] for each in objects} == {"team"}
+    assert [each["metadata"]["name"] for each in objects if each["kind"] == "Pod"] == [
+        "tiny-rollout-0",
+        "tiny-trainer-i3-0",
+    ]
+    assert json.loads(objects[0]["data"]["run.json"])["name"] == "tiny"
+
+
+def test_a_role_that_is_none_is_the_users_error(here: Path) -> None:
+    done = rz(here, "logs", "tiny", "--role", "train")
+    assert (done.returncode, "one of ledger, reward, rollout, trainer is required" in done.stderr) == (64, True)
 
 
 def test_report_wants_a_run(here: Path) -> None:

@@ -122,7 +122,7 @@ def test_threads(trainer: dict[str, Any], threads: str | None) -> None:
 
 @pytest.mark.parametrize(("quantity", "cpus"), [("8", 8), (8, 8), ("500m", 1), ("1.5", 1), ("16000m", 16)])
 def test_cpu_quantities(quantity: str | int, cpus: int) -> None:
-    assert cpu_count(quantity) == cpus
+    assert cpu_count(quantity, "trainer") == cpus
 
 
 def test_a_cpu_quantity_that_is_none_is_the_users_error() -> None:

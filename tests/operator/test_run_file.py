@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rz_operator.errors import UserError
-from rz_operator.run_file import apply_override, read_run
+from rz_operator.run_file import apply_override, read_object, read_run
 
 GOOD = """apiVersion: reasonerzero.dev/v1alpha1
 kind: ReasonerZeroRun
@@ -70,6 +70,15 @@ BAD_FILES = [
     ("an override without a value", GOOD, ["algorithm.seed"], r"key.path=value is required"),
     ("an override through a value", GOOD, ["model.name.x=1"], "spec.model.name is the value 'base', so it has no 'x'"),
     ("an override beyond a list", GOOD, ["data.train.3.uri=x"], "spec.data.train is a list of 1, so it has no '3'"),
+    (
+        "an override of metadata that nobody reads",
+        GOOD,
+        ["metadata.nam=x"],
+        r"found metadata.nam; of the metadata only",
+    ),
+    ("an override of the whole metadata", GOOD, ["metadata={}"], "of the metadata only name, namespace"),
+    ("an override below a name", GOOD, ["metadata.name.x=y"], "of the metadata only"),
+    ("a label that is no text", GOOD, ["metadata.labels.a=1"], r"metadata.labels.a: found 1, a string is required"),
     ("an override that is no YAML", GOOD, ["algorithm.seed=[1"], "the value is no YAML"),
 ]
 
@@ -86,6 +95,18 @@ def test_bad_files_are_the_users_error(file: Path, text: str | None, overrides: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found no file .*nothing.yaml"):
         read_run(tmp_path / "nothing.yaml")
+
+
+def test_labels_and_annotations_have_dots_in_their_keys(file: Path) -> None:
+    document, run = read_object(file, ["metadata.labels.example.com/team=a", "metadata.namespace=n"])
+    assert document["metadata"] == {"name": "tiny", "labels": {"example.com/team": "a"}, "namespace": "n"}
+    assert run.metadata.labels == {"example.com/team": "a"}
+
+
+def test_an_object_is_as_it_is_written_with_no_path_made_absolute(file: Path) -> None:
+    document, run = read_object(file, ["trainer.nodes=2"])
+    assert document["spec"]["storage"] == {"uri": "store"}
+    assert (run.spec.storage.uri, run.spec.trainer.nodes) == ("store", 2)
 
 
 def test_an_override_makes_sections_that_are_not_there() -> None:

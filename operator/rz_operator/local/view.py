@@ -138,12 +138,14 @@ def render(name: str, status: RunStatus, members: Sequence[str], ledger: LedgerS
 
 
 def progress_text(ledger: LedgerStatus) -> str:
-    """What the step under way waits for: ``units 12/32 (4 leased)``, with the evaluation's where there is one."""
+    """How far the step under way is, and whom it waits for: ``units 12/32 (4 leased), waits for rollout``."""
     text = (
         f"units {ledger.get('units_done', 0)}/{ledger.get('units_total', 0)} ({ledger.get('units_leased', 0)} leased)"
     )
     if ledger.get("eval_units_total"):
         text += f", evaluation {ledger.get('eval_units_done', 0)}/{ledger['eval_units_total']}"
+    if ledger.get("blocking_role") not in (None, "none"):
+        text += f", waits for {ledger['blocking_role']}"
     phase = ledger.get("phase")
     return text if phase in (None, "running") else f"{phase}, {text}"
 

@@ -1,0 +1,237 @@
+"""The commands of ``rz`` that work on a cluster (also as ``kubectl rz``). ``cli`` adds them to its own.
+
+Only typer and the standard library are imported at the top, as in ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rz_operator.remote import Target
+
+USER_ERROR, FAILURE, INTERRUPTED = 64, 1, 130
+
+RunFile = Annotated[Path, typer.Argument(help="Run file: one ReasonerZeroRun in YAML.", show_default=False)]
+RunName = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a field of the spec, e.g. algorithm.seed=1."),
+]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace; default: the kubeconfig context's.")
+]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default: its current one.")]
+Kubeconfig = Annotated[
+    Path | None, typer.Option(help="Kubeconfig; default: $KUBECONFIG, the pod's ServiceAccount, or ~/.kube/config.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is done, and show what it waits for.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: give up after this many seconds.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands, in the order in which they are listed."""
+    for command in (submit, logs, suspend, resume, manifests):
+        app.command()(command)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Errors as one message: 64 for what the user must change, 1 for what the cluster did not do."""
+    from rz_operator.errors import UserError
+    from rz_operator.remote import RemoteError
+
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"rz: {error}", err=True)
+        raise typer.Exit(USER_ERROR) from None
+    except RemoteError as error:
+        typer.echo(f"rz: {error}", err=True)
+        raise typer.Exit(FAILURE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def target(namespace: str | None, context: str | None, kubeconfig: Path | None) -> Target:
+    from rz_operator.remote import Target
+
+    return Target(namespace, context, str(kubeconfig) if kubeconfig else None)
+
+
+def submit(
+    file: RunFile,
+    set_: Set = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, and say what would be done; write nothing.")
+    ] = False,
+) -> None:
+    """Create a run on a cluster, or give the one of this name the file's spec."""
+    with errors():
+        from rz_operator import remote, remote_submit
+        from rz_operator.errors import UserError
+        from rz_operator.plan import plan
+        from rz_operator.plan_text import objects_of
+        from rz_operator.run_file import as_local, read_object
+
+        document, accepted = read_object(file, set_ or ())
+        plan(as_local(accepted))  # as `rz validate`, in the same words
+        paths = remote_submit.check_paths(accepted.spec)
+        if paths.problems:
+            raise UserError("\n".join([f"{file}: {accepted.metadata.name}:", *paths.problems]))
+        body = remote_submit.object_of(document, namespace)
+        objects_of(document, "default")
+        for warning in paths.warnings:
+            typer.echo(f"rz: warning: {warning}", err=True)
+        where = target(body["metadata"].get("namespace"), context, kubeconfig)
+        for line in remote.call(where, lambda api, space: remote_submit.submit(api, space, body, dry_run)):
+            typer.echo(line)
+
+
+def status_of_run(where: Target, name: str, watch: bool) -> None:
+    """``rz status NAME``."""
+    with errors():
+        from rz_operator import remote, remote_status
+
+        if not watch:
+            try:
+                lines, _ = remote.call(where, lambda api, space: remote_status.show_run(api, space, name, time.time()))
+            except remote.NoClusterError as error:
+                raise remote.NoClusterError(
+                    f"found no folder {name} here, and for a run on a cluster: {error}"
+                ) from None
+            typer.echo("\n".join(lines))
+            return
+
+        async def work(api: remote.ClusterApi, space: str) -> None:
+            await remote_status.watch(lambda: remote_status.show_run(api, space, name, time.time()), show)
+
+        show = _Screen()
+        remote.call(where, work)
+
+
+def status_of_runs(where: Target, all_namespaces: bool, watch: bool) -> None:
+    """``rz status -n NAMESPACE`` and ``rz status --all-namespaces``."""
+    with errors():
+        from rz_operator import remote, remote_status
+
+        async def look(api: remote.ClusterApi, space: str) -> tuple[list[str], bool]:
+            return await remote_status.show_runs(api, "" if all_namespaces else space, time.time()), False
+
+        if not watch:
+            typer.echo("\n".join(remote.call(where, look)[0]))
+            return
+
+        async def work(api: remote.ClusterApi, space: str) -> None:
+            await remote_status.watch(lambda: look(api, space), show)
+
+        show = _Screen()
+        remote.call(where, work)
+
+
+class _Screen:
+    """Shows lines in place on a terminal; else, below each other, where they changed."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._shown: list[str] = []
+
+    def __call__(self, lines: list[str]) -> None:
+        if self._terminal:
+            print("\033[H\033[2J", end="")  # home, and clear the screen
+        elif lines == self._shown:
+            return
+        self._shown = lines
+        typer.echo("\n".join(lines))
+
+
+def logs(
+    name: RunName,
+    role: Annotated[str, typer.Option(help="trainer, rollout, reward or ledger.", show_default=False)],
+    index: Annotated[int | None, typer.Option(min=0, help="Number of the pod; default: all of the role.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    previous: Annotated[bool, typer.Option("--previous", help="Of the container before the last restart.")] = False,
+    tail: Annotated[
+        int | None, typer.Option(min=0, help="Last lines only; default: all of one pod, 10 of each of several.")
+    ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print what the pods of a role say, those of the newest incarnation."""
+    with errors():
+        from rz_operator import remote, remote_logs
+        from rz_operator.errors import UserError
+
+        known = {each: each for each in remote_logs.ROLES}
+        if role not in known:
+            raise UserError(f"found --role {role}, one of {', '.join(known)} is required: change it")
+        query = remote_logs.Query(known[role], index, follow, previous, tail)
+
+        async def work(api: remote.ClusterApi, space: str) -> None:
+            await remote_logs.print_logs(
+                api, space, name, query, typer.echo, lambda line: typer.echo(f"rz: {line}", err=True)
+            )
+
+        remote.call(target(namespace, context, kubeconfig), work)
+
+
+def suspend(
+    name: RunName,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Pause a run: its pods are deleted after a checkpoint."""
+    _suspend(name, True, wait, timeout, target(namespace, context, kubeconfig))
+
+
+def resume(
+    name: RunName,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Let a suspended run go on where it was."""
+    _suspend(name, False, wait, timeout, target(namespace, context, kubeconfig))
+
+
+def _suspend(name: str, suspend: bool, wait: bool, timeout: float | None, where: Target) -> None:
+    with errors():
+        from rz_operator import remote, remote_status
+
+        async def work(api: remote.ClusterApi, space: str) -> None:
+            typer.echo(await remote_status.set_suspend(api, space, name, suspend))
+            if wait:
+                await remote_status.wait_for_suspend(api, space, name, suspend, typer.echo, timeout)
+
+        remote.call(where, work)
+
+
+def manifests(
+    file: RunFile,
+    set_: Set = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace in the objects.")] = "default",
+    incarnation: Annotated[int, typer.Option(min=1, max=999_999, help="Of the trainer gang.")] = 1,
+) -> None:
+    """Print the Kubernetes objects that a run would have, as YAML. No cluster is asked."""
+    with errors():
+        from rz_operator import plan_text
+        from rz_operator.run_file import read_object
+
+        document, _ = read_object(file, set_ or ())
+        typer.echo(plan_text.as_yaml(plan_text.objects_of(document, namespace, incarnation)), nl=False)
