@@ -21,21 +21,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from rz_api import names
 from rz_api.conditions import ACCEPTED, Reason
 from rz_api.run import ResolvedRun
-from rz_api.spec import FailurePolicy
 from rz_api.status import FINAL_PHASES, RunStatus
 from rz_operator import manifests
 from rz_operator.accept import Frozen, StorageClaim, Verdict, accept, unrenderable
 from rz_operator.apply import Applier, TransientError
+from rz_operator.bodies import Body, Statuses, at, uid_of
 from rz_operator.cluster import ApiError, Cluster
 from rz_operator.decide import Decision, decide
 from rz_operator.errors import UserError
-from rz_operator.gangs import GangView, give_way_to, view
-from rz_operator.members import Event, Wanted, WantedRole
+from rz_operator.line import Line
+from rz_operator.members import Event
 from rz_operator.observe import observation, unix_seconds
 from rz_operator.plan import Plan, plan, wanted
 from rz_operator.reached import reached_of
@@ -47,14 +45,8 @@ from rz_operator.versions import Capabilities
 
 log = logging.getLogger(__name__)
 
-Body = Mapping[str, Any]
-
 SOON_SECONDS = 1.0
 """Until the next look while something is on its way that sends no event of its own."""
-HELD_SECONDS = 5.0
-"""... while an older run's gang is given way to, at least: who comes next is woken when the line moves."""
-HELD_SECONDS_A_RUN = 0.02
-"""... for each run that is held, where that is longer: a long line must not keep every worker busy."""
 
 
 class LedgerReader(Protocol):
@@ -106,11 +98,8 @@ class Reconciler:
         self._ledgers = ledgers
         self._watcher = watcher
         self._clock = clock
-        self._wake = wake
-        self._held: dict[RunKey, str] = {}
-        """Runs that give way, and to whom, as of their last look."""
-        self._statuses: dict[str, tuple[str, RunStatus]] = {}
-        """Statuses that were parsed, with the version of the object; by run UID."""
+        self._statuses = Statuses()
+        self._line = Line(cache, self._statuses, wake)
         self._frozen: dict[str, Frozen | None] = {}
         """By run UID; saves a read, and is dropped whenever a write did not go as expected."""
         self._contexts: dict[str, tuple[ResolvedRun, manifests.Context]] = {}
@@ -152,11 +141,7 @@ class Reconciler:
 
         ledger = await self._ledgers.read(run.key) if _has_ledger(run) else None
         asked = wanted(context.plan, verdict.suspend, by="node")
-        older = self._give_way_to(run, asked, now)
-        if older:
-            self._held[run.key] = older
-        else:
-            self._held.pop(run.key, None)
+        older = self._line.give_way_to(run.key, run.body, run.memory, asked, now)
         seen = observation(run.children, run.uid, reached_of(ledger), older, now)
         decision = decide(asked, run.memory, seen, now)
         silent = self._ledgers.silent_since(run.key)
@@ -166,15 +151,13 @@ class Reconciler:
         for event in decision.events:
             self._watcher.tell(run.body, event)
         await self._act(run, decision, status, applier)
-        self._move_line(run.key, now)
+        self._line.move(run.key, now)
         if applier.retries != status.retries:
             status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
             await self._write_status(run, status)
         if await self._delete_when_expired(run, context.plan, status, now):
             return None
-        if older:
-            return max(HELD_SECONDS, HELD_SECONDS_A_RUN * len(self._held))
-        return self._next_look(context.plan, status, now)
+        return self._line.wait_seconds() if older else self._next_look(context.plan, status, now)
 
     # ------------------------------------------------------------------------------------------------------- read
 
@@ -183,25 +166,18 @@ class Reconciler:
         if body is None:
             self._ledgers.forget(key)
             self._watcher.forget(key)
-            self._leave_line(key)
-            live = {(body.get("metadata") or {}).get("uid") for _, body in self._cache.runs()}
-            for memory in (self._frozen, self._contexts, self._statuses):
+            self._line.leave(key, self._clock())
+            live = {uid_of(body) for _, body in self._cache.runs()}
+            self._statuses.keep_only(live)
+            for memory in (self._frozen, self._contexts):
                 for uid in memory.keys() - live:
                     memory.pop(uid, None)
             return None
         metadata = body["metadata"]
         if metadata.get("deletionTimestamp"):
-            self._leave_line(key)
+            self._line.leave(key, self._clock())
             return None  # the garbage collector removes what it owns
-        return _Run(key, body, metadata["uid"], self._status(body), self._cache.children(metadata["uid"]))
-
-    def _status(self, body: Body) -> RunStatus:
-        """The status of any run; parsed once for each version of its object."""
-        uid, version = str(_at(body, "metadata", "uid")), str(_at(body, "metadata", "resourceVersion"))
-        known = self._statuses.get(uid)
-        if known is None or known[0] != version:
-            known = self._statuses[uid] = (version, _status_of(body))
-        return known[1]
+        return _Run(key, body, metadata["uid"], self._statuses.of(body), self._cache.children(metadata["uid"]))
 
     async def _read_frozen(self, run: _Run) -> Frozen | None:
         if run.uid not in self._frozen:
@@ -239,11 +215,11 @@ class Reconciler:
     def _claims(self, run: _Run) -> Iterator[StorageClaim]:
         """What the other runs hold. One that was refused itself holds nothing."""
         for key, body in self._cache.runs():
-            uid, uri = str(_at(body, "metadata", "uid")), _at(body, "spec", "storage", "uri")
-            if uid != run.uid and isinstance(uri, str) and not _at(body, "metadata", "deletionTimestamp"):
-                created = unix_seconds(_at(body, "metadata", "creationTimestamp")) or 0.0
-                final = _at(body, "status", "phase") in FINAL_PHASES
-                holds = _at(body, "status", "frozen") is True
+            uid, uri = str(at(body, "metadata", "uid")), at(body, "spec", "storage", "uri")
+            if uid != run.uid and isinstance(uri, str) and not at(body, "metadata", "deletionTimestamp"):
+                created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
+                final = at(body, "status", "phase") in FINAL_PHASES
+                holds = at(body, "status", "frozen") is True
                 if holds or not _refused(body):
                     yield StorageClaim(str(key), uid, created, uri, final, holds)
 
@@ -269,51 +245,6 @@ class Reconciler:
                 raise TransientError("the run was frozen by somebody else a moment ago")
         self._frozen[run.uid] = frozen
         return True
-
-    # ----------------------------------------------------------------------------------------------------- decide
-
-    def _give_way_to(self, run: _Run, asked: Wanted, now: float) -> str:
-        if asked.gang_timeout_seconds is None:
-            return ""
-        me = self._gang_view(run.key, run.body, run.memory, asked, now)
-        if not me.wants_nodes:
-            return ""
-        others = (self._view_of(key, body, now) for key, body in self._cache.runs() if key != run.key)
-        return give_way_to(me, (other for other in others if other is not None), now)
-
-    def _view_of(self, key: RunKey, body: Body, now: float) -> GangView | None:
-        """Another run's gang; None for one that is no matter here: not running, or scheduled by somebody else."""
-        if _at(body, "status", "phase") != "Running" or not _scheduled_by_us(body):
-            return None
-        return self._gang_view(key, body, self._status(body), _trainer_wanted(body), now)
-
-    def _leave_line(self, key: RunKey) -> None:
-        self._held.pop(key, None)
-        self._move_line(key, self._clock())
-
-    def _move_line(self, key: RunKey, now: float) -> None:
-        """If somebody gives way to this run, and need not any longer, wake who comes next."""
-        if str(key) not in self._held.values():
-            return
-        body = self._cache.run(key)
-        mine = None if body is None or _at(body, "metadata", "deletionTimestamp") else self._view_of(key, body, now)
-        if mine is not None and mine.wants_nodes:
-            return
-        held = ((other, self._cache.run(other)) for other in self._held)
-        views = [self._view_of(other, found, now) for other, found in held if found is not None]
-        line = [each for each in views if each is not None and each.wants_nodes]
-        if line:
-            first = min(line, key=lambda each: each.place).run
-            self._wake(next(other for other in self._held if str(other) == first))
-
-    def _gang_view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
-        pods = self._cache.children(str(_at(body, "metadata", "uid"))).of("trainer")
-        refused = any(
-            name.startswith(f"Pod/{key.name}-trainer-") and now < retry.not_before
-            for name, retry in status.retries.items()
-        )
-        created = unix_seconds(_at(body, "metadata", "creationTimestamp")) or 0.0
-        return view(str(key), created, asked, status, (pod.member for pod in pods), now, refused)
 
     # -------------------------------------------------------------------------------------------------- write, act
 
@@ -345,7 +276,7 @@ class Reconciler:
         await applier.act(decision.actions, status.gang.restarts)
 
     async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
-        due = _expires_at(planned, status)
+        due = _expiresat(planned, status)
         if due is None or now < due:
             return False
         log.info("%s: deleted, spec.ttlSecondsAfterFinished is over", run.key)
@@ -355,7 +286,7 @@ class Reconciler:
     def _next_look(self, planned: Plan, status: RunStatus, now: float) -> float | None:
         """A finished or suspended run is looked at when something happens to it; another one is polled."""
         if status.phase in FINAL_PHASES:
-            due = _expires_at(planned, status)
+            due = _expiresat(planned, status)
             return None if due is None else max(SOON_SECONDS, due - now)
         if status.phase == "Suspended":
             return None
@@ -366,7 +297,7 @@ class Reconciler:
         return max(SOON_SECONDS / 4, min(self._settings.poll_seconds, due))
 
 
-def _expires_at(planned: Plan, status: RunStatus) -> float | None:
+def _expiresat(planned: Plan, status: RunStatus) -> float | None:
     """When a finished run's object is to be deleted, Unix seconds; None: never."""
     ttl = planned.run.spec.ttl_seconds_after_finished
     if ttl is None or status.completion_time is None:
@@ -378,45 +309,16 @@ def _has_ledger(run: _Run) -> bool:
     return any(deployment.role == "ledger" for deployment in run.children.deployments)
 
 
-def _status_of(body: Body) -> RunStatus:
-    """The status as it was last written; a new one where there is none, or none that can be read."""
-    try:
-        return RunStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
-    except ValidationError as error:
-        log.warning("%s: the status is unreadable and is made anew: %s", _at(body, "metadata", "name"), error)
-        return RunStatus()
-
-
 def _worth_writing(old: Any, new: dict[str, Any]) -> bool:
     """Whether something changed. More units of the same step are no reason of their own: what they forgive is a change
     itself, and the look at a failure writes their number with it."""
     if not isinstance(old, Mapping) or "progressMark" not in old or "progressMark" not in new:
-        return new != old
+        return bool(new != old)
     return {**old, "progressMark": None} != {**new, "progressMark": None}
 
 
 def _refused(body: Body) -> bool:
-    conditions = _at(body, "status", "conditions")
+    conditions = at(body, "status", "conditions")
     return isinstance(conditions, list) and any(
-        _at(each, "type") == ACCEPTED and _at(each, "status") == "False" for each in conditions
+        at(each, "type") == ACCEPTED and at(each, "status") == "False" for each in conditions
     )
-
-
-def _scheduled_by_us(body: Body) -> bool:
-    return (_at(body, "spec", "scheduling", "gang") or "operator") == "operator"
-
-
-def _trainer_wanted(body: Body) -> Wanted:
-    """What another run's object asks for, as far as its place in the line for nodes depends on it."""
-    nodes, suspend = _at(body, "spec", "trainer", "nodes"), _at(body, "spec", "suspend")
-    count = nodes if isinstance(nodes, int) and nodes > 0 else 1
-    return Wanted((WantedRole("trainer", count, "gang", 0.0),), FailurePolicy(), suspend is True)
-
-
-def _at(body: Any, *path: str) -> Any:
-    """The value at a path of an object that anybody may have written; None where there is none."""
-    for key in path:
-        if not isinstance(body, Mapping):
-            return None
-        body = body.get(key)
-    return body

@@ -61,7 +61,41 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     found.watching.server_timeout = 300
     found.networking.request_timeout = settings.request_seconds
     found.queueing.idle_timeout = 1.0
+    found.persistence.diffbase_storage = _NoDiffs()
+    found.persistence.progress_storage = _NoProgress()
     for kind in get_args(WatchedKind):
         api_version, plural = RESOURCES[kind]
         found.watching.label_selectors[api_version.rpartition("/")[0], plural] = OURS
     return found
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nobody asks for differences: without this, each event of each object is copied twice to look for some."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """``on.event`` handlers have no progress."""
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing."""
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
