@@ -19,6 +19,7 @@ also under an operator with other defaults, images or stricter rules.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -140,15 +141,17 @@ def accept(
     images: Mapping[Role, str],
     others: Iterable[StorageClaim],
     gang_exists: bool,
+    others_exist: bool = False,
 ) -> Verdict:
     """The verdict on a run's object (see the module).
 
     ``frozen`` is what its ConfigMap holds, None where it was never accepted; ``images`` are the operator's defaults;
-    ``others`` are the other runs; ``gang_exists``: a pod of the current trainer incarnation is there.
+    ``others`` are the other runs; ``gang_exists``: a pod of the current trainer incarnation is there;
+    ``others_exist``: something of ledger, reward or rollout is there, which was rendered from what is frozen now.
     """
     if frozen is None:
         return _first(body, images, others)
-    return _again(body, frozen, images, gang_exists)
+    return _again(body, frozen, images, gang_exists, others_exist)
 
 
 def unrenderable(body: Mapping[str, Any], frozen: Frozen | None, problem: str) -> Verdict:
@@ -267,7 +270,9 @@ def _too_large(frozen: Frozen) -> Problem | None:
 # ------------------------------------------------------------------------------------------------------ later
 
 
-def _again(body: Mapping[str, Any], frozen: Frozen, images: Mapping[Role, str], gang_exists: bool) -> Verdict:
+def _again(
+    body: Mapping[str, Any], frozen: Frozen, images: Mapping[Role, str], gang_exists: bool, others_exist: bool
+) -> Verdict:
     """The verdict on a run that was accepted before: whatever its spec says now, the run goes on."""
     name, found = frozen.run.name, body.get("spec")
     problem = _no_json(found, "spec") if isinstance(found, Mapping) else _no_mapping(found)
@@ -294,8 +299,18 @@ def _again(body: Mapping[str, Any], frozen: Frozen, images: Mapping[Role, str], 
     if broken:
         found_words = tuple(Problem(each.path, f"found {each.found}; {each.message}") for each in broken)
         return _go_on(run, Reason.SPEC_CHANGED, _words(name, found_words))
-    if gang_exists:
-        return Verdict(True, Reason.SPEC_VALID, _waiting_words(fixed), run, None, run.spec.suspend)
+    waiting = [path for path in fixed if gang_exists or (others_exist and not _is_of_the_gang(path))]
+    if waiting:
+        acting = [path for path in changes if path not in waiting]
+        try:
+            spec = _judge(name, _overlay(frozen.run.spec, acting, found))
+        except SpecError:  # it is only good together with what waits
+            waiting = fixed
+        if len(waiting) == len(fixed):
+            return Verdict(True, Reason.SPEC_VALID, _waiting_words(fixed), run, None, run.spec.suspend)
+        new = _complete(frozen.run.model_copy(update={"spec": spec}), images)
+        freeze = Frozen(new, _with_leaves(copy.deepcopy(dict(frozen.submitted)), acting, found))
+        return Verdict(True, Reason.SPEC_VALID, _waiting_words(waiting), new, freeze, new.spec.suspend)
     freeze = Frozen(new, dict(found))
     problem = _too_large(freeze)
     if problem is not None:
@@ -315,7 +330,10 @@ def _go_on(run: ResolvedRun, reason: str, message: str) -> Verdict:
 def _waiting_words(paths: Sequence[Path]) -> str:
     shown = ", ".join("spec." + ".".join(path) for path in paths[:8])
     more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-    words = f"the spec is valid; {shown}{more} changed and will act with the next trainer incarnation: suspend and "
+    when = (
+        "with the next trainer incarnation" if all(map(_is_of_the_gang, paths)) else "with the next start of all pods"
+    )
+    words = f"the spec is valid; {shown}{more} changed and will act {when}: suspend and "
     return _cut(words + "resume the run to have it act now", MAX_LINE_LENGTH)
 
 
@@ -375,7 +393,14 @@ def _same(one: Any, other: Any) -> bool:
 
 def _overlay(spec: ReasonerZeroRunSpec, paths: Iterable[Path], new: Mapping[str, Any]) -> dict[str, Any]:
     """``spec`` with the leaves at ``paths`` as in ``new``; one that is not there gets today's default, or goes."""
-    document: dict[str, Any] = spec.model_dump(mode="json", by_alias=True)
+    paths = list(paths)
+    removed = [path for path in paths if _get(new, path) is _GONE]
+    document = _with_leaves(spec.model_dump(mode="json", by_alias=True), paths, new)
+    return _with_leaves(document, removed, _DEFAULTS)
+
+
+def _with_leaves(document: dict[str, Any], paths: Iterable[Path], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``document``, changed in place, with the leaves at ``paths`` as in ``new``; one that is not there goes."""
     for path in paths:
         holder = document
         for key in path[:-1]:
@@ -383,8 +408,6 @@ def _overlay(spec: ReasonerZeroRunSpec, paths: Iterable[Path], new: Mapping[str,
                 holder[key] = {}
             holder = holder[key]
         value = _get(new, path)
-        if value is _GONE:
-            value = _get(_DEFAULTS, path)
         if value is _GONE:
             holder.pop(path[-1], None)
         else:
@@ -403,6 +426,11 @@ def _get(document: Any, path: Path) -> Any:
 def _below(path: Path, live: str) -> bool:
     parts = tuple(live.split("."))
     return path[: len(parts)] == parts
+
+
+def _is_of_the_gang(path: Path) -> bool:
+    """Whether only the trainer's pods depend on it."""
+    return any(_below(path, section) for section in ("trainer", "scheduling", "storage.retention"))
 
 
 def _is_live(path: Path) -> bool:

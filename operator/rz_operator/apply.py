@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 60.0, 600.0
 """Wait after the API server refused a create (quota, a webhook, an invalid object), doubled with each refusal."""
 
+LONGEST_MESSAGE = 1000
+"""Characters kept of a refusal, which is kept in the status."""
+
 Body = dict[str, Any]
 
 
@@ -85,31 +88,56 @@ class Applier:
                 await self._patch("Deployment", deployment.name, manifests.scale_patch(wanted))
 
     async def _patch(self, kind: Any, name: str, body: Body) -> None:
+        key = f"{kind}/{name}"
+        if self._waits(key):
+            return
         try:
             self._cache.see_child(kind, await self._cluster.patch(kind, self._context.namespace, name, body))
         except ApiError as error:
-            if not error.not_found:
+            if error.refused:
+                self._remember_refusal(kind, key, error.message)
+            elif not error.not_found:
                 raise
+        else:
+            self.retries.pop(key, None)
+
+    def _waits(self, key: str) -> bool:
+        """Whether it was refused, and is not to be tried again yet."""
+        refusal = self.retries.get(key)
+        return refusal is not None and self._now < refusal.not_before
 
     # ------------------------------------------------------------------------------------------------- actions
 
     async def act(self, actions: Sequence[Action], gang_restarts: int) -> None:
-        """In this order. After a refused trainer pod no further one of its gang is tried in this pass."""
-        if any(isinstance(action, Start) for action in actions):
-            await self._create(manifests.token_secret(self._context, self._new_token()))
+        """In this order. After a refused trainer pod no further one of its gang is tried in this pass. An action that
+        fails stops no other one; the first failure is raised at the end. No answer at all is raised at once."""
+        first: ApiError | None = None
         refused_roles = set()
         for action in actions:
-            if isinstance(action, Stop):
-                await self._stop(action)
-            elif action.role not in refused_roles and not await self._start(action, gang_restarts):
-                refused_roles.add(action.role)
+            try:
+                if isinstance(action, Stop):
+                    await self._stop(action)
+                elif action.role not in refused_roles and not await self._start(action, gang_restarts):
+                    refused_roles.add(action.role)
+            except ApiError as error:
+                if error.status == 0:
+                    raise
+                first = first or error
+        if first is not None:
+            raise first
 
     async def _start(self, start: Start, gang_restarts: int) -> bool:
+        key = f"Start/{start.role}"
+        if self._waits(key):
+            return False
         try:
             bodies = manifests.for_start(self._context, start, gang_restarts)
         except UserError as error:  # the API of the gang mode was uninstalled, say
-            self._remember_refusal(start.role, f"Start/{start.role}", str(error))
+            self._remember_refusal(start.role, key, str(error))
             return False
+        self.retries.pop(key, None)
+        if start.role == "ledger":  # whose pods give the token out for as long as they run; everybody else needs it too
+            await self._create(manifests.token_secret(self._context, self._new_token()))
         for body in bodies:
             if not await self._create(body):
                 return False
@@ -145,15 +173,25 @@ class Applier:
         body = manifests.config_map(self._context, data)
         if not replace:
             return await self._create(body)
-        await self._cluster.replace("ConfigMap", self._context.namespace, body["metadata"]["name"], body)
+        name = body["metadata"]["name"]
+        key = f"ConfigMap/{name}"
+        if self._waits(key):
+            return False
+        try:
+            await self._cluster.replace("ConfigMap", self._context.namespace, name, body)
+        except ApiError as error:
+            if not error.refused:
+                raise
+            self._remember_refusal("ConfigMap", key, error.message)
+            return False
+        self.retries.pop(key, None)
         return True
 
     async def _create(self, body: Body) -> bool:
         """Whether the object is there now; a refusal is remembered, and not tried again before its time."""
         kind, name = body["kind"], body["metadata"]["name"]
         key = f"{kind}/{name}"
-        refusal = self.retries.get(key)
-        if refusal is not None and self._now < refusal.not_before:
+        if self._waits(key):
             return False
         try:
             created = await self._cluster.create(kind, self._context.namespace, body)
@@ -192,7 +230,8 @@ class Applier:
             if metadata.get("deletionTimestamp"):
                 raise TransientError(f"{key} is being deleted")
             return True
-        if metadata.get("deletionTimestamp") or (owner and not self._lives(owner)):
+        owned = any(each.get("uid") == owner for each in metadata.get("ownerReferences") or [])
+        if metadata.get("deletionTimestamp") or (owned and not self._lives(str(owner))):
             raise TransientError(f"{key} of an earlier run is not gone yet")
         self._remember_refusal(
             kind,
@@ -207,7 +246,9 @@ class Applier:
     def _remember_refusal(self, kind: str, key: str, message: str) -> None:
         failures = self.retries[key].failures + 1 if key in self.retries else 1
         wait = backoff_seconds(failures, REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS)
-        self.retries[key] = RetryState(failures=failures, not_before=self._now + wait, message=message[:4096])
+        self.retries[key] = RetryState(
+            failures=failures, not_before=self._now + wait, message=message[:LONGEST_MESSAGE]
+        )
         self._on_refusal(kind)
         log.warning("%s: %s was refused, tried again in %.0f s: %s", self._context.plan.run.name, key, wait, message)
 

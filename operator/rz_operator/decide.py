@@ -153,7 +153,7 @@ def _fail(look: Look, reason: str, message: str, exit_code: int | None = None) -
 def _clean_up(look: Look) -> Look:
     """Nothing of a finished run stays alive. Trainers that have ended stay, for their logs."""
     for wanted in look.wanted.roles:
-        members = [m for m in look.of(wanted.role) if m.live or wanted.role != "trainer"]
+        members = [m for m in look.of(wanted.role) if m.live or not m.over or wanted.role != "trainer"]
         failed = look.status.phase == "Failed"
         look = look.stop(members, min(wanted.grace_seconds, KILL_SECONDS) if failed else wanted.grace_seconds)
     return look

@@ -33,9 +33,12 @@ class Line:
         self._wake = wake
         self._held: dict[RunKey, str] = {}
         """Runs that give way, and to whom, as of their last look."""
+        self._asked: dict[RunKey, Wanted] = {}
+        """What each run does really, whatever its spec has been changed to meanwhile, as of its last look."""
 
     def give_way_to(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> str:
         """Name of the run that this one must let go first; empty where it is free to go."""
+        self._asked[key] = asked
         older = self._older(key, body, status, asked, now)
         if older:
             self._held[key] = older
@@ -50,6 +53,7 @@ class Line:
     def leave(self, key: RunKey, now: float) -> None:
         """A run is gone, or going."""
         self._held.pop(key, None)
+        self._asked.pop(key, None)
         self.move(key, now)
 
     def move(self, key: RunKey, now: float) -> None:
@@ -78,23 +82,34 @@ class Line:
 
     def _view_of(self, key: RunKey, body: Body, now: float) -> GangView | None:
         """Another run's gang; None for one that is no matter here: not running, or scheduled by somebody else."""
-        by_us = (at(body, "spec", "scheduling", "gang") or "operator") == "operator"
-        if at(body, "status", "phase") != "Running" or not by_us:
+        asked = self._asked.get(key) or _asked_by(body)
+        if at(body, "status", "phase") != "Running" or asked.gang_timeout_seconds is None:
             return None
-        return self._view(key, body, self._statuses.of(body), _trainer_wanted(body), now)
+        return self._view(key, body, self._statuses.of(body), asked, now)
 
     def _view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
         pods = self._cache.children(uid_of(body)).of("trainer")
         refused = any(
-            name.startswith(f"Pod/{key.name}-trainer-") and now < retry.not_before
+            now < retry.not_before and (name == "Start/trainer" or _is_of_a_gang(name, key.name))
             for name, retry in status.retries.items()
         )
         created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
         return view(str(key), created, asked, status, (pod.member for pod in pods), now, refused)
 
 
-def _trainer_wanted(body: Body) -> Wanted:
-    """What another run's object asks for, as far as its place in the line depends on it."""
+_OF_A_GANG = frozenset(("Pod", "PodGroup", "PodDisruptionBudget"))
+"""What a gang does not start without."""
+
+
+def _is_of_a_gang(key: str, run: str) -> bool:
+    kind, _, name = key.partition("/")
+    return kind in _OF_A_GANG and name.startswith(f"{run}-trainer-")
+
+
+def _asked_by(body: Body) -> Wanted:
+    """What another run asks for that was not looked at yet, as far as its place in the line depends on it."""
+    by_us = (at(body, "spec", "scheduling", "gang") or "operator") == "operator"
     nodes, suspend = at(body, "spec", "trainer", "nodes"), at(body, "spec", "suspend")
     count = nodes if isinstance(nodes, int) and nodes > 0 else 1
-    return Wanted((WantedRole("trainer", count, "gang", 0.0),), FailurePolicy(), suspend is True)
+    timeout = 0.0 if by_us else None
+    return Wanted((WantedRole("trainer", count, "gang", 0.0),), FailurePolicy(), suspend is True, timeout)

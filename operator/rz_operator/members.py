@@ -52,6 +52,8 @@ class Observed:
     """It was told to stop and is still there."""
     restarts: int = 0
     """How often the kubelet restarted it in place; 0 for processes."""
+    over: bool = True
+    """Of a member that has ended: whether nothing of it holds anything any more. A pod with a sidecar runs on."""
     bound: bool = True
     """Whether it has a node; a process always has."""
     gone_by: float | None = None

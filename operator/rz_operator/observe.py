@@ -90,6 +90,7 @@ def seen_pod(body: Body) -> SeenPod | None:
         started_at=(_started(main) if bound else None) or created,
         deleting=metadata.get("deletionTimestamp") is not None,
         restarts=_count(main.get("restartCount")),
+        over=_text(status, "phase") in ("Succeeded", "Failed"),
         bound=bound,
         gone_by=unix_seconds(metadata.get("deletionTimestamp")),
     )

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from rz_api import names
 from rz_api.conditions import ACCEPTED, Reason
 from rz_api.run import ResolvedRun
-from rz_api.status import FINAL_PHASES, RunStatus
+from rz_api.status import FINAL_PHASES, RetryState, RunStatus
 from rz_operator import manifests
 from rz_operator.accept import Frozen, StorageClaim, Verdict, accept, unrenderable
 from rz_operator.apply import Applier, TransientError
@@ -62,7 +62,6 @@ class Watcher(Protocol):
 
     def tell(self, body: Body, event: Event) -> None: ...
     def refused(self, kind: str) -> None: ...
-    def forget(self, key: RunKey) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ class Reconciler:
         self._ledgers = ledgers
         self._watcher = watcher
         self._clock = clock
+        self._uids: dict[RunKey, str] = {}
         self._statuses = Statuses()
         self._line = Line(cache, self._statuses, wake)
         self._frozen: dict[str, Frozen | None] = {}
@@ -129,13 +129,20 @@ class Reconciler:
             await self._write_status(run, status)
             return self._settings.poll_seconds if verdict.reason == Reason.STORAGE_REFUSED else None
 
+        run = _without_old_refusals(run, context.plan)
         applier = self._applier(run, context, now)
-        if verdict.freeze is not None and not await self._freeze(run, verdict.freeze, frozen, applier):
+        written = verdict.freeze is None or await self._freeze(run, verdict.freeze, frozen, applier)
+        if not written and frozen is not None:
+            verdict, context = self._go_on_as_frozen(run, frozen, applier)
+            applier = self._applier(run, context, now, applier.retries)
+        elif not written:
             status = run.memory.model_copy(update={"retries": applier.retries})
             facts = Facts(run.body, verdict, context.plan, run.children, None, "")
             await self._write_status(run, report(status, facts, now))
             return self._next_look(context.plan, status, now)
-        if verdict.freeze is not None:  # what was refused was made from another spec: this one need not wait for it
+        if (
+            written and verdict.freeze is not None
+        ):  # what was refused was made from another spec: this one need not wait for it
             applier.retries.clear()
             run = replace(run, memory=run.memory.model_copy(update={"retries": {}}))
 
@@ -144,6 +151,11 @@ class Reconciler:
         older = self._line.give_way_to(run.key, run.body, run.memory, asked, now)
         seen = observation(run.children, run.uid, reached_of(ledger), older, now)
         decision = decide(asked, run.memory, seen, now)
+        if run.memory.gang.complete and decision.status.gang.incarnation != run.memory.gang.incarnation:
+            run = await self._with_live_pods(run)  # a gang is not ended on what a watch may not have shown yet
+            decision = decide(
+                asked, run.memory, observation(run.children, run.uid, reached_of(ledger), older, now), now
+            )
         silent = self._ledgers.silent_since(run.key)
         facts = Facts(run.body, verdict, context.plan, run.children, ledger, older, silent)
         status = report(decision.status, facts, now)
@@ -165,7 +177,7 @@ class Reconciler:
         body = self._cache.run(key)
         if body is None:
             self._ledgers.forget(key)
-            self._watcher.forget(key)
+            self._uids.pop(key, None)
             self._line.leave(key, self._clock())
             live = {uid_of(body) for _, body in self._cache.runs()}
             self._statuses.keep_only(live)
@@ -177,7 +189,22 @@ class Reconciler:
         if metadata.get("deletionTimestamp"):
             self._line.leave(key, self._clock())
             return None  # the garbage collector removes what it owns
+        if self._uids.get(key) != metadata["uid"]:  # what an earlier run of this name said is not this one's
+            self._uids[key] = metadata["uid"]
+            self._ledgers.forget(key)
         return _Run(key, body, metadata["uid"], self._statuses.of(body), self._cache.children(metadata["uid"]))
+
+    async def _with_live_pods(self, run: _Run) -> _Run:
+        """``run`` with its pods as the API server has them now."""
+        selector = f"{names.LABEL_RUN_UID}={run.uid}"
+        found = await self._cluster.snapshot("Pod", run.key.namespace, selector)
+        for body in found.items:
+            self._cache.see_child("Pod", body)
+        present = {at(body, "metadata", "uid") for body in found.items}
+        for pod in run.children.pods:
+            if pod.member.uid not in present:
+                self._cache.forget_child("Pod", run.uid, pod.name, pod.member.uid)
+        return replace(run, children=self._cache.children(run.uid))
 
     async def _read_frozen(self, run: _Run) -> Frozen | None:
         if run.uid not in self._frozen:
@@ -205,12 +232,21 @@ class Reconciler:
         """What the spec means, and how it is rendered; no context: nothing may be started."""
         incarnation = run.memory.gang.incarnation
         gang_exists = any(pod.member.incarnation >= incarnation for pod in run.children.of("trainer"))
-        verdict = accept(run.body, frozen, self._settings.images, self._claims(run), gang_exists)
+        others_exist = bool(run.children.deployments or run.children.of("ledger", "reward", "rollout"))
+        verdict = accept(run.body, frozen, self._settings.images, self._claims(run), gang_exists, others_exist)
         try:
             return verdict, self._context(run, verdict)
         except UserError as error:  # a podTemplate that breaks the rules
             verdict = unrenderable(run.body, frozen, str(error))
             return verdict, self._context(run, verdict)
+
+    def _go_on_as_frozen(self, run: _Run, frozen: Frozen, applier: Applier) -> tuple[Verdict, manifests.Context]:
+        """The changed spec could not be written down: nothing may be made from it yet."""
+        refusal = applier.retries[f"ConfigMap/{names.config_map(run.key.name)}"]
+        verdict = unrenderable(run.body, frozen, f"the changed spec could not be stored: {refusal.message}")
+        context = self._context(run, replace(verdict, reason=Reason.CREATE_REFUSED))
+        assert context is not None
+        return replace(verdict, reason=Reason.CREATE_REFUSED), context
 
     def _claims(self, run: _Run) -> Iterator[StorageClaim]:
         """What the other runs hold. One that was refused itself holds nothing."""
@@ -220,6 +256,8 @@ class Reconciler:
                 created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
                 final = at(body, "status", "phase") in FINAL_PHASES
                 holds = at(body, "status", "frozen") is True
+                if uid in self._contexts:  # what it does really, whatever its spec has been changed to
+                    uri = self._contexts[uid][0].spec.storage.uri
                 if holds or not _refused(body):
                     yield StorageClaim(str(key), uid, created, uri, final, holds)
 
@@ -257,13 +295,15 @@ class Reconciler:
         self._cache.see_run(written)
         return replace(run, body=written, memory=status)
 
-    def _applier(self, run: _Run, context: manifests.Context, now: float) -> Applier:
+    def _applier(
+        self, run: _Run, context: manifests.Context, now: float, retries: Mapping[str, RetryState] | None = None
+    ) -> Applier:
         return Applier(
             self._cluster,
             self._cache,
             context,
             run.children,
-            run.memory.retries,
+            run.memory.retries if retries is None else retries,
             now,
             lambda: secrets.token_urlsafe(32),
             self._watcher.refused,
@@ -303,6 +343,23 @@ def _expiresat(planned: Plan, status: RunStatus) -> float | None:
     if ttl is None or status.completion_time is None:
         return None
     return status.completion_time.timestamp() + ttl
+
+
+def _without_old_refusals(run: _Run, planned: Plan) -> _Run:
+    """Refusals of what nobody wants any more are forgotten: another gang's pods, rollouts that were scaled away."""
+    count = wanted(planned, False, by="node").role("rollout").count
+    gang, rollout = f"{run.key.name}-trainer-i", f"{run.key.name}-rollout-"
+    mine = f"{gang}{run.memory.gang.incarnation}"
+
+    def is_wanted(key: str) -> bool:
+        name = key.partition("/")[2]
+        if name.startswith(gang):
+            return name == mine or name.startswith(f"{mine}-")
+        index = name.removeprefix(rollout)
+        return not name.startswith(rollout) or not index.isdigit() or int(index) < count
+
+    retries = {key: retry for key, retry in run.memory.retries.items() if is_wanted(key)}
+    return replace(run, memory=run.memory.model_copy(update={"retries": retries}))
 
 
 def _has_ledger(run: _Run) -> bool:

@@ -98,6 +98,6 @@ class Children:
     others: Mapping[str, str] = field(default_factory=dict)
     """UIDs of further watched children by ``Kind/name`` (NetworkPolicy)."""
 
-    def of(self, role: Role) -> tuple[SeenPod, ...]:
-        """The pods of one role."""
-        return tuple(pod for pod in self.pods if pod.member.role == role)
+    def of(self, *roles: Role) -> tuple[SeenPod, ...]:
+        """The pods of these roles."""
+        return tuple(pod for pod in self.pods if pod.member.role in roles)

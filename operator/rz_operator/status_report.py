@@ -438,6 +438,8 @@ def _needed_by(key: str, status: RunStatus, facts: Facts, role: Role) -> bool:
     kind, _, name = key.partition("/")
     if kind in _EVERYBODY:
         return True
+    if kind == "Start":
+        return name == role
     if kind in _SIDE or not name.startswith(f"{facts.name}-{role}"):
         return False
     number = status.gang.incarnation

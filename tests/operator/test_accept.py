@@ -326,7 +326,21 @@ def test_good_changes(change: dict[str, Any], gang_exists: bool, fields: dict[st
 def test_a_change_that_waits_is_named() -> None:
     verdict = again(first(), spec(trainer__nodes=4, rollout__image="mine:2", suspend=False), True)
     assert "spec.trainer.nodes, spec.rollout.image changed" in verdict.message
-    assert "will act with the next trainer incarnation" in verdict.message
+    assert "will act with the next start of all pods: suspend and resume" in verdict.message
+    verdict = again(first(), spec(trainer__nodes=4), True)
+    assert "spec.trainer.nodes changed and will act with the next trainer incarnation" in verdict.message
+
+
+def test_between_two_gangs_only_what_is_the_trainers_alone_is_frozen_anew() -> None:
+    new = spec(trainer__nodes=4, rollout__tensorParallel=2, ledger__image="mine:2")
+    verdict = accept(run_body(new), first(), IMAGES, (), gang_exists=False, others_exist=True)
+    assert (field(verdict, "trainer.nodes"), field(verdict, "rollout.tensorParallel")) == (4, 1)
+    assert "spec.rollout.tensorParallel, spec.ledger.image changed" in verdict.message
+    assert verdict.freeze is not None
+    assert verdict.freeze.submitted == spec(trainer__nodes=4)
+    later = accept(run_body(new), verdict.freeze, IMAGES, (), gang_exists=False, others_exist=False)
+    assert (field(later, "trainer.nodes"), field(later, "rollout.tensorParallel")) == (4, 2)
+    assert later.freeze == Frozen(later.freeze.run, new) if later.freeze else False
 
 
 def test_a_field_that_is_removed_gets_todays_default() -> None:

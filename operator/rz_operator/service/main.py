@@ -58,9 +58,6 @@ class Watcher:
     def refused(self, kind: str) -> None:
         self._metrics.refused(kind)
 
-    def forget(self, key: RunKey) -> None:
-        """Nothing is kept by run."""
-
 
 async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Run until ``stop`` is set (SIGTERM sets it)."""
@@ -155,6 +152,10 @@ async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], names
     """List everything, put the cache right, and have every run looked at."""
     from rz_operator.service.handlers import OURS
 
+    # Runs first: a status that is older than the pods is put right by them, the other way round pods seem to be gone.
+    runs = await cluster.snapshot(names.KIND, namespace)
+    for gone in cache.replace_runs(runs.items, runs.resource_version):
+        queue.add(gone)
     for kind in REDUCE:
         present: set[tuple[str, str]] = set()
         version = ""
@@ -165,9 +166,6 @@ async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], names
                 metadata = body["metadata"]
                 present.add(((metadata.get("labels") or {}).get(names.LABEL_RUN_UID, ""), metadata["name"]))
         cache.keep_only(kind, present, version)
-    runs = await cluster.snapshot(names.KIND, namespace)
-    for gone in cache.replace_runs(runs.items, runs.resource_version):
-        queue.add(gone)
     for key, _ in cache.runs():
         queue.add(key)
 

@@ -1,0 +1,278 @@
+"""Trainer gangs that want more nodes than there are: the operator's own line, and Kueue's (a test double).
+
+The line itself is tested without servers in ``tests/operator/test_gangs.py``; here pods really compete for GPUs.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from api_builders import document
+from control_plane import apply_crd
+from kube_api import Api, Object
+from kubelet_double import Kubelet
+from kueue_double import KueueDouble
+from operator_process import OperatorProcess
+from players import Players, gpus_of
+
+from rz_api import names
+
+WITHIN_SECONDS = 60.0
+SECOND = 1.1
+"""A creation time has whole seconds: runs that are made further apart have an order."""
+
+Operator = Callable[..., OperatorProcess]
+Wait = Callable[..., Any]
+
+
+@dataclass
+class Cluster:
+    """One namespace with runs whose gangs compete; ``tick`` lets the players act and looks at what is so."""
+
+    api: Api
+    namespace: str
+    kubelet: Kubelet
+    players: Players
+    wait_for: Wait
+    nodes: dict[str, int] = field(default_factory=dict)
+    """Trainer nodes (one GPU each) of each run, in the order of creation."""
+    started: list[str] = field(default_factory=list)
+    """Runs in the order in which their gangs first ran."""
+
+    def submit(self, name: str, nodes: int, **spec: Any) -> None:
+        fields = {
+            "metadata.name": name,
+            "spec.storage.uri": f"s3://bucket/{self.namespace}/{name}",
+            "spec.trainer.nodes": nodes,
+            "spec.trainer.gpusPerNode": 1,
+            "spec.rollout.replicas": 1,
+            "spec.failurePolicy.backoffSeconds": 1,
+        }
+        self.api.create(document(fields | spec), self.namespace)
+        self.nodes[name] = nodes
+
+    def status(self, name: str) -> Object:
+        found: Object = self.api.get(names.KIND, self.namespace, name).get("status") or {}
+        return found
+
+    def condition(self, name: str, kind: str) -> Object:
+        return next((each for each in self.status(name).get("conditions", []) if each["type"] == kind), {})
+
+    def gangs(self) -> dict[str, list[Object]]:
+        """Trainer pods of each run."""
+        found: dict[str, list[Object]] = defaultdict(list)
+        for pod in self.api.list("Pod", self.namespace, {names.LABEL_ROLE: "trainer"}):
+            found[pod["metadata"]["labels"][names.LABEL_RUN]].append(pod)
+        return found
+
+    def running(self) -> list[str]:
+        """Runs all of whose trainer pods run."""
+        found = {}
+        for name, pods in self.gangs().items():
+            found[name] = sum(pod["status"]["phase"] == "Running" for pod in pods) == self.nodes[name]
+        return [name for name, runs in found.items() if runs]
+
+    def finish(self, name: str) -> None:
+        """Its trainer pods succeed."""
+        for pod in self.gangs()[name]:
+            self.kubelet.succeed(self.namespace, pod["metadata"]["name"])
+
+    def tick(self) -> None:
+        self.players.tick()
+        for name in self.running():
+            if name not in self.started:
+                self.started.append(name)
+
+    def wait(self, look: Callable[[], Any], what: str, seconds: float = WITHIN_SECONDS) -> Any:
+        return self.wait_for(look, seconds, each=self.tick, what=what)
+
+    def hold(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.tick()
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def cluster(api: Api, namespace: str, kubelet: Kubelet, players: Players, wait_for: Wait) -> Cluster:
+    return Cluster(api, namespace, kubelet, players, wait_for)
+
+
+# ---------------------------------------------------------------------------------------------- gang: operator
+
+
+def test_with_room_for_one_gang_the_older_run_runs_and_the_others_wait_in_order(
+    cluster: Cluster, operator: Operator
+) -> None:
+    cluster.kubelet.nodes = {"a": 2, "b": 1}  # a gang of 2 and its rollout
+    for name in ("first", "second", "third"):  # before there is an operator: it finds all three at once
+        cluster.submit(name, nodes=2)
+        time.sleep(SECOND)
+    operator(cluster.namespace)
+
+    cluster.wait(lambda: cluster.running() == ["first"], "the oldest run's gang runs")
+    third = cluster.wait(lambda: cluster.condition("third", "TrainerReady"), "the youngest says what it waits for")
+    cluster.wait(
+        lambda: "the older run" in cluster.condition("third", "TrainerReady").get("message", ""),
+        "the youngest names an older run",
+    )
+    third = cluster.condition("third", "TrainerReady")
+    assert (third["status"], third["reason"]) == ("False", "WaitingForGang")
+    assert f"{cluster.namespace}/second" in third["message"]
+    cluster.hold(3)
+    assert cluster.running() == ["first"]
+    assert "third" not in cluster.gangs(), "a gang that is held back has no pods"
+
+    cluster.finish("first")
+    cluster.wait(lambda: cluster.running() == ["second"], "the second run's gang runs when the first run is over")
+    assert cluster.status("first")["phase"] == "Succeeded"
+    cluster.finish("second")
+    cluster.wait(lambda: cluster.running() == ["third"], "the third run's gang runs when the second run is over")
+    assert cluster.started == ["first", "second", "third"]
+    assert cluster.status("third").get("restarts", {}) == {}, "waiting is no failure"
+
+
+def test_two_gangs_that_got_a_part_each_do_not_block_each_other(cluster: Cluster, operator: Operator) -> None:
+    """The scheduler takes pods in an order of its own, so that both gangs are started in part."""
+    cluster.kubelet.nodes = {"a": 4}
+    cluster.kubelet.order = lambda pod: (pod["metadata"]["name"].rpartition("-")[2], pod["metadata"]["name"])
+    cluster.submit("old", nodes=3)
+    time.sleep(SECOND)
+    cluster.submit("young", nodes=3)
+    operator(cluster.namespace)
+    cluster.wait(lambda: cluster.running() == ["old"], "the older gang gets all of its nodes")
+    cluster.finish("old")
+    cluster.wait(lambda: cluster.running() == ["young"], "then the younger one")
+
+
+def test_random_arrivals_all_come_to_their_end(cluster: Cluster, operator: Operator) -> None:
+    """8 gangs of 1 to 4 nodes come at random times to a cluster in which the largest just fits."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng, count = random.Random(seed), 8
+    cluster.kubelet.nodes = {"a": 3, "b": 2}
+    operator(cluster.namespace)
+    arrivals = sorted(rng.uniform(0, 12) for _ in range(count))
+    began = time.monotonic()
+    lasts: dict[str, float] = {}
+    """When each gang is to end."""
+    while len(lasts) < count or any(cluster.status(name).get("phase") != "Succeeded" for name in cluster.nodes):
+        now = time.monotonic() - began
+        assert now < 300, f"seed {seed}: { ({name: cluster.status(name) for name in cluster.nodes}) }"
+        while len(cluster.nodes) < count and arrivals[len(cluster.nodes)] <= now:
+            cluster.submit(f"run-{len(cluster.nodes)}", nodes=rng.randint(1, 4))
+        cluster.tick()
+        for name in cluster.running():
+            if now > lasts.setdefault(name, now + rng.uniform(0.5, 3)):
+                cluster.finish(name)
+        assert_no_more_than_there_is(cluster)
+        time.sleep(0.1)
+    print(f"{count} runs came to their end in {time.monotonic() - began:.0f} s")
+    assert all(not cluster.status(name).get("restarts") for name in cluster.nodes)
+
+
+def assert_no_more_than_there_is(cluster: Cluster) -> None:
+    used = Counter[str]()
+    for pod in cluster.api.list("Pod", cluster.namespace):
+        if pod["status"]["phase"] == "Running":
+            used[pod["spec"]["nodeName"]] += gpus_of(pod)
+    assert all(used[node] <= gpus for node, gpus in cluster.kubelet.nodes.items())
+
+
+# ------------------------------------------------------------------------------------------------- gang: kueue
+
+KUEUE_CRD: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "workloads.kueue.x-k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
+    },
+    "spec": {
+        "group": "kueue.x-k8s.io",
+        "names": {"kind": "Workload", "listKind": "WorkloadList", "plural": "workloads", "singular": "workload"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1beta1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+KUEUE = {"spec.scheduling.gang": "kueue", "spec.scheduling.queueName": "queue"}
+
+
+@pytest.fixture
+def kueue(api: Api, kubelet: Kubelet, players: Players, wait_for: Wait) -> Iterator[KueueDouble]:
+    """A server that has Kueue's API, and somebody who does what Kueue does."""
+    apply_crd(api, KUEUE_CRD)
+    wait_for(lambda: api.request("GET", "/apis/kueue.x-k8s.io"), 10)
+    double = KueueDouble(api, num_gpus=3)
+    kubelet.holds = double.holds
+    players.players.insert(0, double)
+    yield double
+    api.delete("CustomResourceDefinition", "", KUEUE_CRD["metadata"]["name"])
+
+
+def groups(pods: list[Object]) -> set[tuple[str | None, str | None]]:
+    """(group, size) of Kueue's, of each pod."""
+    return {
+        (
+            pod["metadata"]["labels"].get(KueueDouble.GROUP),
+            pod["metadata"].get("annotations", {}).get(KueueDouble.TOTAL),
+        )
+        for pod in pods
+    }
+
+
+def test_kueue_sees_a_gang_as_one_group_and_the_operator_keeps_out_of_its_queue(
+    cluster: Cluster, kueue: KueueDouble, operator: Operator
+) -> None:
+    process = operator(cluster.namespace)
+    cluster.submit("first", 2, **KUEUE)
+    cluster.wait(lambda: cluster.running() == ["first"], "Kueue admits the first gang")
+    cluster.submit("second", 2, **KUEUE)
+    cluster.wait(lambda: len(cluster.gangs().get("second", ())) == 2, "the second gang is made, for Kueue to queue")
+    assert groups(cluster.gangs()["first"]) == {("first-trainer-i1", "2")}
+    assert groups(cluster.gangs()["second"]) == {("second-trainer-i1", "2")}
+    rollouts = cluster.api.list("Pod", cluster.namespace, {names.LABEL_ROLE: "rollout"})
+    assert groups(rollouts) == {(None, None)}
+    assert {pod["metadata"]["labels"][KueueDouble.QUEUE] for pod in rollouts} == {"queue"}
+    cluster.hold(3)
+    assert cluster.running() == ["first"], "there is no room for two"
+    cluster.finish("first")
+    cluster.wait(lambda: cluster.running() == ["second"], "the second gang follows")
+    assert not cluster.status("second").get("restarts"), "to be queued is no failure"
+    assert process.denied() == []
+
+
+def test_kueues_preemption_is_not_counted_and_its_finalizers_block_nothing(
+    cluster: Cluster, kueue: KueueDouble, operator: Operator
+) -> None:
+    operator(cluster.namespace)
+    cluster.submit("run", 2, **KUEUE)
+    cluster.wait(lambda: cluster.running() == ["run"], "the gang runs")
+    kueue.until_replaced = True  # the worst that Kueue may do: the old pods stay for as long as this test wants
+    kueue.preempt(cluster.namespace, "run-trainer-i1")
+
+    def second_gang() -> bool:
+        pods = {pod["metadata"]["name"]: pod for pod in cluster.gangs()["run"]}
+        return all(pods.get(f"run-trainer-i2-{n}", {}).get("status", {}).get("phase") == "Running" for n in (0, 1))
+
+    cluster.wait(second_gang, "the next gang runs although the pods of the old one are still held", 75)
+    held = [pod for pod in cluster.gangs()["run"] if "finalizers" in pod["metadata"]]
+    old = [pod["metadata"]["name"] for pod in held if pod["metadata"]["name"].startswith("run-trainer-i1-")]
+    assert sorted(old) == ["run-trainer-i1-0", "run-trainer-i1-1"]
+    status = cluster.status("run")
+    assert (status.get("restarts", {}), status["gang"].get("failures", 0)) == ({}, 0), "preemption is not counted"
+    kueue.until_replaced = False
+    cluster.wait(lambda: len(cluster.gangs()["run"]) == 2, "the old pods go when Kueue lets them")
