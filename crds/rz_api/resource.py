@@ -119,5 +119,6 @@ def _envelope_problems(document: Mapping[str, Any]) -> list[Problem]:
     for field in document.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}:
         belongs = field in {each.alias for each in ReasonerZeroRunSpec.model_fields.values()}
         change = "move it below spec" if belongs else "remove it; an object has apiVersion, kind, metadata and spec"
-        problems.append(Problem(str(field), f"found a field {field!r} at the top, there is none of this name: {change}"))
+        words = f"found a field {field!r} at the top, there is none of this name: {change}"
+        problems.append(Problem(str(field), words))
     return problems

@@ -233,7 +233,7 @@ def _reward(spec: ReasonerZeroRunSpec) -> RoleSet:
 
 def _rollout(spec: ReasonerZeroRunSpec) -> RoleSet:
     rollout, trainer = spec.rollout, spec.trainer
-    gpus = rollout.tensor_parallel if trainer.gpus_per_node > 0 or rollout.engine == "vllm" else 0
+    gpus = rollout.tensor_parallel if trainer.gpus_per_node > 0 else 0
     colocated = rollout.placement == "colocated"
     per_node = max(1, trainer.gpus_per_node // max(1, gpus)) if colocated else 1
     count = trainer.nodes * per_node if colocated else rollout.replicas
