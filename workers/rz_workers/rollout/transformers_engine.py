@@ -17,15 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from rz_workers.prompts import load_tokenizer
 from rz_workers.rollout.decode import decode
-from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams
+from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams, WeightsMismatchError
 from rz_workers.rollout.stopping import Stopper
-from rz_workers.runtime import UserError, WorkerError
+from rz_workers.runtime import UserError
 
-__all__ = ["TransformersEngine", "WeightsMismatchError"]
-
-
-class WeightsMismatchError(WorkerError):
-    """Published tensors are not those of the run's model configuration."""
+__all__ = ["TransformersEngine", "check_fit", "check_room", "eos_token_ids"]
 
 
 class TransformersEngine:
@@ -43,7 +39,7 @@ class TransformersEngine:
         )
         self._model.eval().requires_grad_(False)
         self._tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        self._eos_token_ids = _eos_token_ids(folder, self._tokenizer.eos_token_id)
+        self._eos_token_ids = eos_token_ids(folder, self._tokenizer.eos_token_id)
         self._max_model_tokens = max_model_tokens
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
         self._weight_version: int | None = None
@@ -59,17 +55,7 @@ class TransformersEngine:
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy ``tensors`` into the model, in place, and tie what the configuration ties."""
         self._weight_version = None
-        own = self._model.state_dict()
-        absent = sorted(own.keys() - tensors.keys() - set(self._model.all_tied_weights_keys))
-        unknown = sorted(tensors.keys() - own.keys())
-        reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
-        if absent or unknown or reshaped:
-            raise WeightsMismatchError(
-                f"weights version {version} do not fit the model/ folder of this run: {len(absent)} tensors are "
-                f"absent {absent[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(reshaped)} of another shape "
-                f"{reshaped[:3]}"
-            )
-        self._check_tied(version, tensors)
+        check_fit(self._model, version, tensors)
         self._model.load_state_dict(dict(tensors), strict=False)
         self._model.tie_weights()
         self._weight_version = version
@@ -79,13 +65,7 @@ class TransformersEngine:
     ) -> Iterator[Finished]:
         """Sample ``requests`` as one batch of fixed composition."""
         assert self._weight_version is not None, "generate before load_weights"
-        assert all(request.prompt_token_ids for request in requests), "a row has no prompt"
-        longest = max(len(request.prompt_token_ids) for request in requests)
-        if longest + params.max_new_tokens > self._max_model_tokens:
-            raise UserError(
-                f"a prompt of {longest} tokens and rollout.sampling.maxNewTokens {params.max_new_tokens} do not fit "
-                f"rollout.maxModelLength {self._max_model_tokens}; raise that, or lower one of the other two"
-            )
+        check_room(requests, params, self._max_model_tokens)
         return decode(self._model, requests, params, self._stopper(params.stop), cancelled)
 
     def _stopper(self, stop: tuple[str, ...]) -> Stopper:
@@ -94,16 +74,40 @@ class TransformersEngine:
             self._stoppers[stop] = Stopper(self._tokenizer, stop, self._eos_token_ids, vocabulary)
         return self._stoppers[stop]
 
-    def _check_tied(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Two published tensors that this model ties must be equal, or one of them would silently be lost."""
-        for name, source in self._model.all_tied_weights_keys.items():
-            if name in tensors and source in tensors and not torch.equal(tensors[name], tensors[source]):
-                raise WeightsMismatchError(
-                    f"weights version {version}: {name} and {source} differ, but the model's configuration ties them"
-                )
+
+def check_fit(model: PreTrainedModel, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise WeightsMismatchError unless ``tensors`` are the weights of ``model`` (which may lie on the meta device), by
+    name and shape. Of tensors that are tied one may be absent; if both are there they must be equal, or one of them
+    would silently be lost."""
+    own, tied = model.state_dict(), model.all_tied_weights_keys
+    absent = sorted(own.keys() - tensors.keys() - set(tied))
+    unknown = sorted(tensors.keys() - own.keys())
+    reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
+    if absent or unknown or reshaped:
+        raise WeightsMismatchError(
+            f"weights version {version} do not fit the model/ folder of this run: {len(absent)} tensors are "
+            f"absent {absent[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(reshaped)} of another shape "
+            f"{reshaped[:3]}"
+        )
+    for name, source in tied.items():
+        if name in tensors and source in tensors and not torch.equal(tensors[name], tensors[source]):
+            raise WeightsMismatchError(
+                f"weights version {version}: {name} and {source} differ, but the model's configuration ties them"
+            )
 
 
-def _eos_token_ids(folder: Path, of_tokenizer: int | None) -> frozenset[int]:
+def check_room(requests: Sequence[SampleRequest], params: SamplingParams, max_model_tokens: int) -> None:
+    """Raise UserError unless the longest prompt and response fit the context together."""
+    assert all(request.prompt_token_ids for request in requests), "a row has no prompt"
+    longest = max(len(request.prompt_token_ids) for request in requests)
+    if longest + params.max_new_tokens > max_model_tokens:
+        raise UserError(
+            f"a prompt of {longest} tokens and rollout.sampling.maxNewTokens {params.max_new_tokens} do not fit "
+            f"rollout.maxModelLength {max_model_tokens}; raise that, or lower one of the other two"
+        )
+
+
+def eos_token_ids(folder: Path, of_tokenizer: int | None) -> frozenset[int]:
     """End-of-sequence tokens of the tokenizer and of ``generation_config.json``, where there is one."""
     found = {of_tokenizer}
     if (folder / "generation_config.json").exists():
