@@ -98,6 +98,8 @@ class Reconciler:
         self._watcher = watcher
         self._clock = clock
         self._uids: dict[RunKey, str] = {}
+        self._unreadable: set[str] = set()
+        """Runs (by UID) whose ConfigMap is there and can't be understood: it is written over."""
         self._statuses = Statuses()
         self._line = Line(cache, self._statuses, wake)
         self._frozen: dict[str, Frozen | None] = {}
@@ -224,6 +226,7 @@ class Reconciler:
             return Frozen.from_data(found.get("data") or {})
         except ValueError as error:
             log.error("%s: the frozen run is unreadable and is made anew from the spec: %s", run.key, error)
+            self._unreadable.add(run.uid)
             return None
 
     # ----------------------------------------------------------------------------------------------------- accept
@@ -274,9 +277,11 @@ class Reconciler:
         return context
 
     async def _freeze(self, run: _Run, frozen: Frozen, before: Frozen | None, applier: Applier) -> bool:
-        if not await applier.create_config(frozen.to_data(), replace=before is not None):
+        there = before is not None or run.uid in self._unreadable
+        if not await applier.create_config(frozen.to_data(), replace=there):
             return False
-        if before is None:
+        self._unreadable.discard(run.uid)
+        if not there:
             found = await self._fetch_frozen(run)  # of two operators (or lives of one) the first has frozen it
             if found is not None and found != frozen:
                 self._frozen[run.uid] = found

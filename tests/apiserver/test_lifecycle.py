@@ -858,6 +858,23 @@ def test_an_upgrade_touches_no_pod_and_the_next_gang_has_the_frozen_image(scene:
         scene.operator.start()
 
 
+def test_a_frozen_run_that_cannot_be_read_is_written_anew(scene: Scene) -> None:
+    scene.submit()
+    scene.take(STARTED)
+    scene.operator.kill()
+    scene.api.patch("ConfigMap", scene.namespace, f"{scene.name}-run", {"data": {"run.json": "{}"}})
+    scene.take(
+        Step(
+            "the operator starts again",
+            lambda scene: scene.operator.start(),
+            want=lambda scene: (
+                "tiny" in scene.api.get("ConfigMap", scene.namespace, f"{scene.name}-run")["data"]["run.json"]
+            ),
+            want_same=EVERYBODY,
+        )
+    )
+
+
 def version(item: Object) -> tuple[str, str]:
     return item["metadata"]["uid"], item["metadata"]["resourceVersion"]
 
