@@ -144,9 +144,11 @@ class OperatorProcess:
         """Every API request of this operator's ServiceAccount, of all its processes."""
         return self._plane.requests(self.user)
 
-    def denied(self) -> list[Request]:
-        """Requests that RBAC refused: the rules lack something, or the operator asks for what it must not need."""
-        return [request for request in self.requests() if request.code == 403]
+    def denied(self, namespace: str = "") -> list[Request]:
+        """Requests that RBAC (or admission) refused: the rules lack something, or the operator asks for what it must
+        not need. Of all tests that share its account, unless a namespace is named."""
+        inside = f"/{namespace}/" if namespace else "/"
+        return [request for request in self.requests() if request.code == 403 and inside in request.path]
 
     def _running(self) -> Server:
         assert self._server is not None, "the operator is not running"

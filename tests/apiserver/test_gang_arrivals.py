@@ -252,7 +252,7 @@ def test_kueue_sees_a_gang_as_one_group_and_the_operator_keeps_out_of_its_queue(
     cluster.finish("first")
     cluster.wait(lambda: cluster.running() == ["second"], "the second gang follows")
     assert not cluster.status("second").get("restarts"), "to be queued is no failure"
-    assert process.denied() == []
+    assert process.denied(cluster.namespace) == []
 
 
 def test_kueues_preemption_is_not_counted_and_its_finalizers_block_nothing(
