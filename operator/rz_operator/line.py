@@ -23,6 +23,9 @@ HELD_SECONDS = 5.0
 HELD_SECONDS_A_RUN = 0.02
 """... for each run that is held, where that is longer: a long line must not keep every worker busy."""
 
+NEW_SECONDS = 60.0
+"""How long a run without a status counts as new. One that has none for longer is in trouble, and holds nobody up."""
+
 
 class Line:
     """``wake`` has a run looked at soon."""
@@ -83,9 +86,17 @@ class Line:
     def _view_of(self, key: RunKey, body: Body, now: float) -> GangView | None:
         """Another run's gang; None for one that is no matter here: not running, or scheduled by somebody else."""
         asked = self._asked.get(key) or _asked_by(body)
-        if at(body, "status", "phase") != "Running" or asked.gang_timeout_seconds is None:
+        if asked.gang_timeout_seconds is None or at(body, "metadata", "deletionTimestamp"):
+            return None
+        if at(body, "status", "phase") != "Running" and not self._is_new(body, now):
             return None
         return self._view(key, body, self._statuses.of(body), asked, now)
+
+    @staticmethod
+    def _is_new(body: Body, now: float) -> bool:
+        """Whether it was not looked at yet and will be in a moment: of runs that come at once the oldest goes first."""
+        created = unix_seconds(at(body, "metadata", "creationTimestamp"))
+        return not at(body, "status") and created is not None and now - created < NEW_SECONDS
 
     def _view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
         pods = self._cache.children(uid_of(body)).of("trainer")

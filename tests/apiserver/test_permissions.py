@@ -15,7 +15,6 @@ from players import Players
 
 from rz_api import names
 
-"""From the start of the operator's process to the first child of a run that waits for it; single namespace."""
 WITHIN_SECONDS = 30.0
 
 Operator = Callable[..., OperatorProcess]

@@ -89,3 +89,16 @@ def test_who_waited_is_woken_when_the_older_run_is_gone() -> None:
     scene.cache.see_run(scene.old | {"metadata": scene.old["metadata"] | {"deletionTimestamp": stamp(900)}})
     scene.line.leave(OLD, NOW)
     assert scene.woken == [YOUNG]
+
+
+@pytest.mark.parametrize(("age", "older"), [(5.0, str(OLD)), (500.0, "")])
+def test_an_older_run_that_is_new_goes_first_too_but_not_for_ever(age: float, older: str) -> None:
+    scene = Scene()
+    new = body("old", 2, 1000 - age, running())
+    new["metadata"]["resourceVersion"] = "9"
+    del new["status"]
+    scene.cache.see_run(new)
+    for index in range(2):
+        scene.cache.forget_child("Pod", "uid-old", f"old-trainer-i1-{index}", f"uid-of-old-trainer-i1-{index}-1")
+    young = body("young", 1, 999, running())
+    assert scene.line.give_way_to(YOUNG, young, running(), asks(1), NOW) == older
