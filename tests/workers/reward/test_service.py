@@ -59,6 +59,14 @@ class Service:
                 assert time.monotonic() < deadline, "the service did not start"
                 time.sleep(0.05)
 
+    def family(self) -> list[int]:
+        """The fork server and two children, once they are there: the service is ready as soon as it listens."""
+        deadline = time.monotonic() + 60
+        while len(family := _descendants(self.process.pid)) != 3:
+            assert time.monotonic() < deadline, f"found processes {family} below the service"
+            time.sleep(0.02)
+        return family
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -215,12 +223,11 @@ def test_sigterm_ends_the_service_and_its_children(tmp_path: Path) -> None:
     running = start(tmp_path)
     try:
         running.wait_until_ready()
-        family = _descendants(running.process.pid)
+        family = running.family()
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(20) == exit_codes.DRAINED
     finally:
         running.stop()
-    assert len(family) == 3  # the fork server and two children
     assert _gone(family)
 
 
@@ -228,7 +235,7 @@ def test_kill_9_takes_the_children_with_it_busy_or_not_and_callers_retry(tmp_pat
     running = start(tmp_path, cpu_seconds=60)
     try:
         running.wait_until_ready()
-        family = _descendants(running.process.pid)
+        family = running.family()
         spinning = item("((((9!)!)!)!)!", "12").model_dump()
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
