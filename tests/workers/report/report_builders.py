@@ -93,6 +93,7 @@ def growing_metrics(step: int, noise: random.Random) -> dict[str, float]:
         "response_length_incorrect_mean": length - 2 + 6 * grown,
         "truncated_fraction": max(0.0, 0.021 - 0.02 * grown + noise.gauss(0, 0.002)),
         "reflection_fraction": max(0.0, 0.06 + 0.1 * grown + noise.gauss(0, 0.01)),
+        "mismatch_abs_mean": 1e-7 * (1.6 - grown),
     }
 
 

@@ -20,7 +20,7 @@ from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import EvalSummary, Phase
 
 PNG = b"\x89PNG\r\n\x1a\n"
-CHARTS = {"reward", "response_length", "accuracy", "truncation", "reflection", "timeline", "curves"}
+CHARTS = {"reward", "response_length", "accuracy", "truncation", "reflection", "mismatch", "timeline", "curves"}
 
 
 def report(tmp_path: Path, **folder: object) -> Path:

@@ -30,9 +30,12 @@ def charts(record: RunRecord) -> dict[str, Chart]:
         "accuracy": _accuracy,
         "truncation": _truncation,
         "reflection": _reflection,
+        "mismatch": _mismatch,
     }
     if not any(summary.accuracy for summary in record.evaluations):
         del panels["accuracy"]
+    if not metric(record.commits, "mismatch_abs_mean"):
+        del panels["mismatch"]
     drawn: dict[str, Chart] = {name: _single(panel, record) for name, panel in panels.items()}
     if record.phases():
         drawn["timeline"] = lambda theme: timeline.draw(record, theme)
@@ -108,6 +111,15 @@ def _reflection(axes: Axes, record: RunRecord, theme: Theme) -> None:
     title(axes, "Reflection", f"share of responses with “wait,”, “recheck”, … · {SMOOTHED}", theme)
     share_axis(axes, _highest(series))
     _finish(axes, record, ends, "{:.1%}")
+
+
+def _mismatch(axes: Axes, record: RunRecord, theme: Theme) -> None:
+    series = metric(record.commits, "mismatch_abs_mean", "mismatch")
+    ends = _trained(axes, [(series, theme.slate)])
+    title(axes, "Sampler against trainer", f"mean difference of a sampled token's log-prob, nats · {SMOOTHED}", theme)
+    axes.set_ylim(0, 1.1 * _highest(series) or 1e-6)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}" if value else "0")
+    _finish(axes, record, ends, "{:.1e}")
 
 
 End = tuple[float, str, str]

@@ -23,6 +23,7 @@ CAPTIONS = {
     "accuracy": "Mean reward on the evaluation sets. At 0 policy updates it is the base model's.",
     "truncation": "Responses cut off at the token limit. They are scored 0 and stay in training.",
     "reflection": "Responses in which the model takes a second look, by the words that the paper counts.",
+    "mismatch": "The same weights score the same tokens in two programs. Rounding is all that may differ between them.",
     "timeline": "What rollouts and trainer did when. The critic is trained on step v while step v+1 is generated.",
 }
 """One sentence under each chart; a chart without one (the overview) is not on the page."""
