@@ -15,7 +15,7 @@
 Imported by the operator and by every worker, so it needs pydantic alone (and PyYAML where YAML is read or written).
 """
 
-from rz_api.conditions import Condition, Reason, find, is_true, set_condition
+from rz_api.conditions import Condition, Reason, find, set_condition
 from rz_api.names import API_VERSION, KIND
 from rz_api.resource import Metadata, ReasonerZeroRun, SpecError, load_run
 from rz_api.rules import immutable_violations
@@ -38,7 +38,6 @@ __all__ = [
     "SpecError",
     "find",
     "immutable_violations",
-    "is_true",
     "load_run",
     "set_condition",
 ]

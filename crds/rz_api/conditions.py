@@ -1,6 +1,6 @@
 """Conditions of a run: their types, their reasons, and the one function that sets one.
 
-The operator's status computation calls ``set_condition``; tools read ``find`` and ``is_true``. A reason is for
+The operator's status computation calls ``set_condition``; tools read ``find``. A reason is for
 programs and never changes its meaning; a message is for people.
 """
 
@@ -55,7 +55,8 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 class Reason:
-    """Every reason that the operator writes. Some come from elsewhere (a pod's OOMKilled): they are passed through."""
+    """Every reason that the operator writes. Some come from elsewhere (a pod's OOMKilled, Unschedulable): they are
+    passed through."""
 
     # Accepted
     SPEC_VALID = "SpecValid"
@@ -69,7 +70,6 @@ class Reason:
     BACKING_OFF = "BackingOff"
     PARTLY_READY = "PartlyReady"
     SCALED_TO_ZERO = "ScaledToZero"
-    UNSCHEDULABLE = "Unschedulable"
     WAITING_FOR_GANG = "WaitingForGang"
     WAITING_FOR_QUEUE = "WaitingForQueue"
     CREATE_REFUSED = "CreateRefused"
@@ -92,6 +92,9 @@ class Reason:
     SUSPENDING = "Suspending"
     RESUMED = "Resumed"
     RUN_FINISHED = "RunFinished"
+    # Of events alone: a gang gave its nodes back
+    GANG_TIMEOUT = "GangTimeout"
+    GAVE_WAY = "GaveWay"
 
 
 class Condition(SpecModel, extra="ignore"):
@@ -114,12 +117,6 @@ class Condition(SpecModel, extra="ignore"):
 def find(conditions: Iterable[Condition], condition_type: ConditionType) -> Condition | None:
     """The condition of a type, or None if it was never set."""
     return next((condition for condition in conditions if condition.type == condition_type), None)
-
-
-def is_true(conditions: Iterable[Condition], condition_type: ConditionType) -> bool:
-    """Whether the condition is set and holds."""
-    found = find(conditions, condition_type)
-    return found is not None and found.status == "True"
 
 
 def set_condition(

@@ -56,8 +56,6 @@ MANAGER = "reasonerzero-operator"
 
 ANNOTATION_RENDERING_VERSION = f"{GROUP}/rendering-version"
 """Version of the rules by which a child was rendered."""
-ANNOTATION_IDENTITY = f"{GROUP}/identity-digest"
-"""``ResolvedRun.identity_digest()`` of the run that a child was rendered for."""
 ANNOTATION_RESTARTS = f"{GROUP}/restarts"
 """The status's count of trainer failures when a child was made: written before it is acted on (DESIGN.md 7)."""
 

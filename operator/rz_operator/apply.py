@@ -14,7 +14,7 @@ from rz_api import names
 from rz_api.status import RetryState
 from rz_operator import manifests
 from rz_operator.backoff import backoff_seconds
-from rz_operator.cluster import ApiError, Cluster
+from rz_operator.cluster import ApiError, Body, Cluster
 from rz_operator.errors import UserError
 from rz_operator.members import DEPLOYED, Action, Start, Stop
 from rz_operator.seen import Children, SeenService
@@ -27,8 +27,6 @@ REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 60.0, 600.0
 
 LONGEST_MESSAGE = 1000
 """Characters kept of a refusal, which is kept in the status."""
-
-Body = dict[str, Any]
 
 
 class TransientError(Exception):

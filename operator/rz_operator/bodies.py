@@ -1,4 +1,5 @@
-"""Objects as the API server has them: dicts that anybody may have written. Read by ``reconcile`` and ``line``."""
+"""Objects as the API server has them: dicts that anybody may have written. Read by ``reconcile``, ``line`` and the
+commands of ``rz`` (``remote_*``)."""
 
 from __future__ import annotations
 

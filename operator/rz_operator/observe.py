@@ -1,8 +1,8 @@
 """Objects of the API server, reduced to what decisions and status need: ``seen_*`` and ``observation``. Pure.
 
-``service.cache`` calls ``seen_pod``, ``seen_deployment`` and ``seen_service`` for every event and every listed object,
-``reconcile`` calls ``observation`` for ``decide``. An object may be anything that the API server stores, with half a
-status or none: what is not there, or is not what it should be, is taken as not there, and nothing raises.
+``service.cache`` calls ``seen_*`` for every event and every listed object, ``reconcile`` calls ``observation`` for
+``decide``. An object may be anything that the API server stores, with half a status or none: what is not there, or is
+not what it should be, is taken as not there, and nothing raises.
 
 How a pod becomes an ``Observed``:
 
@@ -33,16 +33,15 @@ import datetime
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from rz_api import exit_codes, names
 from rz_api.names import Role
+from rz_operator.bodies import Body
 from rz_operator.failures import NODE_LOST
 from rz_operator.look import LATE_SECONDS
 from rz_operator.members import DEPLOYED, MemberPhase, Observation, Observed, Reached
-from rz_operator.seen import Children, RunKey, SeenDeployment, SeenPod, SeenService
-
-Body = Mapping[str, Any]
+from rz_operator.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
 
 MAX_MESSAGE_LENGTH = 4096
 """Characters kept of a message; a termination message has at most 4096 bytes."""
@@ -144,6 +143,15 @@ def seen_service(body: Body) -> SeenService | None:
         uid=_text(_dict(body, "metadata"), "uid"),
         incarnation=_whole(_text(_dict(_dict(body, "spec"), "selector"), names.LABEL_INCARNATION)),
     )
+
+
+def seen_other(body: Body) -> SeenOther | None:
+    """A child of which nothing matters but that it is there; None where its labels are not ours."""
+    owner = _owner(body)
+    if owner is None:
+        return None
+    uid = _text(_dict(body, "metadata"), "uid")
+    return SeenOther(key=owner.key, run_uid=owner.run_uid, name=owner.name, resource_version=owner.version, uid=uid)
 
 
 # --------------------------------------------------------------------------------------------------- observation

@@ -133,20 +133,19 @@ class Reconciler:
 
         run = _without_old_refusals(run, context.plan)
         applier = self._applier(run, context, now)
-        written = verdict.freeze is None or await self._freeze(run, verdict.freeze, frozen, applier)
-        if not written and frozen is not None:
-            verdict, context = self._go_on_as_frozen(run, frozen, applier)
-            applier = self._applier(run, context, now, applier.retries)
-        elif not written:
-            status = run.memory.model_copy(update={"retries": applier.retries})
-            facts = Facts(run.body, verdict, context.plan, run.children, None, "")
-            await self._write_status(run, report(status, facts, now))
-            return self._next_look(context.plan, status, now)
-        if (
-            written and verdict.freeze is not None
-        ):  # what was refused was made from another spec: this one need not wait for it
-            applier.retries.clear()
-            run = replace(run, memory=run.memory.model_copy(update={"retries": {}}))
+        if verdict.freeze is not None:
+            if await self._freeze(run, verdict.freeze, frozen, applier):
+                # What was refused was made from another spec: this one need not wait for it.
+                applier.retries.clear()
+                run = replace(run, memory=run.memory.model_copy(update={"retries": {}}))
+            elif frozen is not None:
+                verdict, context = self._go_on_as_frozen(run, frozen, applier)
+                applier = self._applier(run, context, now, applier.retries)
+            else:
+                status = run.memory.model_copy(update={"retries": applier.retries})
+                facts = Facts(run.body, verdict, context.plan, run.children, None, "")
+                await self._write_status(run, report(status, facts, now))
+                return self._next_look(context.plan, status, now)
 
         ledger = await self._ledgers.read(run.key) if _has_ledger(run) else None
         asked = wanted(context.plan, verdict.suspend, by="node")
@@ -247,7 +246,7 @@ class Reconciler:
         """The changed spec could not be written down: nothing may be made from it yet."""
         refusal = applier.retries[f"ConfigMap/{names.config_map(run.key.name)}"]
         verdict = unrenderable(run.body, frozen, f"the changed spec could not be stored: {refusal.message}")
-        context = self._context(run, replace(verdict, reason=Reason.CREATE_REFUSED))
+        context = self._context(run, verdict)
         assert context is not None
         return replace(verdict, reason=Reason.CREATE_REFUSED), context
 
@@ -321,7 +320,7 @@ class Reconciler:
         await applier.act(decision.actions, status.gang.restarts)
 
     async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
-        due = _expiresat(planned, status)
+        due = _expires_at(planned, status)
         if due is None or now < due:
             return False
         log.info("%s: deleted, spec.ttlSecondsAfterFinished is over", run.key)
@@ -331,7 +330,7 @@ class Reconciler:
     def _next_look(self, planned: Plan, status: RunStatus, now: float) -> float | None:
         """A finished or suspended run is looked at when something happens to it; another one is polled."""
         if status.phase in FINAL_PHASES:
-            due = _expiresat(planned, status)
+            due = _expires_at(planned, status)
             return None if due is None else max(SOON_SECONDS, due - now)
         if status.phase == "Suspended":
             return None
@@ -342,7 +341,7 @@ class Reconciler:
         return max(SOON_SECONDS / 4, min(self._settings.poll_seconds, due))
 
 
-def _expiresat(planned: Plan, status: RunStatus) -> float | None:
+def _expires_at(planned: Plan, status: RunStatus) -> float | None:
     """When a finished run's object is to be deleted, Unix seconds; None: never."""
     ttl = planned.run.spec.ttl_seconds_after_finished
     if ttl is None or status.completion_time is None:

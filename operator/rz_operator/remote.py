@@ -198,12 +198,3 @@ async def list_or_nothing(api: ClusterApi, kind: str, namespace: str, label_sele
         if error.status != 403:
             raise
         return []
-
-
-def at(body: Any, *path: str) -> Any:
-    """The value at a path of an object; None where there is none."""
-    for key in path:
-        if not isinstance(body, Mapping):
-            return None
-        body = body.get(key)
-    return body

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rz_operator.remote import Target
+    from rz_operator.remote import Target, Work
 
 USER_ERROR, FAILURE, INTERRUPTED = 64, 1, 130
 
@@ -38,8 +38,11 @@ Timeout = Annotated[float | None, typer.Option(min=0, help="With --wait: give up
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands, in the order in which they are listed."""
-    for command in (submit, logs, suspend, resume, manifests):
-        app.command()(command)
+    app.command()(submit)
+    app.command()(logs)
+    app.command("suspend", help="Pause a run: its pods are deleted after a checkpoint.")(_sets_suspend(True))
+    app.command("resume", help="Let a suspended run go on where it was.")(_sets_suspend(False))
+    app.command()(manifests)
 
 
 @contextmanager
@@ -103,21 +106,10 @@ def status_of_run(where: Target, name: str, watch: bool) -> None:
     with errors():
         from rz_operator import remote, remote_status
 
-        if not watch:
-            try:
-                lines, _ = remote.call(where, lambda api, space: remote_status.show_run(api, space, name, time.time()))
-            except remote.NoClusterError as error:
-                raise remote.NoClusterError(
-                    f"found no folder {name} here, and for a run on a cluster: {error}"
-                ) from None
-            typer.echo("\n".join(lines))
-            return
-
-        async def work(api: remote.ClusterApi, space: str) -> None:
-            await remote_status.watch(lambda: remote_status.show_run(api, space, name, time.time()), show)
-
-        show = _Screen()
-        remote.call(where, work)
+        try:
+            _show(where, lambda api, space: remote_status.show_run(api, space, name, time.time()), watch)
+        except remote.NoClusterError as error:
+            raise remote.NoClusterError(f"found no folder {name} here, and for a run on a cluster: {error}") from None
 
 
 def status_of_runs(where: Target, all_namespaces: bool, watch: bool) -> None:
@@ -128,15 +120,22 @@ def status_of_runs(where: Target, all_namespaces: bool, watch: bool) -> None:
         async def look(api: remote.ClusterApi, space: str) -> tuple[list[str], bool]:
             return await remote_status.show_runs(api, "" if all_namespaces else space, time.time()), False
 
-        if not watch:
-            typer.echo("\n".join(remote.call(where, look)[0]))
-            return
+        _show(where, look, watch)
 
-        async def work(api: remote.ClusterApi, space: str) -> None:
-            await remote_status.watch(lambda: look(api, space), show)
 
-        show = _Screen()
-        remote.call(where, work)
+def _show(where: Target, look: Work[tuple[list[str], bool]], watch: bool) -> None:
+    """The lines of ``look``, once; with ``watch`` again and again, until it says that nothing more will come."""
+    from rz_operator import remote, remote_status
+
+    if not watch:
+        typer.echo("\n".join(remote.call(where, look)[0]))
+        return
+    show = _Screen()
+
+    async def work(api: remote.ClusterApi, space: str) -> None:
+        await remote_status.watch(lambda: look(api, space), show)
+
+    remote.call(where, work)
 
 
 class _Screen:
@@ -172,11 +171,12 @@ def logs(
     with errors():
         from rz_operator import remote, remote_logs
         from rz_operator.errors import UserError
+        from rz_operator.remote_view import ROLES
 
-        known = {each: each for each in remote_logs.ROLES}
-        if role not in known:
-            raise UserError(f"found --role {role}, one of {', '.join(known)} is required: change it")
-        query = remote_logs.Query(known[role], index, follow, previous, tail)
+        known = next((each for each in ROLES if each == role), None)
+        if known is None:
+            raise UserError(f"found --role {role}, one of {', '.join(ROLES)} is required: change it")
+        query = remote_logs.Query(known, index, follow, previous, tail)
 
         async def work(api: remote.ClusterApi, space: str) -> None:
             await remote_logs.print_logs(
@@ -186,40 +186,28 @@ def logs(
         remote.call(target(namespace, context, kubeconfig), work)
 
 
-def suspend(
-    name: RunName,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Pause a run: its pods are deleted after a checkpoint."""
-    _suspend(name, True, wait, timeout, target(namespace, context, kubeconfig))
+def _sets_suspend(suspend: bool) -> Callable[..., None]:
+    """The command ``suspend``, or ``resume``: they differ in what they write, and wait for."""
 
+    def command(
+        name: RunName,
+        wait: Wait = False,
+        timeout: Timeout = None,
+        namespace: Namespace = None,
+        context: Context = None,
+        kubeconfig: Kubeconfig = None,
+    ) -> None:
+        with errors():
+            from rz_operator import remote, remote_status
 
-def resume(
-    name: RunName,
-    wait: Wait = False,
-    timeout: Timeout = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Let a suspended run go on where it was."""
-    _suspend(name, False, wait, timeout, target(namespace, context, kubeconfig))
+            async def work(api: remote.ClusterApi, space: str) -> None:
+                typer.echo(await remote_status.set_suspend(api, space, name, suspend))
+                if wait:
+                    await remote_status.wait_for_suspend(api, space, name, suspend, typer.echo, timeout)
 
+            remote.call(target(namespace, context, kubeconfig), work)
 
-def _suspend(name: str, suspend: bool, wait: bool, timeout: float | None, where: Target) -> None:
-    with errors():
-        from rz_operator import remote, remote_status
-
-        async def work(api: remote.ClusterApi, space: str) -> None:
-            typer.echo(await remote_status.set_suspend(api, space, name, suspend))
-            if wait:
-                await remote_status.wait_for_suspend(api, space, name, suspend, typer.echo, timeout)
-
-        remote.call(where, work)
+    return command
 
 
 def manifests(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from rz_api import names
 from rz_api.names import Role
+from rz_operator.bodies import at
 from rz_operator.cluster import ApiError, Body
 from rz_operator.errors import UserError
-from rz_operator.remote import ClusterApi, RemoteError, Say, at, get_run
-from rz_operator.remote_view import pod_state
+from rz_operator.remote import ClusterApi, RemoteError, Say, get_run
+from rz_operator.remote_view import ROLES, pod_state
 
-ROLES: tuple[Role, ...] = get_args(Role)
 MAX_FOLLOWED = 50
 """Logs that are followed at once; each is a connection to the API server."""
 TAIL_OF_MANY = 10

@@ -13,9 +13,10 @@ from typing import Any
 
 from rz_api import names
 from rz_api.status import FINAL_PHASES
+from rz_operator.bodies import at
 from rz_operator.cluster import Body
 from rz_operator.errors import UserError
-from rz_operator.remote import ClusterApi, RemoteError, Say, at, get_run, list_or_nothing
+from rz_operator.remote import ClusterApi, RemoteError, Say, get_run, list_or_nothing
 from rz_operator.remote_view import is_current, run_lines, status_of, table_lines
 
 WATCH_SECONDS = 2.0

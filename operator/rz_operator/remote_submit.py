@@ -16,9 +16,10 @@ from rz_api.rules import immutable_violations, show
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_api.status import FINAL_PHASES
 from rz_operator.accept import LIVE
+from rz_operator.bodies import at
 from rz_operator.cluster import ApiError, Body
 from rz_operator.errors import UserError
-from rz_operator.remote import ClusterApi, RemoteError, at, is_without_crd
+from rz_operator.remote import ClusterApi, RemoteError, is_without_crd
 
 TRIES = 5
 """Writes that may lose against somebody else's."""

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from rz_api import names
 from rz_api.conditions import Condition, Reason
+from rz_api.names import Role
 from rz_api.status import FINAL_PHASES, Phase, Progress, RunStatus
+from rz_operator.bodies import at
 from rz_operator.cluster import Body
-from rz_operator.remote import at
 
 EVENTS_SHOWN = 8
-_ROLES = ("ledger", "reward", "rollout", "trainer")
+ROLES: tuple[Role, ...] = get_args(Role)
 _EXPECTED = frozenset({Reason.RUN_FINISHED, Reason.SUSPEND_REQUESTED, Reason.NOT_NEEDED, Reason.SCALED_TO_ZERO})
 """Reasons for which a role is not ready, and nothing is amiss."""
 
@@ -90,7 +91,7 @@ def _figures(progress: Progress) -> Iterator[str]:
 
 def _role_lines(run: Mapping[str, Any], status: RunStatus, pods: Sequence[Body]) -> Iterator[str]:
     """Pods that are ready, of those there are: of rollouts of those that are wanted, of the trainer of its gang."""
-    by_role: dict[str, list[Body]] = {role: [] for role in _ROLES}
+    by_role: dict[str, list[Body]] = {role: [] for role in ROLES}
     for pod in pods:
         labels = at(pod, "metadata", "labels") or {}
         role = labels.get(names.LABEL_ROLE)

@@ -482,19 +482,17 @@ def _progress(status: RunStatus, facts: Facts, now: float) -> Progress:
 def _as_progress(old: Progress, ledger: LedgerStatus) -> Progress:
     """The ledger's answer, of which nothing is believed to have the right type. One that has just started and not read
     storage yet (``waiting``) knows less than we do."""
-    version = _number(ledger.get("weight_version"))
     if ledger.get("phase") == "waiting" and old.weight_version is not None:
         return old
     metrics, evaluation = ledger.get("metrics"), ledger.get("evaluation")
     metrics = metrics if isinstance(metrics, Mapping) else {}
     evaluation = evaluation if isinstance(evaluation, Mapping) else {}
-    total = _number(ledger.get("total_steps"))
     eta = _number(ledger.get("eta_seconds"))
     accuracies = ((name[:63], _number(value)) for name, value in list(evaluation.items())[:64] if isinstance(name, str))
     return Progress(
-        step=int(_number(ledger.get("step")) or 0),
-        total_steps=int(total) if total else None,
-        weight_version=None if version is None else int(version),
+        step=_whole(ledger.get("step")) or 0,
+        total_steps=_whole(ledger.get("total_steps")) or None,
+        weight_version=_whole(ledger.get("weight_version")),
         reward_mean=_number(metrics.get("reward_mean")),
         response_length_mean=_number(metrics.get("response_length_mean")),
         truncated_fraction=_number(metrics.get("truncated_fraction")),

@@ -17,10 +17,6 @@ STUCK_SECONDS = 30.0
 Terminating for as long as the node is lost); fencing keeps the old one from doing harm."""
 
 
-GANG_TIMEOUT, GAVE_WAY = "GangTimeout", "GaveWay"
-"""Reasons of the events about gangs that give their nodes back."""
-
-
 # ------------------------------------------------------------------------------------------------------ the gang
 
 
@@ -123,11 +119,11 @@ def _give_back(look: Look, current: Mapping[int, Observed], timeout: float) -> L
             f"are given back, trainer incarnation {look.next_incarnation()} tries again in {wait:g} s"
         )
         return _next_gang(look, failures_in_a_row=in_a_row, not_before=then, in_line_since=then).warn(
-            GANG_TIMEOUT, message
+            Reason.GANG_TIMEOUT, message
         )
     if look.seen.give_way_to:
         message = f"the older run {look.seen.give_way_to} is short of nodes: those of this run's gang are given back"
-        return _next_gang(look, not_before=look.now).tell(GAVE_WAY, message)
+        return _next_gang(look, not_before=look.now).tell(Reason.GAVE_WAY, message)
     return look
 
 

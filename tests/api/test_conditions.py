@@ -7,7 +7,7 @@ import datetime
 import pytest
 from pydantic import ValidationError
 
-from rz_api.conditions import Condition, Reason, find, is_true, set_condition
+from rz_api.conditions import Condition, Reason, find, set_condition
 
 T0, T1 = 1_763_845_000.75, 1_763_845_060.0
 AT_T0 = datetime.datetime(2025, 11, 22, 20, 56, 40, tzinfo=datetime.UTC)
@@ -52,8 +52,6 @@ def test_conditions_are_found_by_type() -> None:
     conditions = accepted()
     assert find(conditions, "Accepted") is conditions[0]
     assert find(conditions, "Failed") is None
-    assert is_true(conditions, "Accepted")
-    assert not is_true(conditions, "Failed")
 
 
 def test_a_message_too_long_for_the_api_is_cut() -> None:

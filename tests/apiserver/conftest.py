@@ -28,6 +28,7 @@ from fake_ledgers import FakeLedgers
 from kube_api import Api, ApiError
 from kube_binaries import BinariesMissingError, control_plane_binaries, crd_server_binary
 from kubelet_double import Kubelet
+from lifecycle_steps import POLL_SECONDS, Scene
 from operator_process import SYSTEM_NAMESPACE, OperatorProcess, revoke
 from players import DeploymentController, GarbageCollector, Players
 from server_process import child_environment
@@ -169,6 +170,65 @@ def operator(
         process.close()
     for process in made:
         revoke(control_plane.api, process.account, process.watch_namespace)
+
+
+# -------------------------------------------------------------------------------- the scene of test_lifecycle_*.py
+
+
+@pytest.fixture(scope="module")
+def module_ledgers() -> Iterator[FakeLedgers]:
+    """For a whole module, as ``one_operator`` is."""
+    made = FakeLedgers()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def new_operator(
+    control_plane: ControlPlane, module_ledgers: FakeLedgers
+) -> Iterator[Callable[[str], OperatorProcess]]:
+    """``new_operator(account)``: for all namespaces, started."""
+    made: list[OperatorProcess] = []
+
+    def start(account: str) -> OperatorProcess:
+        env = {"RZ_POLL_SECONDS": str(POLL_SECONDS)}
+        process = OperatorProcess(
+            control_plane, ledger_status_url=module_ledgers.url_template, env=env, account=account
+        )
+        made.append(process)
+        return process.start()
+
+    yield start
+    for process in made:
+        process.close()
+        revoke(control_plane.api, process.account, "")
+
+
+@pytest.fixture(scope="module")
+def one_operator(new_operator: Callable[[str], OperatorProcess]) -> OperatorProcess:
+    """Serves a whole module."""
+    return new_operator("lifecycle")
+
+
+@pytest.fixture
+def scene(
+    api: Api,
+    control_plane: ControlPlane,
+    namespace: str,
+    one_operator: OperatorProcess,
+    kubelet: Kubelet,
+    players: Players,
+    module_ledgers: FakeLedgers,
+    wait_for: Wait,
+) -> Iterator[Scene]:
+    """A namespace with everybody in it who plays; a test that stops the operator need not start it again."""
+    if not one_operator.running:
+        one_operator.start()
+    made = Scene(api, control_plane, namespace, one_operator, kubelet, players, module_ledgers, wait_for)
+    yield made
+    print(made.operator.log(40) if made.operator.running else "the operator does not run")
+    print([run.get("status") for run in api.list(names.KIND, namespace)])
+    made.check_marks()
 
 
 @pytest.fixture

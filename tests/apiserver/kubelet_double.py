@@ -39,8 +39,6 @@ class Kubelet:
         """UIDs of pods whose deletion never ends."""
         self.not_pulled: set[str] = set()
         """Images that can't be pulled: their pods wait in ImagePullBackOff."""
-        self.not_ready: set[str] = set()
-        """Names of pods that run and never get ready."""
 
     # ---------------------------------------------------------------------------------------- by itself
 
@@ -126,7 +124,7 @@ class Kubelet:
                     self._status(pod, _unpulled(pod, self.not_pulled))
                     changes += 1
                 continue
-            self._status(pod, _running(pod, ready=pod["metadata"]["name"] not in self.not_ready))
+            self._status(pod, _running(pod, ready=True))
             changes += 1
         return changes
 
@@ -159,11 +157,10 @@ class Kubelet:
 
     def preempt(self, namespace: str, name: str) -> None:
         """The scheduler makes room for a pod of higher priority: a condition, then deletion."""
-        self._disrupt(namespace, name, "PreemptionByScheduler", "default-scheduler: preempting to accommodate a pod")
-
-    def drain(self, namespace: str, name: str) -> None:
-        """The eviction API: a condition, then deletion."""
-        self._disrupt(namespace, name, "EvictionByEvictionAPI", "Eviction API: evicting")
+        pod = self.api.get("Pod", namespace, name)
+        message = "default-scheduler: preempting to accommodate a pod"
+        self._status(pod, {"conditions": [_condition("DisruptionTarget", True, "PreemptionByScheduler", message)]})
+        self.api.delete("Pod", namespace, name, uid=pod["metadata"]["uid"])
 
     def vanish(self, namespace: str, name: str) -> None:
         """Somebody deletes the pod by force: it is gone at once, with no trace of why."""
@@ -207,24 +204,6 @@ class Kubelet:
             if not up:
                 status["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}}
         self._status(pod, body)
-
-    def set_ready(self, namespace: str, name: str, ready: bool = True) -> None:
-        pod = self.api.get("Pod", namespace, name)
-        old, body = _statuses(pod), _running(pod, ready=ready)
-        for status in body["containerStatuses"]:
-            kept = old.get(status["name"], {})
-            status |= {key: kept[key] for key in ("restartCount", "lastState") if key in kept}
-        self._status(pod, body)
-
-    def image_pull_back_off(self, namespace: str, name: str) -> None:
-        """The pod is bound and its image can't be pulled."""
-        pod = self.api.get("Pod", namespace, name)
-        self._status(pod, _unpulled(pod, {container["image"] for container in pod["spec"]["containers"]}))
-
-    def _disrupt(self, namespace: str, name: str, reason: str, message: str) -> None:
-        pod = self.api.get("Pod", namespace, name)
-        self._status(pod, {"conditions": [_condition("DisruptionTarget", True, reason, message)]})
-        self.api.delete("Pod", namespace, name, uid=pod["metadata"]["uid"])
 
     def _status(self, pod: Object, status: Object) -> None:
         meta = pod["metadata"]

@@ -1,4 +1,4 @@
-"""The language of ``test_lifecycle.py``: a ``Case`` is a run and named ``Step``s; a step does something and says what
+"""The language of ``test_lifecycle_*.py``: a ``Case`` is a run and named ``Step``s; a step does something and says what
 is so soon afterwards (``want_*``). ``Scene`` is where it plays: a namespace, a run, the players and the operator.
 
 Pods are named without the run: ``trainer-i1-0``, ``rollout-1``.
@@ -44,6 +44,9 @@ Do = Callable[["Scene"], object]
 def gang(incarnation: int) -> tuple[str, str]:
     """Names of the two trainer pods of a gang."""
     return (f"trainer-i{incarnation}-0", f"trainer-i{incarnation}-1")
+
+
+EVERYBODY = (*gang(1), *ROLLOUTS)
 
 
 def nothing(scene: Scene) -> None:
@@ -168,6 +171,11 @@ class Scene:
         requests = (each for each in self.operator.requests() if each.verb == "create" and each.path == path)
         return sum(each.code >= 400 and each.code != 409 for each in requests)
 
+    def versions(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """UID and resourceVersion of each of ``objects``, by kind and name: equal while nobody writes."""
+        found = ((item["kind"], item["metadata"]) for item in self.objects())
+        return {(kind, meta["name"]): (meta["uid"], meta["resourceVersion"]) for kind, meta in found}
+
     def objects(self) -> Iterator[Object]:
         """All runs of the namespace and everything in it that belongs to one."""
         yield from self.api.list(names.KIND, self.namespace)
@@ -194,6 +202,8 @@ class Scene:
         last = case.steps[-1]
         missing = self.missing(last, None)
         assert not missing, f"{last.says}: was so, and is no longer: {missing}"
+        denied = self.operator.denied(self.namespace)
+        assert not denied, "the rules lack something"
 
     def take(self, step: Step) -> None:
         before = self.pods()
@@ -254,8 +264,8 @@ def _uid(pod: Object) -> str:
 
 STARTED = Step(
     "the run starts",
-    want_pods=(*gang(1), *ROLLOUTS),
-    want_running=(*gang(1), *ROLLOUTS),
+    want_pods=EVERYBODY,
+    want_running=EVERYBODY,
     want_condition=("TrainerReady", "True", "Ready", "2 of 2 pods ready, incarnation 1"),
     want=lambda scene: scene.condition("LedgerReady").get("status") == "True",
 )

@@ -21,14 +21,16 @@ from server_process import Server, ServerDiedError, child_environment, free_port
 ROOT = Path(__file__).parent.parent.parent
 RBAC = ROOT / "charts" / "reasonerzero" / "files" / "rbac.yaml"
 SYSTEM_NAMESPACE = "reasonerzero-system"
+WORKER_IMAGE = "registry.test/worker:1"
+
 QUICK = {
     "RZ_POLL_SECONDS": "1",
     "RZ_RESYNC_SECONDS": "60",
     "RZ_REQUEST_SECONDS": "10",
     "RZ_IMAGE_LEDGER": "registry.test/reward:1",
     "RZ_IMAGE_REWARD": "registry.test/reward:1",
-    "RZ_IMAGE_ROLLOUT": "registry.test/worker:1",
-    "RZ_IMAGE_TRAINER": "registry.test/worker:1",
+    "RZ_IMAGE_ROLLOUT": WORKER_IMAGE,
+    "RZ_IMAGE_TRAINER": WORKER_IMAGE,
 }
 """Settings of every operator here, unless a test says otherwise."""
 
@@ -128,13 +130,6 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         return self.get("/metrics").raise_for_status().text
-
-    def memory_bytes(self) -> int:
-        """Resident set now (Linux)."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmRSS")
 
     def log(self, lines: int = 1_000_000) -> str:
         """Of the process that runs now."""

@@ -1,6 +1,6 @@
 """A validating webhook of somebody else's, as an HTTPS server of the test: it denies pods, and says why.
 
-Used by ``test_lifecycle.py``: ``with DenyingWebhook(api, namespace, {label: value}, "no trainers today"):``.
+Used by ``test_lifecycle_refusals.py``: ``with DenyingWebhook(api, namespace, {label: value}, "no trainers today"):``.
 """
 
 from __future__ import annotations

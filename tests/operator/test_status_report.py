@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kube_builders import (
     IMAGES,
@@ -588,6 +588,7 @@ JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from([*LEDGER]), JSON))
+@example({"total_steps": 0.5})
 def test_whatever_a_ledger_says_can_be_written(ledger: dict[str, Any]) -> None:
     seen = facts(ledger={**LEDGER, **ledger})
     found = report(running(), seen, NOW)

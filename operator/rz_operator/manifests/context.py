@@ -72,13 +72,10 @@ class Context:
             for position, process in enumerate(processes)
         }
 
-    @cached_property
+    @property
     def annotations(self) -> dict[str, str]:
         """What every child says about how it was rendered."""
-        return {
-            names.ANNOTATION_RENDERING_VERSION: str(self.run.rendering_version),
-            names.ANNOTATION_IDENTITY: self.run.identity_digest(),
-        }
+        return {names.ANNOTATION_RENDERING_VERSION: str(self.run.rendering_version)}
 
     def selector(self, role: Role | None = None, incarnation: int | None = None) -> dict[str, str]:
         """Labels that select this run's pods, and none of an earlier run of the same name."""
@@ -93,7 +90,7 @@ class Context:
             "name": name,
             "namespace": self.namespace,
             "labels": names.labels(self.name, role, index, incarnation, uid=self.run_uid),
-            "annotations": dict(self.annotations),
+            "annotations": self.annotations,
             "ownerReferences": [
                 {
                     "apiVersion": names.API_VERSION,

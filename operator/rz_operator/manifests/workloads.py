@@ -15,7 +15,7 @@ def deployment(context: Context, role: Role) -> Body:
     """Of the ledger (one pod, never two at a time: a lease has one giver) or of the reward role."""
     name = names.ledger(context.name) if role == "ledger" else names.reward(context.name)
     metadata = context.metadata(name, role, 0, DEPLOYMENT_INCARNATION)
-    of_pods = {"labels": dict(metadata["labels"]), "annotations": dict(context.annotations)}
+    of_pods = {"labels": dict(metadata["labels"]), "annotations": context.annotations}
     strategy: Body = {"type": "Recreate"}
     if role == "reward":
         strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}

@@ -10,33 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from rz_api import names
-from rz_operator.observe import seen_deployment, seen_pod, seen_service
+from rz_operator.bodies import Body
+from rz_operator.observe import seen_deployment, seen_other, seen_pod, seen_service
 from rz_operator.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
 
-Body = Mapping[str, Any]
 Child = SeenPod | SeenDeployment | SeenService | SeenOther
 WatchedKind = Literal["Pod", "Deployment", "Service", "NetworkPolicy"]
 
 GONE_KEPT = 10_000
 """Deleted objects that are remembered, so that a late answer does not bring one back: it comes within seconds."""
-
-
-def seen_other(body: Body) -> SeenOther | None:
-    """A child of which nothing matters but that it is there; None if it is not of ours."""
-    metadata = body.get("metadata") or {}
-    labels = metadata.get("labels") or {}
-    run, uid = labels.get(names.LABEL_RUN), labels.get(names.LABEL_RUN_UID)
-    if not run or not uid:
-        return None
-    return SeenOther(
-        RunKey(metadata.get("namespace", ""), run),
-        uid,
-        metadata.get("name", ""),
-        metadata.get("resourceVersion", ""),
-        metadata.get("uid", ""),
-    )
-
 
 REDUCE: Mapping[WatchedKind, Callable[[Body], Child | None]] = {
     "Pod": seen_pod,

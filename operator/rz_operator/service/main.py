@@ -213,19 +213,19 @@ def _phases(cache: Cache) -> dict[str, int]:
 
 def main() -> None:
     """``python -m rz_operator``: settings from the environment; ends with 0 after SIGTERM, 64 for a wrong setting."""
-    logging.basicConfig(
-        level=os.environ.get("RZ_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for noisy in ("kopf", "httpx", "aiohttp.access"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         settings = Settings.from_environment(os.environ)
+        _log_to_stderr(settings.log_level)
         asyncio.run(_serve_until_signal(settings))
     except (UserError, ApiError) as error:
         print(f"rz-operator: {error}", file=sys.stderr)
         raise SystemExit(exit_codes.USER_ERROR) from None
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("kopf", "httpx", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 async def _serve_until_signal(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,13 +36,15 @@ class Settings:
     """Time limit of one API request."""
     stuck_seconds: float = 180.0
     """Seconds that one reconcile, or the wait of a due one, may last before the probes call the operator stuck."""
+    log_level: str = "INFO"
+    """Least severe messages that are logged: a name that ``logging`` knows."""
 
     @staticmethod
     def from_environment(env: Mapping[str, str]) -> Settings:
         """Read ``RZ_IMAGE_<ROLE>``, ``RZ_WATCH_NAMESPACE``, ``RZ_LEDGER_STATUS_URL``, ``RZ_PORT``,
-        ``RZ_BIND_HOST``, ``RZ_CONCURRENCY`` and ``RZ_{POLL,RESYNC,REQUEST,STUCK}_SECONDS``.
+        ``RZ_BIND_HOST``, ``RZ_CONCURRENCY``, ``RZ_{POLL,RESYNC,REQUEST,STUCK}_SECONDS`` and ``RZ_LOG_LEVEL``.
 
-        Raises UserError for a value that is no number where one is required.
+        Raises UserError for a value that is no number where one is required, and for a level that there is not.
         """
         default = Settings(images=default_images())
         images = {role: env.get(f"RZ_IMAGE_{role.upper()}") or image for role, image in default.images.items()}
@@ -56,6 +59,7 @@ class Settings:
             resync_seconds=_number(env, "RZ_RESYNC_SECONDS", default.resync_seconds, 1),
             request_seconds=_number(env, "RZ_REQUEST_SECONDS", default.request_seconds, 0.1),
             stuck_seconds=_number(env, "RZ_STUCK_SECONDS", default.stuck_seconds, 1),
+            log_level=_level(env, "RZ_LOG_LEVEL", default.log_level),
         )
 
 
@@ -80,3 +84,11 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float) -> 
     if not value >= least:
         raise UserError(f"{name} is {text!r}; a number of at least {least:g} is required: change it, or leave it out")
     return value
+
+
+def _level(env: Mapping[str, str], name: str, default: str) -> str:
+    text = env.get(name) or default
+    if text.upper() not in logging.getLevelNamesMapping():
+        known = "DEBUG, INFO, WARNING, ERROR, CRITICAL"
+        raise UserError(f"{name} is {text!r}; one of {known} is required: change it, or leave it out")
+    return text.upper()

@@ -49,7 +49,6 @@ class _Work:
     began: float
     again: float | None = None
     """When it is due again because it was added meanwhile."""
-    forgotten: bool = False
 
 
 @dataclass
@@ -108,14 +107,6 @@ class WorkQueue(Generic[K]):
             work.again = due if work.again is None else min(work.again, due)
         else:
             self._wait(key, due)
-
-    def forget(self, key: K) -> None:
-        """``key`` is no longer wanted. Work on it that is under way ends, and what it asks for is ignored."""
-        self._due.pop(key, None)
-        self._troubles.pop(key, None)
-        work = self._running.get(key)
-        if work:
-            work.again, work.forgotten = None, True
 
     # ------------------------------------------------------------------------------------------------------ facts
 
@@ -188,10 +179,6 @@ class WorkQueue(Generic[K]):
             self._last_end = self._clock()
             self._wake.set()
         self._tell(result, self._clock() - under_way.began)
-        if under_way.forgotten:
-            again = None
-            if under_way.again is None:
-                self._troubles.pop(key, None)
         if under_way.again is not None:
             trouble = self._troubles.get(key)
             asked = max(under_way.again, trouble.not_before if trouble else 0.0)

@@ -52,7 +52,7 @@ def test_every_child_belongs_to_the_run_and_holds_nothing_up(name: str) -> None:
         assert "blockOwnerDeletion" not in owner
         assert "finalizers" not in metadata
         assert metadata["labels"][names.LABEL_RUN_UID] == UID
-        assert names.ANNOTATION_IDENTITY in metadata["annotations"]
+        assert names.ANNOTATION_RENDERING_VERSION in metadata["annotations"]
 
 
 @every_run

@@ -1,10 +1,12 @@
-"""For tests of the operator's process: an event loop whose time jumps, and figures as Prometheus would read them."""
+"""For tests of the operator's process: an event loop whose time jumps, a queue that only talks, and figures as
+Prometheus would read them."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,6 +51,25 @@ def run_virtually(main: Callable[[VirtualLoop], Awaitable[T]]) -> T:
             return await main(loop)
 
         return runner.run(call())
+
+
+@dataclass
+class FakeQueue:
+    """What the work queue says about itself."""
+
+    depth: int = 0
+    waiting: float = 0.0
+    stalled: float = 0.0
+    running: float = 0.0
+
+    def oldest_due_seconds(self) -> float:
+        return self.waiting
+
+    def stalled_seconds(self) -> float:
+        return self.stalled
+
+    def longest_running_seconds(self) -> float:
+        return self.running
 
 
 def settings(**fields: Any) -> Settings:

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from service_fakes import figures
+from service_fakes import FakeQueue, figures
 
 from rz_operator.failures import NOT_OUR_FAULT, judge
 from rz_operator.members import Observed
 from rz_operator.service.metrics import RESTART_REASONS, OperatorMetrics
-
-
-@dataclass
-class FakeQueue:
-    depth: int = 0
-    waiting: float = 0.0
-    running: float = 0.0
-
-    def oldest_due_seconds(self) -> float:
-        return self.waiting
-
-    def stalled_seconds(self) -> float:
-        return 0.0
-
-    def longest_running_seconds(self) -> float:
-        return self.running
 
 
 @pytest.mark.parametrize(
@@ -84,7 +67,7 @@ def test_what_is_told_is_counted(tell: Callable[[OperatorMetrics], object], want
 
 
 def test_queue_and_phases_are_read_when_asked_and_a_phase_without_runs_is_zero() -> None:
-    metrics, queue = OperatorMetrics(), FakeQueue(3, 4.5, 6.0)
+    metrics, queue = OperatorMetrics(), FakeQueue(depth=3, waiting=4.5, running=6.0)
     phases = {"Running": 2, "Pending": 1, "Levitating": 1}
     metrics.watch(queue, lambda: phases)
     found = figures(metrics)

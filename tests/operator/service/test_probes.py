@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
 
 import httpx
 import pytest
-from service_fakes import settings
+from service_fakes import FakeQueue, settings
 
 from rz_operator.errors import UserError
 from rz_operator.service.metrics import OperatorMetrics
 from rz_operator.service.probes import Probes
 from rz_operator.service.work_queue import WorkQueue
-
-
-@dataclass
-class FakeQueue:
-    running: float = 0.0
-    stalled: float = 0.0
-    depth: int = 0
-
-    def oldest_due_seconds(self) -> float:
-        return 9999.0
-
-    def stalled_seconds(self) -> float:
-        return self.stalled
-
-    def longest_running_seconds(self) -> float:
-        return self.running
 
 
 def get(path: str, queue: FakeQueue, ready: bool = True) -> httpx.Response:
@@ -51,7 +34,7 @@ def get(path: str, queue: FakeQueue, ready: bool = True) -> httpx.Response:
     ("path", "queue", "ready", "status", "text"),
     [
         ("/healthz", FakeQueue(), False, 200, "ok"),
-        ("/healthz", FakeQueue(running=179, stalled=179, depth=9), True, 200, "ok"),
+        ("/healthz", FakeQueue(depth=9, waiting=9999, stalled=179, running=179), True, 200, "ok"),
         (
             "/healthz",
             FakeQueue(running=181),

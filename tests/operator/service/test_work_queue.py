@@ -68,10 +68,6 @@ def add(key: str, after: float = 0.0) -> Callable[[WorkQueue[str]], None]:
     return lambda queue: queue.add(key, after)
 
 
-def forget(key: str) -> Callable[[WorkQueue[str]], None]:
-    return lambda queue: queue.forget(key)
-
-
 @pytest.mark.parametrize(
     ("script", "desk", "want"),
     [
@@ -85,11 +81,6 @@ def forget(key: str) -> Callable[[WorkQueue[str]], None]:
         ([(0, add("a")), (1, add("a"))], {"takes": {"a": 7}}, [(S, "a"), (7 + S, "a")]),
         ([(0, add("a")), (7, add("a"))], {"takes": {"a": 7}}, [(S, "a"), (7 + S, "a")]),
         ([(0, add("a")), (1, add("a", 30))], {"takes": {"a": 7}}, [(S, "a"), (31, "a")]),
-        ([(0, add("a")), (0.1, forget("a"))], {}, []),
-        ([(0, add("a")), (0.1, forget("a")), (0.2, add("a"))], {}, [(0.2 + S, "a")]),
-        ([(0, add("a")), (1, forget("a"))], {"takes": {"a": 7}, "looks": {"a": 9}}, [(S, "a")]),
-        ([(0, add("a")), (1, add("a")), (2, forget("a"))], {"takes": {"a": 7}}, [(S, "a")]),
-        ([(0, add("a")), (1, forget("a")), (2, add("a"))], {"takes": {"a": 7}}, [(S, "a"), (7 + S, "a")]),
         (
             [(0, add("a")), (0, add("b")), (0.01, add("c"))],
             {"takes": {"a": 9, "b": 3}},
@@ -107,11 +98,6 @@ def forget(key: str) -> Callable[[WorkQueue[str]], None]:
         "added while it is worked on: done again at once afterwards",
         "added at the very moment of its end",
         "added for later while it is worked on",
-        "a forgotten key is not worked on",
-        "a forgotten key may come back",
-        "forgotten while it is worked on: no next look",
-        "forgotten while it is worked on: nothing that was added before counts",
-        "forgotten while it is worked on, and back again",
         "two workers: the third key waits for the first that is free",
     ],
 )
@@ -129,14 +115,12 @@ def test_what_is_worked_on_when(
         ([(0, add("a")), (10, add("a"))], 9, [0, 1, 3, 7, 12, 28, 60, 124, 252, 508]),
         ([(0, add("a")), (14 + S, add("a"))], 9, [0, 1, 3, 7, 14 + S, 30 + S, 62 + S, 126 + S, 254 + S, 510 + S]),
         ([(0, add("a")), (100, add("a"))], 1, [0, 1, 100]),
-        ([(0, add("a")), (4, forget("a")), (5, add("a"))], 4, [0, 1, 3, 5, 6]),
     ],
     ids=[
         "the wait doubles",
         "an event soon after a failure waits a little all the same",
         "a later event does not, and the doubling goes on",
         "after a success there is none",
-        "forgetting forgets it too",
     ],
 )
 def test_a_failure_is_tried_again_after_a_back_off(script: Script, failures: int, want: list[float]) -> None:
@@ -337,6 +321,5 @@ def test_what_was_overtaken_does_not_pile_up() -> None:
 
     queue = WorkQueue(work, 1, clock=lambda: 0.0)
     for n in range(10_000):
-        queue.forget("a")
-        queue.add("a", after=1000 + n)
+        queue.add("a", after=20_000 - n)
     assert len(queue._heap) < 100

@@ -1,0 +1,114 @@
+"""The API server refuses what the operator creates: named steps on a real API server."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from kube_api import Object
+from lifecycle_steps import ROLLOUTS, Scene, Step, gang
+from players import use_quota
+from webhook_double import DenyingWebhook
+
+from rz_api import names
+
+
+def refused(words: str) -> Step:
+    return Step(
+        "the condition has the server's words",
+        want_pods=ROLLOUTS,
+        want_gang={"incarnation": 1, "restarts": 0},
+        want_restarts={},
+        want_condition=("TrainerReady", "False", "CreateRefused", words),
+    )
+
+
+def check_that_it_is_not_tried_again(scene: Scene, words: str, restart: bool = False) -> None:
+    """One create was refused; it is not tried again for a minute, whatever happens meanwhile."""
+    scene.take(refused(words))
+    scene.patch({"failurePolicy": {"maxRestarts": 9}})
+    scene.ledgers.set(scene.namespace, scene.name, step=1)
+    scene.hold(1.0)
+    if restart:
+        scene.operator.kill()
+        scene.operator.start()
+        scene.hold(1.0)
+    assert not scene.missing(refused(words), None)
+    assert scene.refused_creates() == 1, "at most one create a minute"
+    ((key, retry),) = scene.status["retries"].items()
+    assert key == "Pod/tiny-trainer-i1-0"
+    assert (retry["failures"], words in retry["message"]) == (1, True)
+    assert 50 < retry["notBefore"] - time.time() < 60
+
+
+TRIED_AGAIN = Step(
+    "it is tried again when its time has come, and the gang starts",
+    Scene.forget_waits,
+    want_running=gang(1),
+    want_same=ROLLOUTS,
+    want_condition=("TrainerReady", "True", "Ready", "2 of 2 pods ready, incarnation 1"),
+    want=lambda scene: not scene.status.get("retries"),
+)
+
+
+def test_a_quota_that_is_exceeded_is_named_and_tried_again_after_a_minute(scene: Scene) -> None:
+    api, namespace = scene.api, scene.namespace
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "gpus"}}
+    api.create(quota | {"spec": {"hard": {"requests.nvidia.com/gpu": "2"}}}, namespace)
+    use_quota(api, namespace, "gpus")
+    scene.submit({"spec.trainer.gpusPerNode": 3})
+    check_that_it_is_not_tried_again(scene, "exceeded quota: gpus", restart=True)
+
+    scene.take(
+        Step(
+            "the second refusal waits twice as long",
+            Scene.forget_waits,
+            want_pods=ROLLOUTS,
+            want=lambda scene: (
+                scene.refused_creates() == 2
+                and scene.status["retries"]["Pod/tiny-trainer-i1-0"]["failures"] == 2
+                and scene.status["retries"]["Pod/tiny-trainer-i1-0"]["notBefore"] - time.time() > 100
+            ),
+        )
+    )
+    api.delete("ResourceQuota", namespace, "gpus")
+    scene.take(TRIED_AGAIN)
+
+
+def test_a_webhook_that_denies_pods_is_quoted(scene: Scene) -> None:
+    words = "no trainers on a Monday"
+    with DenyingWebhook(scene.api, scene.namespace, {names.LABEL_ROLE: "trainer"}, words):
+        scene.submit()
+        check_that_it_is_not_tried_again(scene, words)
+    scene.take(TRIED_AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"spec": {"nodeSelector": {"bad key!": "x"}}}, "spec.nodeSelector"),
+        ({"spec": {"containers": [{"name": "main", "resources": {"limits": {"cpu": "lots"}}}]}}, "quantities must"),
+        ({"spec": {"priority": "high"}}, "priority"),
+    ],
+    ids=["422, a bad name", "400, a bad quantity", "400, a wrong type"],
+)
+def test_a_pod_template_that_the_server_refuses_is_explained_and_can_be_mended(
+    scene: Scene, template: Object, words: str
+) -> None:
+    scene.submit({"spec.trainer.podTemplate": template})
+    check_that_it_is_not_tried_again(scene, words)
+
+    def mend(scene: Scene) -> None:
+        scene.patch({"trainer": {"podTemplate": None}})
+
+    scene.take(
+        Step(
+            "a spec that was mended acts at once",
+            mend,
+            want_running=gang(1),
+            want_same=ROLLOUTS,
+            want_condition=("TrainerReady", "True", "Ready", "incarnation 1"),
+            within=15,
+        )
+    )
+    assert not scene.status.get("retries")

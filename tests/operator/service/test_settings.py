@@ -1,0 +1,52 @@
+"""The operator's settings: what a wrong one is answered with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rz_operator.errors import UserError
+from rz_operator.service.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("level", "want"),
+    [({}, "INFO"), ({"RZ_LOG_LEVEL": ""}, "INFO"), ({"RZ_LOG_LEVEL": "debug"}, "DEBUG")],
+    ids=["without one: INFO", "an empty one is none", "small letters are fine"],
+)
+def test_the_level_of_messages(level: dict[str, str], want: str) -> None:
+    assert Settings.from_environment(level).log_level == want
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        (
+            {"RZ_LOG_LEVEL": "chatty"},
+            "RZ_LOG_LEVEL is 'chatty'; one of DEBUG, INFO, WARNING, ERROR, CRITICAL is required",
+        ),
+        ({"RZ_CONCURRENCY": "0"}, "RZ_CONCURRENCY is '0'; a number of at least 1 is required"),
+        ({"RZ_POLL_SECONDS": "soon"}, "RZ_POLL_SECONDS is 'soon'; a number of at least 0.1 is required"),
+    ],
+    ids=["no such level", "too few workers", "no number"],
+)
+def test_a_wrong_setting_is_named(variable: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Settings.from_environment(variable)
+
+
+def test_the_process_ends_with_64_and_says_what_to_change() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "rz_operator"],
+        env={**os.environ, "RZ_LOG_LEVEL": "chatty"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 64
+    assert done.stderr.startswith("rz-operator: RZ_LOG_LEVEL is 'chatty'")
+    assert len(done.stderr.splitlines()) == 1
