@@ -68,6 +68,10 @@ $(VLLM_VENV)/.installed: pyproject.toml
 test: setup ## Unit tests, contract suites, a real API server, short local runs
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+.PHONY: test-vllm
+test-vllm: $(VLLM_VENV)/.installed ## The engine's tests over vLLM on the CPU (.venv-vllm, about 3.5 GB)
+	@OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/workers/rollout/test_vllm_engine.py
+
 .PHONY: test-cluster
 test-cluster: setup ## Tests on a real Kubernetes on this machine
 	@if [ ! -d tests/cluster ]; then \

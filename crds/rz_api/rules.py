@@ -254,6 +254,7 @@ IMMUTABLE: tuple[tuple[str, str], ...] = (
     ("rollout.samplesPerLease", _RESULT),
     ("rollout.groupsPerLease", _RESULT),
     ("rollout.sampling", _RESULT),
+    ("rollout.weightSync", "trainer and rollouts were started for one way of handing over weights"),
     ("reward.verifier", _RESULT),
     ("reward.timeoutSeconds", _RESULT),
     ("trainer.dtype", _RESULT),

@@ -304,6 +304,14 @@ class RolloutSpec(PodOptions):
     unit as one batch of fixed composition, so that more groups make it faster."""
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
     """Seconds without a heartbeat after which a lease expires and its unit is handed out again."""
+    weight_sync: Literal["auto", "storage", "broadcast"] = "auto"
+    """How new weights reach the rollouts. `storage`: they read them from `storage.uri`. `broadcast`: the trainer sends
+    them, over NCCL where there are GPUs, gloo where there are none, and through memory (CUDA IPC on GPUs) where
+    placement is `colocated`; storage gets them too, and who misses a broadcast loads from there. `auto` is `broadcast`
+    where the run has GPUs and `storage` where it has none (`trainer.gpusPerNode: 0`)."""
+    transfer_seconds: Annotated[float, Field(ge=1, le=3600)] = 120.0
+    """Longest time for one step of a broadcast, seconds: joining it, receiving one bucket of tensors. A rollout that
+    takes longer is left out of it and loads the weights from storage."""
     max_model_length: Annotated[int, Field(ge=2, le=4_194_304)] = 10_240
     """Context of the engine, tokens; at least `data.maxPromptTokens` + `rollout.sampling.maxNewTokens`."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -476,3 +484,9 @@ class ReasonerZeroRunSpec(SpecModel):
     false again."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
     """Seconds after which a finished run's object is deleted; absent keeps it. Storage is never deleted."""
+
+
+def broadcasts(spec: ReasonerZeroRunSpec) -> bool:
+    """Whether the trainer sends weights to the rollouts: ``rollout.weightSync``, with ``auto`` decided."""
+    wanted = spec.rollout.weight_sync
+    return wanted == "broadcast" or (wanted == "auto" and spec.trainer.gpus_per_node > 0)

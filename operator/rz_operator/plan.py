@@ -17,11 +17,11 @@ from typing import Literal, Protocol
 
 from rz_api.names import Role
 from rz_api.run import ResolvedRun
-from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources
+from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources, broadcasts
 from rz_operator.errors import UserError
 from rz_operator.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
 
-PortName = Literal["api", "status", "rendezvous"]
+PortName = Literal["api", "status", "rendezvous", "transfer"]
 GPU_RESOURCE = "nvidia.com/gpu"
 RUN_FILE, TOKEN_FILE = "run.json", "token"
 
@@ -256,7 +256,7 @@ def _rollout(spec: ReasonerZeroRunSpec) -> RoleSet:
 
 def _trainer(spec: ReasonerZeroRunSpec) -> RoleSet:
     """Ranks meet at rank 0's rendezvous port (torchrun's static rendezvous, without torchrun: who starts the gang also
-    restarts it)."""
+    restarts it). Where the run broadcasts weights, each rank has a port at which rollouts join it."""
     trainer = spec.trainer
     per_node = max(1, trainer.gpus_per_node)
     world_size = trainer.nodes * per_node
@@ -264,6 +264,8 @@ def _trainer(spec: ReasonerZeroRunSpec) -> RoleSet:
     for rank in range(world_size):
         node, local = divmod(rank, per_node)
         ports: tuple[PortName, ...] = ("status", "rendezvous") if rank == 0 else ("status",)
+        if broadcasts(spec):
+            ports = (*ports, "transfer")
         env = _base_env("trainer", rank, ports) | {
             "RZ_LEDGER_URL": Address("ledger", 0, "api"),
             "RANK": str(rank),
@@ -302,6 +304,9 @@ def _base_env(role: Role, index: int, ports: tuple[PortName, ...]) -> dict[str, 
     }
     if "api" in ports:
         env["RZ_PORT"] = Address(role, index, "api", "port")
+    if "transfer" in ports:
+        env["RZ_TRANSFER_HOST"] = Address(role, index, "transfer", "host")
+        env["RZ_TRANSFER_PORT"] = Address(role, index, "transfer", "port")
     return env
 
 

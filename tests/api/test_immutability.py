@@ -25,6 +25,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "spec.rollout.samplesPerLease": {"spec.rollout.samplesPerLease": 8},
     "spec.rollout.groupsPerLease": {"spec.rollout.groupsPerLease": 2},
     "spec.rollout.sampling": {"spec.rollout.sampling.temperature": 0.9},
+    "spec.rollout.weightSync": {"spec.rollout.weightSync": "broadcast"},
     "spec.reward.verifier": {"spec.reward.verifier": "legacy"},
     "spec.reward.timeoutSeconds": {"spec.reward.timeoutSeconds": 5},
     "spec.trainer.dtype": {"spec.trainer.dtype": "float32"},
@@ -38,6 +39,7 @@ FREE: dict[str, dict[str, Any]] = {
     "more patience": {"spec.failurePolicy.maxRestarts": 99},
     "more reward pods": {"spec.reward.replicas": 2},
     "another secret for the bucket": {"spec.storage.secretName": "other"},
+    "more time for a broadcast": {"spec.rollout.transferSeconds": 600},
     "other retention": {"spec.storage.retention.weights": 8},
 }
 

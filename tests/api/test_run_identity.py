@@ -34,6 +34,7 @@ SAME_RUN: dict[str, dict[str, Any]] = {
     "the folder's address": {"spec.storage.uri": "moved/tiny"},
     "a secret of the data": {"spec.data.train.0.secretName": "credentials"},
     "a secret of the model": {"spec.model.secretName": "credentials"},
+    "the way of the weights": {"spec.rollout.weightSync": "broadcast", "spec.rollout.transferSeconds": 600},
     "replicas": {"spec.rollout.replicas": 9},
     "images": {"spec.trainer.image": "example.com/trainer:2"},
     "the gang's size": {"spec.trainer.nodes": 4},

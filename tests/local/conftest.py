@@ -93,6 +93,17 @@ class LocalRun:
         commits = self.commits()
         return str(commits[max(commits)]["weights"]["digest"])
 
+    def assert_same_outcome(self, undisturbed: "LocalRun") -> None:
+        """The same weights to the bit from the same units, and no trajectory generated twice or lost."""
+        assert self.weights_sha256() == undisturbed.weights_sha256()
+        commits = self.commits()
+        for step, commit in undisturbed.commits().items():
+            units = [shard["unit"] for shard in commits[step]["shards"]]
+            assert units == [shard["unit"] for shard in commit["shards"]]
+        consumed = {shard["key"] for commit in commits.values() for shard in commit["shards"]}
+        stored = {str(path.relative_to(self.storage)) for path in self.storage.glob("trajectories/*/*.parquet")}
+        assert stored == consumed, "a trajectory was generated twice, or one that is named is lost"
+
     def pids(self, role: str) -> list[int]:
         """Processes of a role that run now."""
         try:

@@ -10,16 +10,6 @@ import pytest
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
 
-def assert_same_outcome(run, undisturbed):
-    assert run.weights_sha256() == undisturbed.weights_sha256()
-    for step, commit in undisturbed.commits().items():
-        units = [shard["unit"] for shard in run.commits()[step]["shards"]]
-        assert units == [shard["unit"] for shard in commit["shards"]]
-    consumed = {shard["key"] for commit in run.commits().values() for shard in commit["shards"]}
-    stored = {str(path.relative_to(run.storage)) for path in run.storage.glob("trajectories/*/*.parquet")}
-    assert stored == consumed, "a trajectory was generated twice, or one that is named is lost"
-
-
 def test_kill_9_of_every_role_changes_nothing(make_run, undisturbed, tmp_path):
     run = make_run(tmp_path / "killed")
     process = run.start()
@@ -30,7 +20,7 @@ def test_kill_9_of_every_role_changes_nothing(make_run, undisturbed, tmp_path):
         run.kill(role)
     code, output = run.finish(process)
     assert code == 0, f"{output}\n{run.logs()}"
-    assert_same_outcome(run, undisturbed)
+    run.assert_same_outcome(undisturbed)
 
 
 def test_a_rollout_frozen_past_its_lease_and_continued_changes_nothing(make_run, undisturbed, tmp_path):
@@ -44,7 +34,7 @@ def test_a_rollout_frozen_past_its_lease_and_continued_changes_nothing(make_run,
         os.kill(frozen, signal.SIGCONT)
     code, output = run.finish(process)
     assert code == 0, f"{output}\n{run.logs()}"
-    assert_same_outcome(run, undisturbed)
+    run.assert_same_outcome(undisturbed)
 
 
 def test_an_interrupted_run_checkpoints_and_the_same_command_goes_on(make_run, undisturbed, tmp_path):
@@ -57,7 +47,7 @@ def test_an_interrupted_run_checkpoints_and_the_same_command_goes_on(make_run, u
     assert list(run.storage.glob("checkpoints/*/manifest.json")), run.logs()
     code, output = run.run()
     assert code == 0, f"{output}\n{run.logs()}"
-    assert_same_outcome(run, undisturbed)
+    run.assert_same_outcome(undisturbed)
 
 
 def _sampling(run):

@@ -371,6 +371,7 @@ IMMUTABLE_CHANGES: dict[str, Any] = {
     "rollout__samplesPerLease": 8,
     "rollout__groupsPerLease": 2,
     "rollout__sampling__temperature": 0.5,
+    "rollout__weightSync": "storage",
     "reward__verifier": "legacy",
     "reward__timeoutSeconds": 3.0,
     "trainer__dtype": "float32",

@@ -93,6 +93,26 @@ def test_a_rank_knows_its_place_in_the_gang_and_where_rank_0_is() -> None:
     assert "OMP_NUM_THREADS" not in env
 
 
+BROADCASTS: list[tuple[str, dict[str, Any], bool]] = [
+    ("auto with GPUs", {"trainer": {"nodes": 2, "gpusPerNode": 4}}, True),
+    ("auto without", {"trainer": {"nodes": 2, "gpusPerNode": 0}}, False),
+    ("storage with GPUs", {"trainer": {"gpusPerNode": 4}, "rollout": {"weightSync": "storage"}}, False),
+    ("broadcast without", {"trainer": {"nodes": 2, "gpusPerNode": 0}, "rollout": {"weightSync": "broadcast"}}, True),
+]
+
+
+@pytest.mark.parametrize(("sections", "sends"), [row[1:] for row in BROADCASTS], ids=[row[0] for row in BROADCASTS])
+def test_every_rank_that_broadcasts_knows_where_rollouts_reach_it(sections: dict[str, Any], sends: bool) -> None:
+    for process in plan(run(**sections)).role("trainer").processes:
+        env = env_of(process)
+        assert ("transfer" in process.ports) == sends
+        if sends:
+            assert env["RZ_TRANSFER_HOST"] == f"trainer-{process.index}/transfer/host"
+            assert env["RZ_TRANSFER_PORT"] == f"trainer-{process.index}/transfer/port"
+        else:
+            assert not any(name.startswith("RZ_TRANSFER") for name in env)
+
+
 def test_rollouts_share_the_rewards_evenly() -> None:
     planned = plan(run(rollout={"replicas": 4}, reward={"replicas": 2}))
     urls = [env_of(process)["RZ_REWARD_URL"] for process in planned.role("rollout").processes]

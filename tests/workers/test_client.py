@@ -82,7 +82,7 @@ PASSING_TROUBLE: dict[str, Answer] = {
 @pytest.mark.parametrize("trouble", PASSING_TROUBLE.values(), ids=PASSING_TROUBLE.keys())
 def test_trouble_that_passes_is_waited_for(ledger: Callable[..., LedgerClient], trouble: Answer) -> None:
     peer, stop = Peer(trouble, trouble, trouble, ok()), FakeStop()
-    assert ledger(peer, stop).weights() == EMPTY
+    assert ledger(peer, stop).weights(0) == EMPTY
     assert len(peer.requests) == 4
     assert len(stop.waits) == 3
 
@@ -97,21 +97,21 @@ def test_a_long_outage_is_logged_at_growing_intervals(
 ) -> None:
     down: list[Answer] = [httpx.ConnectError("connection refused")] * 20
     with caplog.at_level(logging.WARNING, "rz_workers.protocol.client"):
-        ledger(Peer(*down, ok())).weights()
+        ledger(Peer(*down, ok())).weights(0)
     assert [record.args[3] for record in caplog.records if record.args] == [1, 2, 4, 8, 16]  # type: ignore[index]
 
 
 def test_a_request_to_stop_ends_the_wait_but_not_the_first_try(ledger: Callable[..., LedgerClient]) -> None:
     down = httpx.ConnectError("connection refused")
     with pytest.raises(DrainedError, match="waiting for the ledger at http://ledger"):
-        ledger(Peer(down), FakeStop(stopped_after=3)).weights()
-    assert ledger(Peer(ok()), FakeStop(stopped_after=1)).weights() == EMPTY
+        ledger(Peer(down), FakeStop(stopped_after=3)).weights(0)
+    assert ledger(Peer(ok()), FakeStop(stopped_after=1)).weights(0) == EMPTY
 
 
 def test_a_refusal_is_raised_with_the_peers_words(ledger: Callable[..., LedgerClient]) -> None:
     peer = Peer(httpx.Response(422, json={"detail": "shard x was sampled with weight version 3"}))
     with pytest.raises(ProtocolError, match="shard x was sampled with weight version 3") as refused:
-        ledger(peer).weights()
+        ledger(peer).weights(0)
     assert refused.value.status_code == 422
     assert len(peer.requests) == 1
 
@@ -123,7 +123,7 @@ def test_409_means_that_a_newer_incarnation_exists(ledger: Callable[..., LedgerC
 
 def test_something_that_is_not_the_reply_is_told_as_such(ledger: Callable[..., LedgerClient]) -> None:
     with pytest.raises(ProtocolError, match="is another service on that port"):
-        ledger(Peer(httpx.Response(200, text="<html>hello</html>"))).weights()
+        ledger(Peer(httpx.Response(200, text="<html>hello</html>"))).weights(0)
 
 
 def test_a_refused_token_is_read_again(ledger: Callable[..., LedgerClient], tmp_path: Path) -> None:
@@ -136,13 +136,13 @@ def test_a_refused_token_is_read_again(ledger: Callable[..., LedgerClient], tmp_
             good = request.headers["authorization"] == "Bearer new"
             return ok() if good else httpx.Response(401, json={"detail": "not this run's token"})
 
-    assert ledger(Renewing(ok()), token_file=token_file).weights() == EMPTY
+    assert ledger(Renewing(ok()), token_file=token_file).weights(0) == EMPTY
 
 
 def test_a_token_that_stays_refused_ends_the_call(ledger: Callable[..., LedgerClient]) -> None:
     peer = Peer(httpx.Response(401, json={"detail": "the bearer token is missing"}))
     with pytest.raises(ProtocolError, match="the bearer token is missing"):
-        ledger(peer).weights()
+        ledger(peer).weights(0)
     assert len(peer.requests) == MAX_UNAUTHORIZED + 1
 
 

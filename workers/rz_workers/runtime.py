@@ -69,6 +69,10 @@ class Settings:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    transfer_host: str | None = None
+    """Of a trainer rank where the run broadcasts weights: the name by which rollouts reach it; else None."""
+    transfer_port: int | None = None
+    """The port there at which its sender listens."""
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -102,6 +106,8 @@ class Settings:
             rank=int(env.get("RANK", "0")),
             world_size=int(env.get("WORLD_SIZE", "1")),
             local_rank=int(env.get("LOCAL_RANK", "0")),
+            transfer_host=env.get("RZ_TRANSFER_HOST"),
+            transfer_port=int(env["RZ_TRANSFER_PORT"]) if "RZ_TRANSFER_PORT" in env else None,
             environment=env,
         )
 

@@ -13,6 +13,8 @@ API_PORT = 8080
 STATUS_PORT = 9400
 """Of the first process of a pod; the others have the following numbers."""
 RENDEZVOUS_PORT = 29500
+TRANSFER_PORT = 29600
+"""Of the first process of a trainer pod; the others have the following numbers."""
 
 RUN_FOLDER = "/etc/reasonerzero/run"
 TOKEN_FOLDER = "/etc/reasonerzero/token"
@@ -61,6 +63,8 @@ class PodPlace:
                 return API_PORT
             case "rendezvous":
                 return RENDEZVOUS_PORT
+            case "transfer":
+                return TRANSFER_PORT + self._context.positions[address.role, address.index]
             case "status":
                 return STATUS_PORT + self._context.positions[address.role, address.index]
 

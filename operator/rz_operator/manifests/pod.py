@@ -22,6 +22,7 @@ from rz_operator.manifests.place import (
     STATUS_PORT,
     TERMINATION_LOG,
     TOKEN_FOLDER,
+    TRANSFER_PORT,
 )
 from rz_operator.manifests.pod_template import merge
 from rz_operator.manifests.scheduling import add_scheduling
@@ -123,11 +124,15 @@ def _container(
 
 
 def _ports(processes: Sequence[Process]) -> list[Body]:
-    """Named, as scrapers find them: ``api``, ``rendezvous``, and ``status``, ``status-1``, ... of each process."""
+    """Named, as scrapers find them: ``api``, ``rendezvous``, and ``status``, ``status-1``, ... of each process;
+    ``transfer``, ``transfer-1``, ... where it broadcasts weights."""
     ports = [("api", API_PORT)] if "api" in processes[0].ports else []
     for number in range(len(processes)):
         ports.append((f"status-{number}" if number else "status", STATUS_PORT + number))
     ports += [("rendezvous", RENDEZVOUS_PORT)] if "rendezvous" in processes[0].ports else []
+    for number, process in enumerate(processes):
+        if "transfer" in process.ports:
+            ports.append((f"transfer-{number}" if number else "transfer", TRANSFER_PORT + number))
     return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports]
 
 

@@ -5,22 +5,31 @@ Short names: ``t1.0`` is the first unit of training step 1, ``e2.1`` the second 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.ledger import leasing, progress
+from rz_workers.ledger import leasing, progress, transfers, turns
 from rz_workers.ledger.state import Plan, State
 from rz_workers.protocol.messages import (
+    Assignment,
+    Canary,
     Completion,
+    Endpoint,
     Heartbeat,
     Lease,
     LeaseReply,
     LeaseRequest,
+    Proof,
     ShardRef,
     ShardStats,
     StepReport,
+    TakeReply,
+    TakeRequest,
+    TransferRequest,
+    TurnRequest,
     WeightsInfo,
 )
 from rz_workers.protocol.schedule import EVAL, TRAIN, Unit
@@ -34,7 +43,11 @@ LEASE_SECONDS = 30.0
 
 
 def run_of(
-    uri: str = "runs/x", uid: str = "uid-1", max_staleness: int = 0, lease_seconds: float = LEASE_SECONDS
+    uri: str = "runs/x",
+    uid: str = "uid-1",
+    max_staleness: int = 0,
+    lease_seconds: float = LEASE_SECONDS,
+    placement: str = "separate",
 ) -> ResolvedRun:
     """3 steps of 2 prompt groups x 4 samples, 4 samples a lease (2 units a step); one evaluation set of 2 problems x 4
     samples (2 units), evaluated at versions 0, 2 and 3."""
@@ -49,23 +62,44 @@ def run_of(
             "maxStaleness": max_staleness,
             "samplerCorrection": "tis" if max_staleness else "none",
         },
-        "rollout": {"samplesPerLease": 4, "leaseSeconds": lease_seconds},
+        "rollout": {"samplesPerLease": 4, "leaseSeconds": lease_seconds, "placement": placement},
         "evaluation": {"interval": 2, "samples": 4},
     }
     return ResolvedRun(name="tiny", uid=uid, spec=ReasonerZeroRunSpec.model_validate(spec))
 
 
-def plan_of(max_staleness: int = 0) -> Plan:
-    run = run_of(max_staleness=max_staleness)
+def plan_of(max_staleness: int = 0, placement: str = "separate") -> Plan:
+    run = run_of(max_staleness=max_staleness, placement=placement)
     return Plan(run.name, run.spec, num_prompts=5, eval_sets={"held": 2}, total_steps=3)
 
 
-def weights_of(version: int, incarnation: int = 1, digest: str | None = None) -> WeightsInfo:
+def weights_of(version: int, incarnation: int = 1, digest: str | None = None, *, stored: bool = True) -> WeightsInfo:
     return WeightsInfo(
         version=version,
         digest=digest or f"digest-{version}",
         incarnation=incarnation,
         prefix=f"weights/v{version:06d}-i{incarnation}",
+        stored=stored,
+    )
+
+
+CANARY = Canary(token_ids=(5, 6, 7), logprobs=(-1.0, -2.0))
+
+
+def proof_of(version: int, bits: str = "right", *, hardware: str = "cpu", error: float = 0.01) -> Proof:
+    return Proof(digest=f"digest-{version}", bits=bits, hardware=hardware, error=error)
+
+
+def transfer_request(
+    version: int, incarnation: int = 1, senders: int = 1, groups: Sequence[str] = ()
+) -> TransferRequest:
+    return TransferRequest(
+        incarnation=incarnation,
+        version=version,
+        backend="gloo",
+        senders=tuple(Endpoint(host=f"trainer-{rank}", port=29600 + rank) for rank in range(senders)),
+        groups=tuple(groups),
+        seconds=5.0,
     )
 
 
@@ -89,8 +123,8 @@ def name_of(unit: Unit) -> str:
 class Desk:
     """The ledger's state, and one method per event; ``now`` moves only when told to."""
 
-    def __init__(self, max_staleness: int = 0, published: int | None = 0) -> None:
-        self.state = State(plan_of(max_staleness), ticked=0.0)
+    def __init__(self, max_staleness: int = 0, published: int | None = 0, placement: str = "separate") -> None:
+        self.state = State(plan_of(max_staleness, placement), ticked=0.0)
         self.now = 0.0
         self.leases: dict[str, Lease] = {}
         """Unit's short name -> its newest lease."""
@@ -101,23 +135,48 @@ class Desk:
         kind, number, index = (TRAIN if name[0] == "t" else EVAL), int(name[1]), int(name[3])
         return self.state.plan.units(kind, number)[index]
 
-    def publish(self, version: int, incarnation: int = 1, digest: str | None = None) -> None:
-        self.state = progress.weights_published(self.state, weights_of(version, incarnation, digest), self.now)
+    def publish(
+        self,
+        version: int,
+        incarnation: int = 1,
+        digest: str | None = None,
+        *,
+        stored: bool = True,
+        canary: Canary | None = None,
+    ) -> None:
+        info = weights_of(version, incarnation, digest, stored=stored)
+        self.state = progress.weights_published(self.state, info, self.now, canary)
 
-    def ask(self, rollout: str, holds: int | None = None, units: int = 1) -> LeaseReply:
-        request = LeaseRequest(rollout_id=rollout, weight_version=holds, max_units=units)
+    def ask(self, rollout: str, holds: int | None = None, units: int = 1, **fields: Any) -> LeaseReply:
+        """``fields`` are further ones of the request; what is held has its version's digest unless they say so."""
+        digest = None if holds is None else f"digest-{holds}"
+        said = {"weight_version": holds, "weights_digest": digest, "max_units": units} | fields
+        request = LeaseRequest(rollout_id=rollout, **said)
         self.state, reply = leasing.lease(self.state, request, self.now)
         self.leases |= {name_of(lease.unit): lease for lease in reply.leases}
         return reply
 
-    def lease(self, rollout: str, holds: int | None = None, units: int = 1) -> list[str]:
+    def lease(self, rollout: str, holds: int | None = None, units: int = 1, **fields: Any) -> list[str]:
         """Short names of what was handed out."""
-        return [name_of(lease.unit) for lease in self.ask(rollout, holds, units).leases]
+        return [name_of(lease.unit) for lease in self.ask(rollout, holds, units, **fields).leases]
 
-    def beat(self, rollout: str, *held: str | Lease) -> list[str]:
+    def open(self, version: int, **request: Any) -> tuple[Assignment, ...]:
+        self.state, reply = transfers.open_transfer(self.state, transfer_request(version, **request), self.now)
+        return reply.receivers
+
+    def take(self, step: int, incarnation: int = 1) -> TakeReply:
+        self.state, reply = progress.take(self.state, TakeRequest(step=step, incarnation=incarnation))
+        assert reply is not None, "the step's manifest has to be read from storage"
+        return reply
+
+    def may_start(self, rollout: str) -> bool:
+        self.state, reply = turns.start(self.state, TurnRequest(rollout_id=rollout), self.now)
+        return reply.may_start
+
+    def beat(self, rollout: str, *held: str | Lease, asleep: bool = False) -> list[str]:
         """Short names of the leases that are lost."""
         leases = {lease.lease_id: lease for lease in (self.leases[h] if isinstance(h, str) else h for h in held)}
-        beat = Heartbeat(rollout_id=rollout, weight_version=None, leases=tuple(leases.values()))
+        beat = Heartbeat(rollout_id=rollout, weight_version=None, leases=tuple(leases.values()), asleep=asleep)
         self.state, reply = leasing.heartbeat(self.state, beat, self.now)
         return [name_of(leases[lost].unit) for lost in reply.lost]
 
@@ -185,9 +244,11 @@ def claim(store: ObjectStore, run: ResolvedRun) -> RunFolder:
     return folder
 
 
-def store_weights(store: ObjectStore, version: int, incarnation: int = 1) -> WeightsInfo:
+def store_weights(store: ObjectStore, version: int, incarnation: int = 1, canary: Canary | None = None) -> WeightsInfo:
     info = weights_of(version, incarnation)
-    manifest = WeightsManifest(version=version, incarnation=incarnation, digest=info.digest, files={}, tensors={})
+    manifest = WeightsManifest(
+        version=version, incarnation=incarnation, digest=info.digest, files={}, tensors={}, canary=canary
+    )
     store.put_new(layout.manifest_key(info.prefix), manifest.model_dump_json().encode())
     return info
 

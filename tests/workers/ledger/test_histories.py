@@ -1,5 +1,5 @@
 """Random histories: whatever happens in whatever order, no unit is lost, none is completed twice, no live lease is
-handed out a second time, and the run finishes."""
+handed out a second time, and the run finishes. ``test_weight_histories`` has the same with broadcasts and turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from ledger_builders import LEASE_SECONDS, plan_of, shard_of, weights_of
 
 from rz_workers.ledger import leasing, progress
 from rz_workers.ledger.state import State
-from rz_workers.protocol.messages import Completion, Heartbeat, Lease, LeaseRequest, ShardRef, StepReport
+from rz_workers.protocol.messages import (
+    Completion,
+    Heartbeat,
+    Lease,
+    LeaseReply,
+    LeaseRequest,
+    ShardRef,
+    StepReport,
+    WeightsInfo,
+)
 from rz_workers.protocol.schedule import EVAL, Unit
 from rz_workers.storage.records import StepManifest
 
@@ -51,8 +60,8 @@ class History(RuleBasedStateMachine):
     @rule(who=ROLLOUTS, units=st.integers(1, 3))
     def ask(self, who: int, units: int) -> None:
         rollout = self.rollouts[who]
-        request = LeaseRequest(rollout_id=rollout.name, weight_version=rollout.holds, max_units=units)
-        self.state, reply = leasing.lease(self.state, request, self.now)
+        self.state, reply = leasing.lease(self.state, self.request_of(rollout, units), self.now)
+        self.obey(who, reply)
         assert len(reply.leases) <= units
         assert len({lease.weights.version for lease in reply.leases}) <= 1
         for lease in reply.leases:
@@ -63,8 +72,17 @@ class History(RuleBasedStateMachine):
             assert unit.unit_id not in self.unsearched, "handed out again without a look into storage"
             self.unsearched.add(unit.unit_id)
             rollout.leases[lease.lease_id] = lease
-            rollout.holds = lease.weights.version
+            self.load(rollout, lease.weights)
             self.valid_until[lease.lease_id] = (unit.unit_id, self.now + LEASE_SECONDS)
+
+    def request_of(self, rollout: Rollout, units: int) -> LeaseRequest:
+        return LeaseRequest(rollout_id=rollout.name, weight_version=rollout.holds, max_units=units)
+
+    def obey(self, who: int, reply: LeaseReply) -> None:
+        assert reply == LeaseReply(leases=reply.leases), "there was nothing to order"
+
+    def load(self, rollout: Rollout, weights: WeightsInfo) -> None:
+        rollout.holds = weights.version
 
     def held_by_others(self, lease: Lease) -> bool:
         return any(

@@ -13,12 +13,24 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from ledger_builders import claim, name_of, plan_of, run_of, store_shard, store_weights, weights_of
+from ledger_builders import (
+    CANARY,
+    claim,
+    name_of,
+    plan_of,
+    run_of,
+    store_shard,
+    store_weights,
+    transfer_request,
+    weights_of,
+)
 from prometheus_client import CollectorRegistry, generate_latest
 
+from rz_api.run import ResolvedRun
 from rz_workers.ledger.app import create_app
 from rz_workers.ledger.metrics import LedgerCollector
 from rz_workers.ledger.service import Ledger
+from rz_workers.ledger.state import State
 from rz_workers.protocol.client import LedgerClient, ProtocolError
 from rz_workers.protocol.messages import (
     Completion,
@@ -26,8 +38,11 @@ from rz_workers.protocol.messages import (
     Lease,
     LeaseReply,
     LeaseRequest,
+    Publication,
+    ReceiverState,
     StepReport,
     TakeReply,
+    WeightsReply,
 )
 from rz_workers.runtime import DrainedError, SupersededError
 from rz_workers.storage.objects import ObjectStore, StorageError
@@ -50,16 +65,36 @@ class FlakyStore(ObjectStore):
         super().put_new(key, data)
 
 
+class LookingLedger(Ledger):
+    """Says when it has looked at storage: what it finds then is from before its time, and makes it adopt."""
+
+    def __init__(self, run: ResolvedRun, store: ObjectStore) -> None:
+        super().__init__(run, store)
+        self.looked = threading.Event()
+
+    def _recover(self) -> State | None:
+        try:
+            return super()._recover()
+        finally:
+            self.looked.set()
+
+
 class Service:
     """A ledger process, as far as a test needs one: an event loop in a thread."""
 
-    def __init__(self, store: ObjectStore, token_file: Path | None = None, lease_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        token_file: Path | None = None,
+        lease_seconds: float = 30.0,
+        placement: str = "separate",
+    ) -> None:
         self.listener = take_port("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.started: Future[Ledger] = Future()
+        self.started: Future[LookingLedger] = Future()
 
         async def serve() -> None:
-            ledger = Ledger(run_of(lease_seconds=lease_seconds), store)
+            ledger = LookingLedger(run_of(lease_seconds=lease_seconds, placement=placement), store)
             config = uvicorn.Config(
                 create_app(ledger, token_file), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
             )
@@ -72,6 +107,7 @@ class Service:
         self.thread = threading.Thread(target=lambda: asyncio.run(serve()))
         self.thread.start()
         self.ledger = self.started.result(10)
+        assert self.ledger.looked.wait(30)
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -122,7 +158,7 @@ def test_a_whole_run_over_http(store: FlakyStore, pool: ThreadPoolExecutor) -> N
         waiting: Future[LeaseReply] = pool.submit(client.lease, request())
         assert ledger.status().phase == "waiting"
         folder = claim(store, run_of())
-        client.announce_weights(store_weights(store, 0))
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
         leases = list(waiting.result(10).leases)
         assert [name_of(lease.unit) for lease in leases] == ["t0.0", "t0.1"]
         for step in range(3):
@@ -133,7 +169,7 @@ def test_a_whole_run_over_http(store: FlakyStore, pool: ThreadPoolExecutor) -> N
             manifest = RunFolder(store, folder.run).step_manifest(step)
             assert manifest is not None
             assert taken.shards == manifest.shards
-            client.announce_weights(store_weights(store, step + 1))
+            client.announce_weights(Publication(weights=store_weights(store, step + 1)))
             client.commit_step(StepReport(step=step, incarnation=1, weight_version=step + 1, metrics={}))
             while leases := client.lease(request(holds=step, wait=0.0)).leases:
                 if leases[0].unit.kind == "train":
@@ -144,7 +180,7 @@ def test_a_whole_run_over_http(store: FlakyStore, pool: ThreadPoolExecutor) -> N
             shards = client.eval_shards(version).shards
             assert shards is not None
             assert [shard.unit for shard in shards] == PLAN.units("eval", version)
-        assert client.weights().weights == weights_of(3)
+        assert client.weights(3).weights == weights_of(3)
         last = StepReport(step=2, incarnation=1, weight_version=3, metrics={}, phase="finished")
         client.commit_step(last)
         assert client.lease(request()).finished
@@ -158,10 +194,10 @@ def test_without_the_token_nothing_is_answered(store: FlakyStore, tmp_path: Path
     with service(store, token_file=token) as (anyone, _):
         url = anyone.url
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "secret"}):
-            assert httpx.get(f"{url}/weights", headers=headers, trust_env=False).status_code == 401
+            assert httpx.get(f"{url}/weights/0", headers=headers, trust_env=False).status_code == 401
             assert httpx.post(f"{url}/lease", content=b"not json", headers=headers, trust_env=False).status_code == 401
         client = LedgerClient(url, token)
-        assert client.weights().weights is None
+        assert client.weights(0).weights is None
         client.close()
 
 
@@ -184,7 +220,7 @@ def test_refusals_carry_the_reason(store: FlakyStore) -> None:
             client.eval_shards(1)
         assert unknown.value.status_code == 404
         with pytest.raises(ProtocolError, match="versions 0 to 3") as refused:
-            client.announce_weights(weights_of(9))
+            client.announce_weights(Publication(weights=weights_of(9)))
         assert refused.value.status_code == 422
 
 
@@ -200,7 +236,7 @@ def test_a_held_request_ends_when_its_time_is_over(store: FlakyStore) -> None:
 def test_drain_wakes_held_requests(store: FlakyStore, pool: ThreadPoolExecutor) -> None:
     claim(store, run_of())
     with service(store) as (client, _):
-        client.announce_weights(store_weights(store, 0))
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
         leases = client.lease(request()).leases
         client.lease(request(holds=0))
         waiting = pool.submit(client.lease, request("r1"))
@@ -216,7 +252,7 @@ def test_drain_wakes_held_requests(store: FlakyStore, pool: ThreadPoolExecutor) 
 def test_a_restarted_ledger_adopts_before_it_issues(store: FlakyStore) -> None:
     claim(store, run_of())
     with service(store) as (client, _):
-        client.announce_weights(store_weights(store, 0))
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
         first, second = client.lease(request()).leases
         finish(client, store, first)
     store_shard(store, second.unit, 7, version=2)
@@ -239,7 +275,7 @@ def test_a_restarted_ledger_adopts_before_it_issues(store: FlakyStore) -> None:
 def test_an_expired_unit_is_found_in_storage_or_handed_out_again(store: FlakyStore) -> None:
     claim(store, run_of())
     with service(store, lease_seconds=1.0) as (client, ledger):
-        client.announce_weights(store_weights(store, 0))
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
         written, lost = client.lease(request()).leases
         shard = store_shard(store, written.unit, written.attempt)
         reply = client.lease(request("r1", units=1, wait=0.0, holds=None))
@@ -253,7 +289,7 @@ def test_an_expired_unit_is_found_in_storage_or_handed_out_again(store: FlakySto
 def test_a_storage_outage_shows_and_loses_nothing(store: FlakyStore) -> None:
     claim(store, run_of())
     with service(store) as (client, ledger):
-        client.announce_weights(store_weights(store, 0))
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
         shards = [store_shard(store, lease.unit) for lease in client.lease(request()).leases]
         store.down.set()
         for shard in shards:
@@ -273,7 +309,7 @@ def test_a_ledger_that_is_down_is_waited_for(store: FlakyStore) -> None:
     client = LedgerClient(f"http://127.0.0.1:{port}", stop=stop)
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(DrainedError, match="told to stop while waiting for the ledger"):
-        client.weights()
+        client.weights(0)
     client.close()
 
 
@@ -283,7 +319,8 @@ def test_metrics_tell_of_leases_and_progress(store: FlakyStore) -> None:
     with service(store) as (client, ledger):
         registry.register(LedgerCollector(ledger))
         assert b"rz_ledger_leases_issued_total 0.0" in generate_latest(registry)
-        client.announce_weights(store_weights(store, 0))
+        assert b"rz_ledger_proofs_failed_total 0.0" in generate_latest(registry)
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
         client.lease(request())
         metrics = {"reward_mean": 0.5, "response_length_mean": 31.0}
         client.commit_step(StepReport(step=0, incarnation=1, weight_version=1, metrics=metrics))
@@ -298,3 +335,77 @@ def test_metrics_tell_of_leases_and_progress(store: FlakyStore) -> None:
         "rz_ledger_response_length_mean 31.0",
     ):
         assert line in text
+
+
+def test_a_broadcast_reaches_rollouts_that_wait_for_leases(store: FlakyStore, pool: ThreadPoolExecutor) -> None:
+    claim(store, run_of())
+    with service(store) as (client, ledger):
+        client.announce_weights(Publication(weights=store_weights(store, 0), canary=CANARY))
+        until(lambda: ledger.state is not None)
+        assert client.weights(0) == WeightsReply(weights=weights_of(0), canary=CANARY)
+        assert client.weights(1) == WeightsReply(weights=None)
+        assert client.lease(request()).prove == weights_of(0)
+        leases = client.lease(request(holds=0)).leases
+        client.lease(request(holds=0))
+        able = request("r1").model_copy(update={"weight_version": 0, "receiver": ReceiverState(workers=2)})
+        waiting = pool.submit(client.lease, able)
+        until(lambda: ledger.state is not None and "r1" in ledger.state.rollouts)
+        (receiver,) = client.open_transfer(transfer_request(1)).receivers
+        assert (receiver.rollout_id, receiver.is_new) == ("r1", True)
+        order = waiting.result(5).receive
+        assert order is not None
+        assert (order.host, order.port, order.workers) == ("trainer-0", 29600, 2)
+        for lease in leases:
+            finish(client, store, lease)
+        holds = request("r1").model_copy(update={"weight_version": 1, "weights_digest": "digest-1"})
+        waiting = pool.submit(client.lease, holds)
+        client.announce_weights(Publication(weights=weights_of(1, stored=False)))
+        assert {lease.unit.step for lease in waiting.result(5).leases} == {1}
+
+
+def test_a_superseded_trainer_opens_no_broadcast(store: FlakyStore) -> None:
+    claim(store, run_of()).claim_incarnation(2)
+    store_weights(store, 0)
+    with service(store) as (client, ledger):
+        until(lambda: ledger.state is not None)
+        with pytest.raises(SupersededError, match="incarnation 1, but incarnation 2"):
+            client.open_transfer(transfer_request(1))
+
+
+def test_a_restarted_ledger_learns_from_the_trainer_what_storage_does_not_have(store: FlakyStore) -> None:
+    claim(store, run_of())
+    with service(store, lease_seconds=1.0) as (client, _):
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
+        for lease in client.lease(request()).leases:
+            finish(client, store, lease)
+        assert client.take_step(0, 1).shards is not None
+        newest = Publication(weights=weights_of(1, stored=False), canary=CANARY)
+        client.announce_weights(newest)
+    with service(store, lease_seconds=1.0) as (client, ledger):
+        until(lambda: ledger.status().phase == "adopting")
+        assert client.weights(1).weights is None
+        assert client.take_step(1, 1, wait_seconds=0.0, weights=newest).units_total == 2
+        assert client.weights(1) == WeightsReply(weights=newest.weights, canary=CANARY)
+        client.announce_weights(Publication(weights=weights_of(1), canary=CANARY))
+        client.take_step(1, 1, wait_seconds=0.0, weights=newest)
+        assert client.weights(1).weights == weights_of(1)
+
+
+def test_trainer_and_rollouts_take_turns(store: FlakyStore, pool: ThreadPoolExecutor) -> None:
+    claim(store, run_of())
+    with service(store, placement="colocated") as (client, ledger):
+        assert not client.turn("r0").may_start, "the trainer has published nothing yet"
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
+        until(lambda: client.turn("r0").may_start)
+        while leases := client.lease(request(holds=0)).leases:
+            for lease in leases:
+                finish(client, store, lease)
+        assert ledger.state is not None
+        taking = pool.submit(client.take_step, 0, 1)
+        assert not client.turn("r1").may_start
+        asleep = request(holds=0).model_copy(update={"asleep": True})
+        waiting = pool.submit(client.lease, asleep)
+        assert taking.result(10).shards is not None
+        client.announce_weights(Publication(weights=store_weights(store, 1)))
+        assert {lease.unit.step for lease in waiting.result(5).leases} == {1}
+        assert client.take_step(1, 1, wait_seconds=0.0).shards is None

@@ -9,7 +9,8 @@ import pytest
 from ledger_builders import LEASE_SECONDS, Desk, name_of, shard_of
 
 from rz_workers.ledger import leasing
-from rz_workers.ledger.state import RefusedError
+from rz_workers.ledger.state import EarlyError, RefusedError
+from rz_workers.protocol.messages import LeaseRequest
 
 Step = tuple[str, Callable[[Desk], Any], Any]
 
@@ -285,3 +286,25 @@ def test_a_completion_that_contradicts_the_run_is_refused(change: dict[str, Any]
     completion = leasing.Completion(rollout_id="r0", lease_id="x", shard=shard.model_copy(update=shard_change))
     with pytest.raises(RefusedError, match=message):
         leasing.complete(desk.state, completion, desk.now)
+
+
+def test_a_unit_that_a_restarted_ledger_does_not_know_yet_is_neither_refused_nor_lost() -> None:
+    """Its weights went out by broadcast and are not in storage: the ledger will hear of them."""
+    before = Desk()
+    before.do_step(0)
+    before.lease("r0", holds=1)
+    desk = Desk()
+    desk.adopt()
+    with pytest.raises(EarlyError, match="step-000001"):
+        desk.complete("t1.0")
+    assert desk.beat("r0", before.leases["t1.0"]) == []
+    assert desk.complete("t1.0")
+
+
+def test_a_held_request_shows_no_life_after_it_came() -> None:
+    desk = Desk()
+    desk.lease("r0", units=2)
+    desk.wait(LEASE_SECONDS)
+    request = LeaseRequest(rollout_id="r1", weight_version=0)
+    desk.state, _ = leasing.lease(desk.state, request, desk.now, received=3.0)
+    assert desk.state.rollouts["r1"].seen == 3.0

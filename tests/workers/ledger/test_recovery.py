@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ledger_builders import claim, plan_of, run_of, store_shard, store_weights, weights_of
+from ledger_builders import CANARY, claim, plan_of, run_of, store_shard, store_weights, weights_of
 
 from rz_workers.ledger.leasing import lease
 from rz_workers.ledger.recovery import recover, stored_evaluation
 from rz_workers.ledger.status import ledger_status
-from rz_workers.protocol.messages import LeaseRequest
+from rz_workers.protocol.messages import LeaseRequest, Publication
 from rz_workers.runtime import UserError
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import EvalSummary, StepCommit, StepManifest
@@ -39,7 +39,7 @@ def test_there_is_nothing_to_recover_before_data_and_weights_are_there(store: Ob
     assert recover(store, run_of(), 0.0) is None
     claim(store, run_of())
     assert recover(store, run_of(), 0.0) is None
-    state = recover(store, run_of(), 0.0, announced=[weights_of(0)])
+    state = recover(store, run_of(), 0.0, announced=[Publication(weights=weights_of(0))])
     assert state is not None
     assert state.current_weights == weights_of(0)
 
@@ -120,7 +120,7 @@ def test_the_newest_incarnation_of_a_version_is_what_is_handed_out(store: Object
     claim(store, run_of())
     store_weights(store, 0)
     newer = store_weights(store, 0, incarnation=2)
-    state = recover(store, run_of(), 0.0, announced=[weights_of(0)])
+    state = recover(store, run_of(), 0.0, announced=[Publication(weights=weights_of(0))])
     assert state is not None
     assert state.current_weights == newer
     assert state.incarnation == 2
@@ -147,3 +147,14 @@ def test_a_summarized_evaluation_is_not_opened_again_and_can_be_read(store: Obje
     assert ledger_status(state, 0.0).evaluation == figures
     assert stored_evaluation(store, PLAN, 0) == shards
     assert stored_evaluation(store, PLAN, 2) is None
+
+
+def test_canaries_are_found_again_and_what_is_stored_counts_as_stored(store: ObjectStore) -> None:
+    claim(store, run_of())
+    stored = store_weights(store, 0, canary=CANARY)
+    late = Publication(weights=stored.model_copy(update={"stored": False}))
+    newer = Publication(weights=weights_of(1, stored=False), canary=CANARY)
+    state = recover(store, run_of(), 0.0, announced=[late, newer])
+    assert state is not None
+    assert state.weights == {0: stored, 1: weights_of(1, stored=False)}
+    assert state.canaries == {0: CANARY, 1: CANARY}

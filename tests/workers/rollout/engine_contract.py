@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from broadcasts import Trainer
 from rollout_builders import (
     ANSWER_ID,
     EOS_ID,
@@ -21,12 +22,18 @@ from rollout_builders import (
     never,
     params,
     requests,
+    weights_of,
     word_tokenizer,
 )
 
-from rz_workers.rollout.engine import EOS, Engine, Finished, SampleRequest, SamplingParams
+from rz_workers.rollout.engine import EOS, Engine, Finished, SampleRequest, SamplingParams, WeightsMismatchError
 from rz_workers.runtime import UserError, WorkerError
+from rz_workers.storage.checksums import describe_all, digest
 from rz_workers.trainer.models import Policy, load_policy
+from rz_workers.transfer.errors import TransferError
+
+CANARY = tuple(3 * i % 40 for i in range(1, 100))
+"""[T] tokens that every model of these tests has."""
 
 MakeEngine = Callable[..., tuple[Engine, dict[str, torch.Tensor]]]
 """``make_engine(version=0, seed=0, kind="tied")``: an engine that holds these weights, and the weights."""
@@ -41,6 +48,10 @@ def model_of(folder: Path, kind: str, seed: int = 0) -> Any:
     """``build_model`` for one of ``MODELS``, with heads of a size that every engine has."""
     options = MODELS[kind]
     return build_model(folder, options["family"], options["tokenizer"](), tied=options["tied"], head_dim=32, seed=seed)
+
+
+def make_weights(folder: Path, kind: str, seed: int) -> dict[str, torch.Tensor]:
+    return weights_of(model_of(folder / f"weights-{kind}-{seed}", kind, seed))
 
 
 def trainer_logprobs(
@@ -58,6 +69,12 @@ def _score(policy: Policy, request: SampleRequest, response: Finished, temperatu
     with torch.no_grad():
         logprobs, _ = policy(ids, torch.arange(len(ids)), torch.zeros_like(ids), rows, ids[rows + 1], temperature)
     return logprobs
+
+
+def trainer_scores(folder: Path, model: Any, token_ids: tuple[int, ...]) -> torch.Tensor:
+    """[T - 1] log-probs of ``token_ids[1:]``."""
+    response = Finished(0, token_ids[1:], (), "", "length", None)
+    return trainer_logprobs(folder, model, [SampleRequest(token_ids[:1], 0)], [response])[0]
 
 
 def by_row(engine: Engine, rows: list[SampleRequest], sampling: SamplingParams | None = None) -> list[Finished]:
@@ -241,6 +258,129 @@ class EngineContract:
                 assert response.text == whole
                 assert not any(s in whole for s in stop)
         assert cut > 0, "no stop string ended inside a token; choose others"
+
+    # ----------------------------------------------------------------------------------------------------- scores
+
+    @pytest.mark.parametrize("kind", MODELS)
+    def test_scores_are_the_trainers(self, make_engine: MakeEngine, tmp_path: Path, kind: str) -> None:
+        engine, _ = make_engine(kind=kind)
+        scores = torch.tensor(engine.score(CANARY))
+        assert scores.shape == (len(CANARY) - 1,)
+        expected = trainer_scores(tmp_path, model_of(tmp_path, kind), CANARY)
+        torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+
+    def test_scores_have_the_same_bits_whatever_was_sampled_before(self, make_engine: MakeEngine) -> None:
+        engine, weights = make_engine()
+        first = engine.score(CANARY)
+        by_row(engine, [SampleRequest(CANARY, seed) for seed in range(3)])
+        assert engine.score(CANARY) == first
+        engine.load_weights(1, weights)
+        assert engine.score(CANARY) == first
+
+    def test_the_smallest_update_of_one_weight_changes_the_bits_of_the_scores(self, make_engine: MakeEngine) -> None:
+        engine, weights = make_engine()
+        first = engine.score(CANARY)
+        changed = {name: tensor.clone() for name, tensor in weights.items()}
+        changed["model.layers.0.mlp.down_proj.weight"][3] *= 1 + 1e-5
+        engine.load_weights(1, changed)
+        assert engine.score(CANARY) != first
+
+    def test_the_hardware_has_a_name_that_stays(self, make_engine: MakeEngine) -> None:
+        engine, _ = make_engine()
+        assert engine.name in engine.hardware
+        assert "float32" in engine.hardware
+        assert engine.hardware == make_engine()[0].hardware
+
+    # ------------------------------------------------------------------------------------------------- broadcasts
+
+    @pytest.mark.parametrize("kind", MODELS)
+    def test_weights_that_were_received_compute_as_those_that_were_loaded(
+        self, make_engine: MakeEngine, tmp_path: Path, kind: str
+    ) -> None:
+        greedy = params(top_k=1, max_new_tokens=40)
+        engine, others = make_engine(version=2, seed=2, kind=kind)
+        loaded = by_row(engine, requests(), greedy), engine.score(CANARY)
+        engine, _ = make_engine(version=0, seed=0, kind=kind)
+        assert engine.receiver.workers == 1
+        trainer = Trainer()
+        groups = set()
+        for version, seed in ((1, 1), (2, 2)):
+            tensors = others if seed == 2 else make_weights(tmp_path, kind, seed)
+            with trainer.sends(version, tensors) as order:
+                assert engine.receive_weights(order) == digest(describe_all(tensors))
+            assert trainer.arrived == ("rollout",)
+            assert (engine.weight_version, engine.receiver.group) == (version, trainer.group)
+            groups.add(trainer.group)
+        assert len(groups) == 1, "the second version comes in the group of the first"
+        assert (by_row(engine, requests(), greedy), engine.score(CANARY)) == loaded
+
+    def test_a_broadcast_that_fails_leaves_no_version_and_no_trace(
+        self, make_engine: MakeEngine, tmp_path: Path
+    ) -> None:
+        engine, weights = make_engine()
+        before = engine.score(CANARY)
+        trainer, others = Trainer(), make_weights(tmp_path, "tied", 1)
+        name = "model.layers.1.mlp.up_proj.weight"
+
+        def change(described: dict[str, Any]) -> None:
+            described[name] = (*described[name][:2], "0" * 32)
+
+        with pytest.raises(TransferError, match=name), trainer.sends(1, others, change) as order:
+            engine.receive_weights(order)
+        assert trainer.arrived == ()
+        assert (engine.weight_version, engine.receiver.group) == (None, None)
+        engine.load_weights(0, weights)
+        assert engine.score(CANARY) == before
+        with trainer.sends(1, others) as order:
+            engine.receive_weights(order)
+        assert (engine.weight_version, engine.receiver.group) == (1, trainer.group)
+        assert engine.score(CANARY) != before
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param(lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), id="a tensor is absent"),
+            pytest.param(lambda w: w.update(odd=torch.zeros(1)), id="a tensor is unknown"),
+            pytest.param(lambda w: w.update({min(w): torch.zeros(1)}), id="a tensor has another shape"),
+        ],
+    )
+    def test_a_broadcast_of_another_model_is_refused(
+        self, make_engine: MakeEngine, change: Callable[[dict[str, torch.Tensor]], object]
+    ) -> None:
+        engine, weights = make_engine()
+        before = engine.score(CANARY)
+        others = dict(weights)
+        change(others)
+        with (
+            pytest.raises(WeightsMismatchError, match="weights version 7 do not fit"),
+            Trainer().sends(7, others) as it,
+        ):
+            engine.receive_weights(it)
+        assert engine.weight_version is None
+        engine.load_weights(0, weights)
+        assert engine.score(CANARY) == before
+
+    # ----------------------------------------------------------------------------------------------------- sleeping
+
+    def test_an_engine_that_slept_samples_as_before(self, make_engine: MakeEngine) -> None:
+        engine, _ = make_engine()
+        first, scores = by_row(engine, requests()), engine.score(CANARY)
+        for _ in range(2):
+            engine.sleep()
+        for _ in range(2):
+            engine.wake()
+        assert engine.weight_version == 0
+        self.assert_same(first, by_row(engine, requests()))
+        assert engine.score(CANARY) == scores
+
+    def test_weights_come_to_an_engine_that_slept(self, make_engine: MakeEngine, tmp_path: Path) -> None:
+        engine, _ = make_engine()
+        first = engine.score(CANARY)
+        engine.sleep()
+        engine.wake()
+        with Trainer().sends(1, make_weights(tmp_path, "tied", 1)) as order:
+            engine.receive_weights(order)
+        assert (engine.weight_version, engine.score(CANARY) == first) == (1, False)
 
     # --------------------------------------------------------------------------------------------------- refusals
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,7 @@ def build_model(
     tied: bool = True,
     kv_heads: int = 2,
     head_dim: int = 8,
+    spread: float = 0.2,
     seed: int = 0,
 ) -> Any:
     """Save configuration and tokenizer to ``folder``, as the trainer stores ``model/``; returns the random model."""
@@ -72,7 +75,7 @@ def build_model(
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
-        initializer_range=0.2,  # far from uniform, so that mistakes show
+        initializer_range=spread,  # by default far from uniform, so that mistakes show
     )
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -106,3 +109,11 @@ def requests(prompts: int = 3, samples: int = 4, first_seed: int = 0, lengths: t
 
 def never() -> bool:
     return False
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for something that is bound to come; fail when it does not."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not so after {seconds:.0f} s"
+        time.sleep(0.05)

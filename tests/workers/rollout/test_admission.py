@@ -45,6 +45,28 @@ def test_the_gauge_counts_rows_until_they_end() -> None:
     assert gauge.has_room()
 
 
+def test_an_engine_is_stuck_while_there_are_rows_and_no_token_comes() -> None:
+    now = [100.0]
+    gauge = LoadGauge(clock=lambda: now[0])
+
+    def after(seconds: float) -> float:
+        now[0] += seconds
+        return gauge.stuck_seconds()
+
+    assert after(50) == 0, "nothing to do"
+    gauge.add(2)
+    assert after(30) == 30
+    gauge.note_tokens(0)
+    gauge.add(1)
+    assert after(10) == 40, "neither empty steps nor further rows are progress"
+    gauge.note_tokens(1)
+    assert after(5) == 5
+    gauge.add(-3)
+    assert after(70) == 0
+    gauge.add(1)
+    assert after(1) == 1, "the time without rows does not count"
+
+
 def test_units_that_are_sampled_but_not_stored_do_not_hold_up_new_weights() -> None:
     units = SideBySide(lambda: True)
     stored = threading.Event()

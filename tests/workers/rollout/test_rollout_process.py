@@ -28,6 +28,7 @@ from rz_workers.protocol.messages import (
     LeaseReply,
     VerifyReply,
     VerifyRequest,
+    WeightsReply,
 )
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import read_shard
@@ -56,7 +57,14 @@ class Peers:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                reply = routes[self.path](body).model_dump_json().encode()
+                self.answer(routes[self.path](body))
+
+            def do_GET(self) -> None:
+                assert self.path.startswith("/weights/")
+                self.answer(WeightsReply(weights=None))  # without a canary nothing is to be proven
+
+            def answer(self, message: BaseModel) -> None:
+                reply = message.model_dump_json().encode()
                 try:
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(reply)))

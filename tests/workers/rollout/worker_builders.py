@@ -15,6 +15,7 @@ from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.prompt_table import PreparedData, PromptRow, fingerprint, publish_data
 from rz_workers.protocol.messages import (
+    Canary,
     Completion,
     CompletionReply,
     Heartbeat,
@@ -22,9 +23,12 @@ from rz_workers.protocol.messages import (
     Lease,
     LeaseReply,
     LeaseRequest,
+    ReceiverState,
+    TransferOrder,
     Verdict,
     VerifyItem,
     WeightsInfo,
+    WeightsReply,
 )
 from rz_workers.protocol.schedule import Unit, eval_units, train_units
 from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams
@@ -117,6 +121,7 @@ class FakeLedger:
         self.completions: list[Completion] = []
         self.lost: tuple[str, ...] = ()
         self.accepts = True
+        self.canary: Canary | None = None
 
     def lease(self, request: LeaseRequest) -> LeaseReply:
         self.requests.append(request)
@@ -129,6 +134,9 @@ class FakeLedger:
     def complete(self, completion: Completion) -> CompletionReply:
         self.completions.append(completion)
         return CompletionReply(accepted=self.accepts)
+
+    def weights(self, version: int) -> WeightsReply:
+        return WeightsReply(weights=info_of(version), canary=self.canary)
 
 
 class FakeReward:
@@ -153,12 +161,32 @@ class FakeEngine:
     """Two or three tokens a row, told by its seed; rows finish in reverse order. ``between`` runs before each row."""
 
     name = "fake 1"
+    hardware = "fake"
+    receiver = ReceiverState(workers=1)
 
     def __init__(self, between: Callable[[], None] = lambda: None) -> None:
         self.weight_version: int | None = None
         self.loads: list[tuple[int, str]] = []
         self.params: list[SamplingParams] = []
         self.between = between
+        self.is_asleep = False
+        self.received: list[TransferOrder] = []
+
+    def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        assert self.weight_version is not None
+        return tuple(-1.0 - 1e-4 * self.weight_version for _ in token_ids[1:])
+
+    def receive_weights(self, order: TransferOrder) -> str:
+        assert not self.is_asleep
+        self.received.append(order)
+        self.weight_version = order.version
+        return f"digest-{order.version}"
+
+    def sleep(self) -> None:
+        self.is_asleep = True
+
+    def wake(self) -> None:
+        self.is_asleep = False
 
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         self.weight_version = version
@@ -167,6 +195,7 @@ class FakeEngine:
     def generate(
         self, requests: Sequence[SampleRequest], params: SamplingParams, cancelled: Callable[[], bool]
     ) -> Iterator[Finished]:
+        assert not self.is_asleep
         self.params.append(params)
         for index in reversed(range(len(requests))):
             self.between()

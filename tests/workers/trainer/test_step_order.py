@@ -41,17 +41,13 @@ class RecordingLearner(Learner):
 
 
 class FakeDuty:
-    """The first rank's duty without ledger; ``publish`` is where generation of the next step starts."""
+    """The first rank's duty without ledger."""
 
     def __init__(self, events, shards_of):
         self.events, self.shards_of = events, shards_of
 
-    def ask_for(self, step):
+    def ask_for(self, step, newest):
         return self.shards_of[step], False
-
-    def publish(self, version, tensors):
-        self.events.append(("publish", version))
-        return WeightsInfo(version=version, digest="d", incarnation=1, prefix="weights/x")
 
     def commit(self, step, *rest):
         self.events.append(("commit", step))
@@ -60,9 +56,35 @@ class FakeDuty:
         self.events.append(("checkpoint", step))
 
 
+class FakePublisher:
+    """``publish`` is where generation of the next step starts."""
+
+    newest = None
+
+    def __init__(self, events):
+        self.events, self.canaries = events, []
+
+    def publish(self, policy, version, canary, *, is_new, must_be_stored):
+        self.events.append(("publish", version))
+        self.canaries.append(canary)
+        return WeightsInfo(version=version, digest="d", incarnation=1, prefix="weights/x")
+
+
 @pytest.fixture
-def trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path):
-    run = make_run(rollout={"samplesPerLease": 2}, trainer={"checkpoint": {"interval": 2}})
+def trainer(make_trainer):
+    return make_trainer()
+
+
+@pytest.fixture
+def make_trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path):
+    def make(**rollout):
+        return _trainer(make_run, make_models, make_trajectories, tmp_path, scratch, rollout)
+
+    return make
+
+
+def _trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path, rollout):
+    run = make_run(rollout={"samplesPerLease": 2} | rollout, trainer={"checkpoint": {"interval": 2}})
     store = ObjectStore(str(tmp_path / "run"))
     folder = RunFolder.claim(store, run)
     folder.claim_incarnation(1)
@@ -90,6 +112,8 @@ def trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: P
         threading.Event(),
         Watchdog(1000.0),
         FakeDuty(events, shards_of),
+        FakePublisher(events),
+        canary=(1, 2, 3, 4),
     )
     return trainer, events
 
@@ -124,6 +148,29 @@ def test_a_step_publishes_before_the_critic_trains_and_values_wait_for_the_criti
     ]
 
 
+def test_where_devices_are_shared_the_critic_trains_before_rollouts_get_them_back(make_trainer):
+    trainer, events = make_trainer(placement="colocated")
+    for step in range(2):
+        trainer.step(step)
+    assert [event for event in events if event[0] in ("critic update", "publish")] == [
+        ("critic update", 0),
+        ("publish", 1),
+        ("critic update", 1),
+        ("publish", 2),
+    ]
+
+
+def test_a_version_goes_out_with_the_scores_of_its_own_weights(trainer):
+    trainer, _ = trainer
+    trainer.step(0)
+    [canary] = trainer._publisher.canaries
+    assert canary.token_ids == (1, 2, 3, 4)
+    assert canary.logprobs == trainer.learner.score((1, 2, 3, 4))
+    assert len(canary.logprobs) == 3
+    trainer.step(1)
+    assert trainer._publisher.canaries[1].logprobs != canary.logprobs
+
+
 def test_a_request_to_stop_while_waiting_checkpoints_and_ends(trainer):
     trainer, events = trainer
     trainer.step(0)
@@ -136,7 +183,7 @@ def test_a_request_to_stop_while_waiting_checkpoints_and_ends(trainer):
 def test_a_request_to_stop_in_mid_step_finishes_the_step_first(trainer):
     trainer, events = trainer
     ask = trainer._duty.ask_for
-    trainer._duty.ask_for = lambda step: (ask(step), trainer._stop.set())[0]
+    trainer._duty.ask_for = lambda *asked: (ask(*asked), trainer._stop.set())[0]
     with pytest.raises(DrainedError, match="after step 0"):
         trainer.step(0)
     assert events[-2:] == [("commit", 0), ("checkpoint", 1)]

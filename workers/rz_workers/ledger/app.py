@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from rz_workers.ledger.service import Ledger, UnavailableError
-from rz_workers.ledger.state import RefusedError, UnknownError
+from rz_workers.ledger.state import EarlyError, RefusedError, UnknownError
 from rz_workers.protocol.messages import (
     Ack,
     Completion,
@@ -17,9 +17,11 @@ from rz_workers.protocol.messages import (
     Heartbeat,
     LeaseRequest,
     Message,
+    Publication,
     StepReport,
     TakeRequest,
-    WeightsInfo,
+    TransferRequest,
+    TurnRequest,
 )
 from rz_workers.runtime import SupersededError
 from rz_workers.web import RequireToken
@@ -29,6 +31,7 @@ STATUS_CODES: dict[type[Exception], int] = {
     UnknownError: 404,
     SupersededError: 409,
     UnavailableError: 503,
+    EarlyError: 503,
 }
 """What the caller is told; ``protocol.client`` repeats after 503 alone."""
 
@@ -52,14 +55,22 @@ def create_app(ledger: Ledger, token_file: Path | None) -> FastAPI:
     async def complete(body: Completion) -> Response:
         return _json(ledger.complete(body))
 
-    @app.get("/weights")
-    async def weights() -> Response:
-        return _json(ledger.weights())
+    @app.get("/weights/{version}")
+    async def weights(version: int) -> Response:
+        return _json(ledger.weights(version))
+
+    @app.post("/turn")
+    async def turn(body: TurnRequest) -> Response:
+        return _json(ledger.turn(body))
 
     @app.post("/weights")
-    async def announce_weights(body: WeightsInfo) -> Response:
+    async def announce_weights(body: Publication) -> Response:
         ledger.announce_weights(body)
         return _json(Ack())
+
+    @app.post("/transfer/open")
+    async def open_transfer(body: TransferRequest) -> Response:
+        return _json(ledger.open_transfer(body))
 
     @app.post("/step/take")
     async def take(body: TakeRequest) -> Response:

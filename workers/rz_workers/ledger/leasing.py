@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rz_workers.ledger.progress import settle_evaluation
-from rz_workers.ledger.state import Batch, Entry, Held, RefusedError, RolloutSeen, State
+from rz_workers.ledger import proofs, transfers, turns
+from rz_workers.ledger.progress import settle_evaluation, weights_published
+from rz_workers.ledger.state import Batch, EarlyError, Entry, Held, RefusedError, RolloutSeen, State
 from rz_workers.protocol.messages import (
     Completion,
     CompletionReply,
@@ -31,8 +32,9 @@ PAUSE_SHARE = 1 / 3
 # --------------------------------------------------------------------------------------------------------- leases
 
 
-def candidates(state: State, holds: int | None) -> Iterator[tuple[Entry, WeightsInfo]]:
-    """Free units in the order in which a rollout whose engine holds version ``holds`` should get them.
+def candidates(state: State, holds: int | None, digest: str | None = None) -> Iterator[tuple[Entry, WeightsInfo]]:
+    """Free units in the order in which a rollout whose engine holds version ``holds`` should get them. Weights that
+    are not in storage are only for those that hold them (``digest``).
 
     1. training units of steps up to ``holds``,
     2. evaluation of ``holds``, before the rollout moves on to newer weights,
@@ -53,35 +55,60 @@ def candidates(state: State, holds: int | None) -> Iterator[tuple[Entry, Weights
     order += [state.evals[v] for v in evals if v < held]
     for batch in order:
         weights = state.weights_for(batch.kind, batch.number)
-        if weights is not None:
+        if weights is not None and (weights.stored or weights.digest == digest):
             yield from ((entry, weights) for entry in batch.entries.values() if entry.is_free)
 
 
-def lease(state: State, request: LeaseRequest, now: float) -> tuple[State, LeaseReply]:
+def lease(state: State, request: LeaseRequest, now: float, received: float | None = None) -> tuple[State, LeaseReply]:
     """Hand out up to ``max_units`` units, all for the same weight version (an engine holds one at a time); none while
-    leases of a former ledger are being adopted, while draining, and once finished."""
-    state = seen(state, request.rollout_id, request.weight_version, now)
+    leases of a former ledger are being adopted, while draining, and once finished.
+
+    Before that comes what the rollout has to do about its weights: receive a broadcast that is under way, load them in
+    full because its peers disagree, prove them. And where it shares its device, it sleeps when it is the trainer's
+    turn.
+
+    ``received`` is when the request came, if it was held since: a rollout that is frozen meanwhile shows no life.
+    """
+    state = asked(state, request, now if received is None else received)
+    state, order = transfers.take_order(state, request.rollout_id)
+    if order is not None:
+        return state, LeaseReply(receive=order)
     if state.finished or state.draining:
         return state, LeaseReply(finished=state.finished, draining=state.draining)
     if state.adopting_until is not None:
         return state, LeaseReply()
-    leases: list[Lease] = []
-    for entry, weights in candidates(state, request.weight_version):
-        if len(leases) >= request.max_units or (leases and weights.version != leases[0].weights.version):
+    if transfers.holds_what_is_sent(state, request):
+        return state, LeaseReply()
+    if turns.is_shared(state) and turns.turn(state) == "trainer":
+        return state, LeaseReply(sleep=not request.asleep)
+    state, verdict = proofs.judge(state, request)
+    if verdict is not None:
+        return state, verdict
+    chosen: list[tuple[Entry, WeightsInfo]] = []
+    for entry, weights in candidates(state, request.weight_version, request.weights_digest):
+        if len(chosen) >= request.max_units or (chosen and weights.version != chosen[0][1].version):
             break
-        attempt = entry.attempts + 1
-        leases.append(
-            Lease(
-                lease_id=f"{entry.unit.unit_id}-a{attempt}-{request.rollout_id}",
-                unit=entry.unit,
-                attempt=attempt,
-                weights=weights,
-                seconds=state.plan.lease_seconds,
-            )
-        )
+        chosen.append((entry, weights))
+    if chosen:
+        state = state.with_rollout(request.rollout_id, replace(state.rollouts[request.rollout_id], asleep=False))
+    if chosen and proofs.to_prove(state, request, chosen[0][1]):
+        told = replace(state.rollouts[request.rollout_id], proving=chosen[0][1].digest)
+        return state.with_rollout(request.rollout_id, told), LeaseReply(prove=chosen[0][1])
+    leases = tuple(_lease_of(state, entry, weights, request.rollout_id) for entry, weights in chosen)
     for issued in leases:
         state = _hold(state, issued, request.rollout_id, now)
-    return state.counting(issued=len(leases)), LeaseReply(leases=tuple(leases))
+    return state.counting(issued=len(leases)), LeaseReply(leases=leases)
+
+
+def _lease_of(state: State, entry: Entry, weights: WeightsInfo, rollout_id: str) -> Lease:
+    attempt = entry.attempts + 1
+    return Lease(
+        lease_id=f"{entry.unit.unit_id}-a{attempt}-{rollout_id}",
+        unit=entry.unit,
+        attempt=attempt,
+        weights=weights,
+        seconds=state.plan.lease_seconds,
+    )
 
 
 def heartbeat(state: State, beat: Heartbeat, now: float) -> tuple[State, HeartbeatReply]:
@@ -91,10 +118,14 @@ def heartbeat(state: State, beat: Heartbeat, now: float) -> tuple[State, Heartbe
     its weights are right: the work is under way, and no copy is. Lost are leases of units that another rollout holds or
     that another shard has completed. After a restart two rollouts may claim one unit, because the older lease had
     expired before: the higher attempt is the one that was valid.
+
+    A lease also tells a restarted ledger of weights that are not in storage yet.
     """
-    state = seen(state, beat.rollout_id, beat.weight_version, now, beat.tokens_generated)
+    state = heard(state, beat, now)
     lost = []
     for claimed in beat.leases:
+        if state.adopting_until is not None and claimed.weights.version <= state.plan.total_steps:
+            state = weights_published(state, claimed.weights, now)
         entry = state.entry(claimed.unit)
         if entry is None or entry.shard is not None:
             winner = state.recorded(claimed.unit)
@@ -117,14 +148,40 @@ def _may_adopt(state: State, entry: Entry, claimed: Lease) -> bool:
     return state.adopting_until is not None and claimed.attempt > entry.held.lease.attempt
 
 
-def seen(
-    state: State, rollout_id: str, weight_version: int | None, now: float, tokens_generated: int | None = None
-) -> State:
-    """Note a rollout's sign of life."""
-    before = state.rollouts.get(rollout_id)
-    if tokens_generated is None:
-        tokens_generated = before.tokens_generated if before else 0
-    return replace(state, rollouts={**state.rollouts, rollout_id: RolloutSeen(weight_version, tokens_generated, now)})
+def asked(state: State, request: LeaseRequest, now: float) -> State:
+    """Note what a rollout says of itself when it asks for leases."""
+    before = state.rollouts.get(request.rollout_id) or RolloutSeen(None, 0, now)
+    rollout = replace(
+        before,
+        weight_version=request.weight_version,
+        seen=max(before.seen, now),
+        digest=request.weights_digest,
+        receiver=request.receiver,
+        proof=request.proof,
+        proven=before.proven if before.proof == request.proof else now,
+        asleep=request.asleep,
+    )
+    return state.with_rollout(request.rollout_id, rollout)
+
+
+def heard(state: State, beat: Heartbeat, now: float) -> State:
+    """Note a rollout's sign of life.
+
+    A heartbeat may be older than the rollout's last request, or than what that was answered, so it does not say that
+    a rollout sleeps which is known to be awake, nor the reverse: only a restarted ledger has nothing better.
+    """
+    before = state.rollouts.get(beat.rollout_id)
+    asleep = beat.asleep
+    if before is not None:
+        asleep = before.asleep and (beat.asleep or state.adopting_until is None)
+    rollout = replace(
+        before or RolloutSeen(None, 0, now),
+        weight_version=beat.weight_version,
+        tokens_generated=beat.tokens_generated,
+        asleep=asleep,
+        seen=now,
+    )
+    return state.with_rollout(beat.rollout_id, rollout)
 
 
 def _hold(state: State, lease: Lease, rollout_id: str, now: float) -> State:
@@ -147,13 +204,16 @@ def complete(state: State, completion: Completion, now: float) -> tuple[State, C
     accepted again (the reply may have been lost).
 
     Raises RefusedError when the unit is not of this run or not open yet, the weights were wrong, or the shard is not
-    what the unit's attempt would be.
+    what the unit's attempt would be; EarlyError when it is not open as far as a restarted ledger knows.
     """
     shard, unit = completion.shard, completion.shard.unit
     entry = state.entry(unit)
     if entry is None:
         batch = state.batch(unit.kind, unit.step)
-        if batch is not None or not state.is_closed(unit.kind, unit.step):
+        is_closed = state.is_closed(unit.kind, unit.step)
+        if batch is None and not is_closed and state.adopting_until is not None:
+            raise EarlyError(f"unit {unit.unit_id} is not open as far as this ledger knows, which has just started")
+        if batch is not None or not is_closed:
             raise RefusedError(
                 f"unit {unit.unit_id} of rollout {completion.rollout_id} is not one of this run that may be sampled; "
                 f"open are steps {sorted(state.train)} and evaluations {sorted(state.evals)}"
@@ -253,4 +313,5 @@ def _postpone(state: State, seconds: float) -> State:
                 state = state.with_entry(replace(entry, held=held))
     if state.adopting_until is not None:
         state = replace(state, adopting_until=state.adopting_until + seconds)
-    return state
+    rollouts = {name: replace(rollout, seen=rollout.seen + seconds) for name, rollout in state.rollouts.items()}
+    return replace(state, rollouts=rollouts)

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rz_workers.ledger.service import Ledger
+from rz_workers.ledger.state import Counters
 from rz_workers.protocol.messages import LedgerStatus
 
 COUNTERS = {
@@ -20,6 +21,7 @@ COUNTERS = {
     "found": "Units completed by a shard found in storage.",
 }
 """``rz_ledger_leases_<name>_total`` since the process started."""
+PROOFS_FAILED = "Times that a rollout was told that it scores the canary otherwise than its peers on the same hardware."
 
 
 class LedgerCollector(Collector):
@@ -30,9 +32,10 @@ class LedgerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._ledger.state
-        counts = asdict(state.counters) if state else dict.fromkeys(COUNTERS, 0)
+        counts = asdict(state.counters if state else Counters())
         for name, text in COUNTERS.items():
             yield CounterMetricFamily(f"rz_ledger_leases_{name}", text, value=counts[name])
+        yield CounterMetricFamily("rz_ledger_proofs_failed", PROOFS_FAILED, value=counts["proofs_failed"])
         for name, (text, value) in gauges(self._ledger.status()).items():
             yield GaugeMetricFamily(name, text, value=value)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from rz_workers.ledger.state import Batch, RefusedError, State, UnknownError, wanted_steps
-from rz_workers.protocol.messages import EvalReply, StepReport, TakeReply, TakeRequest, WeightsInfo
+from rz_workers.ledger.turns import trainer_may_run
+from rz_workers.protocol.messages import Canary, EvalReply, StepReport, TakeReply, TakeRequest, WeightsInfo
 from rz_workers.protocol.schedule import EVAL, TRAIN
 from rz_workers.runtime import SupersededError
 from rz_workers.storage.records import StepManifest
@@ -26,11 +27,12 @@ SECONDS_KEPT = 20
 # -------------------------------------------------------------------------------------------------------- weights
 
 
-def weights_published(state: State, info: WeightsInfo, now: float) -> State:
+def weights_published(state: State, info: WeightsInfo, now: float, canary: Canary | None = None) -> State:
     """Note a publication and open what it allows.
 
     The newest version is what counts: announcing an older one again (a trainer that replays) moves nothing back. The
-    same version under a newer incarnation replaces where the version is read from.
+    same version under a newer incarnation replaces where the version is read from; so does the word that it is stored
+    by now.
 
     Raises RefusedError for a version that the run does not have.
     """
@@ -40,11 +42,39 @@ def weights_published(state: State, info: WeightsInfo, now: float) -> State:
             "one per policy update"
         )
     newest, known = state.version, state.weights.get(info.version)
-    if known is None or info.incarnation > known.incarnation:
+    if known is None or is_news(info, known):
         state = replace(state, weights={**state.weights, info.version: info}, progressed=now)
-    state = replace(state, incarnation=max(state.incarnation, info.incarnation))
+        if known is not None and known.digest != info.digest:
+            state = replace(state, canaries={v: one for v, one in state.canaries.items() if v != info.version})
+    if canary is not None and state.weights[info.version].digest == info.digest:
+        state = replace(state, canaries={**state.canaries, info.version: canary})
+    state = newest_gang(state, info.incarnation)
+    if state.transfer is not None and info.version >= state.transfer.version:
+        state = replace(state, transfer=None)
     reached = range(0 if newest is None else newest + 1, info.version + 1)
-    return open_steps(open_evaluations(state, reached))
+    return _without_old_canaries(open_steps(open_evaluations(state, reached)))
+
+
+def is_news(info: WeightsInfo, known: WeightsInfo) -> bool:
+    """Whether a publication replaces what is known of its version."""
+    if info.digest == known.digest and known.stored:
+        return info.stored and info.incarnation > known.incarnation
+    return (info.incarnation, info.stored) > (known.incarnation, known.stored)
+
+
+def _without_old_canaries(state: State) -> State:
+    """Canaries of what may still be sampled: a run has thousands of versions."""
+    oldest = min(state.next_frozen, state.version or 0) - state.plan.max_staleness
+    evaluated = {version for version, batch in state.evals.items() if not batch.is_complete}
+    kept = {v: canary for v, canary in state.canaries.items() if v >= oldest or v in evaluated}
+    return replace(state, canaries=kept)
+
+
+def newest_gang(state: State, incarnation: int) -> State:
+    """A newer gang ends what an older one was sending."""
+    if incarnation <= state.incarnation:
+        return state
+    return replace(state, incarnation=incarnation, transfer=None, groups={})
 
 
 def open_steps(state: State) -> State:
@@ -90,17 +120,19 @@ def frozen(state: State, manifest: StepManifest, now: float) -> State:
 
 
 def take(state: State, request: TakeRequest) -> tuple[State, TakeReply | None]:
-    """The shards of a frozen step, or how far it is; None when the step's manifest has to be read from storage.
+    """The shards of a frozen step, or how far it is; None when the step's manifest has to be read from storage. Where
+    devices are shared, no shards before it is the trainer's turn and every rollout sleeps.
 
     Raises SupersededError for a trainer that is not of the newest incarnation, UnknownError for a step beyond the run.
     """
-    state = _newest(state, request.incarnation)
+    state = require_newest(state, request.incarnation)
     if not 0 <= request.step < state.plan.total_steps:
         raise UnknownError(f"step {request.step} was asked for; this run has steps 0 to {state.plan.total_steps - 1}")
-    if manifest := state.frozen.get(request.step):
-        total = len(manifest.shards)
-        return state, TakeReply(shards=manifest.shards, units_done=total, units_total=total, draining=state.draining)
-    if request.step < state.next_frozen:
+    may_run, manifest = trainer_may_run(state), state.frozen.get(request.step)
+    if manifest is not None:
+        shards, total = manifest.shards if may_run else None, len(manifest.shards)
+        return state, TakeReply(shards=shards, units_done=total, units_total=total, draining=state.draining)
+    if request.step < state.next_frozen and may_run:
         return state, None
     batch = state.train.get(request.step)
     done, total = (batch.done, len(batch.entries)) if batch else (0, 0)
@@ -112,7 +144,7 @@ def committed(state: State, report: StepReport, now: float) -> State:
 
     Raises SupersededError as ``take`` does.
     """
-    state = _newest(state, report.incarnation)
+    state = require_newest(state, report.incarnation)
     steps = min(max(state.committed, report.step + 1), state.plan.total_steps)
     if steps > state.committed or report.phase != "training":
         state = replace(state, progressed=now)
@@ -134,13 +166,14 @@ def drain(state: State, draining: bool) -> State:
     return replace(state, draining=draining)
 
 
-def _newest(state: State, incarnation: int) -> State:
+def require_newest(state: State, incarnation: int) -> State:
+    """Raises SupersededError for a trainer that is not of the newest incarnation."""
     if incarnation < state.incarnation:
         raise SupersededError(
             f"this trainer is incarnation {incarnation}, but incarnation {state.incarnation} of the gang is at work; "
             "it must end and write nothing more"
         )
-    return replace(state, incarnation=incarnation)
+    return newest_gang(state, incarnation)
 
 
 # ----------------------------------------------------------------------------------------------------- evaluation

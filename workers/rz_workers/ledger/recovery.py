@@ -14,21 +14,28 @@ from dataclasses import replace
 
 from rz_api.run import ResolvedRun
 from rz_workers.ledger.leasing import found
-from rz_workers.ledger.progress import SECONDS_KEPT, open_evaluations, open_steps, with_accuracy, with_metrics
+from rz_workers.ledger.progress import (
+    SECONDS_KEPT,
+    is_news,
+    open_evaluations,
+    open_steps,
+    with_accuracy,
+    with_metrics,
+)
 from rz_workers.ledger.state import Plan, State
-from rz_workers.protocol.messages import ShardRef, WeightsInfo
+from rz_workers.protocol.messages import Publication, ShardRef
 from rz_workers.protocol.schedule import EVAL
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest, StepCommit
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import find_unit_shards
-from rz_workers.storage.versions import published
+from rz_workers.storage.versions import publications
 
 log = logging.getLogger(__name__)
 
 
-def recover(store: ObjectStore, run: ResolvedRun, now: float, announced: Iterable[WeightsInfo] = ()) -> State | None:
+def recover(store: ObjectStore, run: ResolvedRun, now: float, announced: Iterable[Publication] = ()) -> State | None:
     """The run's state; None while the trainer has not claimed the folder, prepared the data and published weights.
 
     ``announced`` are publications that the trainer told of in the meantime. Raises UserError when the folder belongs to
@@ -38,14 +45,16 @@ def recover(store: ObjectStore, run: ResolvedRun, now: float, announced: Iterabl
     data = folder.data_manifest() if folder else None
     if folder is None or data is None:
         return None
-    weights = {info.version: info for info in sorted([*published(folder), *announced], key=_age)}
-    if not weights:
+    newest = _newest_of_each_version([*publications(folder), *announced])
+    if not newest:
         return None
+    weights = {version: publication.weights for version, publication in newest.items()}
     commits = _commit_keys(folder)
     committed = max(commits, default=-1) + 1
     state = State(
         plan=plan_of(run, data),
         weights=weights,
+        canaries={version: one.canary for version, one in newest.items() if one.canary is not None},
         committed=committed,
         next_frozen=committed,
         incarnation=max([folder.newest_incarnation(), *(info.incarnation for info in weights.values())]),
@@ -96,8 +105,13 @@ def _open_what_is_left(state: State, folder: RunFolder) -> State:
     return open_steps(open_evaluations(state, left))
 
 
-def _age(info: WeightsInfo) -> tuple[int, int]:
-    return info.version, info.incarnation
+def _newest_of_each_version(found: Iterable[Publication]) -> dict[int, Publication]:
+    newest: dict[int, Publication] = {}
+    for publication in found:
+        version = publication.weights.version
+        if version not in newest or is_news(publication.weights, newest[version].weights):
+            newest[version] = publication
+    return newest
 
 
 def _commit_keys(folder: RunFolder) -> dict[int, list[str]]:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from rz_api.run import ResolvedRun
-from rz_workers.ledger import leasing, progress
+from rz_workers.ledger import leasing, progress, transfers, turns
 from rz_workers.ledger.recovery import recover, stored_evaluation
 from rz_workers.ledger.state import State, UnknownError
 from rz_workers.ledger.status import ledger_status, waiting_status
@@ -33,11 +33,15 @@ from rz_workers.protocol.messages import (
     LeaseReply,
     LeaseRequest,
     LedgerStatus,
+    Publication,
     ShardRef,
     StepReport,
     TakeReply,
     TakeRequest,
-    WeightsInfo,
+    TransferReply,
+    TransferRequest,
+    TurnReply,
+    TurnRequest,
     WeightsReply,
 )
 from rz_workers.protocol.schedule import Unit
@@ -46,7 +50,7 @@ from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import StepManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import find_unit_shards
-from rz_workers.storage.versions import published
+from rz_workers.storage.versions import publications
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,7 +84,8 @@ class Ledger:
         """None while the run has not begun."""
         self._run, self._store = run, store
         self._clock = clock or steady_clock()
-        self._announced: list[WeightsInfo] = []
+        self._announced: dict[tuple[int, int], Publication] = {}
+        """(version, incarnation) -> what the trainer told of before the run had begun here."""
         self._draining = False
         self._stopping = False
         self._changed = asyncio.Event()
@@ -102,7 +107,7 @@ class Ledger:
             self._put(after)
             if self._defect is not None:
                 raise self._defect
-            if (before.counters, before.adopting_until) != (after.counters, after.adopting_until):
+            if _may_move(before) != _may_move(after):
                 self._wake()
             await asyncio.sleep(TICK_SECONDS)
 
@@ -124,8 +129,8 @@ class Ledger:
         now = self._clock()
         until = None if saw_none else now + state.plan.lease_seconds
         state = replace(state, draining=self._draining, ticked=now, adopting_until=until)
-        for info in self._announced:
-            state = progress.weights_published(state, info, now)
+        for publication in self._announced.values():
+            state = progress.weights_published(state, publication.weights, now, publication.canary)
         log.info(
             "run %s: step %d of %d, weights version %s%s",
             self._run.name,
@@ -138,7 +143,7 @@ class Ledger:
         self._wake()
 
     def _recover(self) -> State | None:
-        return recover(self._store, self._run, self._clock(), tuple(self._announced))
+        return recover(self._store, self._run, self._clock(), tuple(self._announced.values()))
 
     def stop(self) -> None:
         """Answer all held requests now; their callers come back to the next ledger."""
@@ -149,14 +154,18 @@ class Ledger:
 
     async def lease(self, request: LeaseRequest, is_gone: Callable[[], Awaitable[bool]]) -> LeaseReply:
         """``is_gone`` tells whether the caller has hung up: a lease for nobody would block its unit for an interval."""
-        deadline = self._clock() + min(request.wait_seconds, MAX_WAIT_SECONDS)
+        received = self._clock()
+        deadline = received + min(request.wait_seconds, MAX_WAIT_SECONDS)
         while True:
             changed = self._changed
             if await is_gone():
                 return LeaseReply()
             if self.state is not None:
-                state, reply = leasing.lease(self.state, request, self._clock())
+                before = self.state
+                state, reply = leasing.lease(before, request, self._clock(), received)
                 self._put(state)
+                if turns.trainer_may_run(before) != turns.trainer_may_run(state):
+                    self._wake()  # it may be waiting for this rollout to sleep
                 if reply != LeaseReply():
                     return reply
             elif self._draining:
@@ -177,23 +186,41 @@ class Ledger:
         self._wake()
         return reply
 
-    def weights(self) -> WeightsReply:
-        return WeightsReply(weights=self.state.current_weights if self.state else None)
+    def weights(self, version: int) -> WeightsReply:
+        if self.state is None:
+            return WeightsReply(weights=None)
+        return WeightsReply(weights=self.state.weights.get(version), canary=self.state.canaries.get(version))
+
+    def turn(self, request: TurnRequest) -> TurnReply:
+        if self.state is None:
+            return TurnReply(may_start=False)
+        state, reply = turns.start(self.state, request, self._clock())
+        self._put(state)
+        return reply
 
     # ------------------------------------------------------------------------------------------------ the trainer
 
-    def announce_weights(self, info: WeightsInfo) -> None:
+    def announce_weights(self, publication: Publication) -> None:
+        info = publication.weights
         if self.state is None:
-            self._announced.append(info)
+            self._announced[info.version, info.incarnation] = publication
         else:
             skipped = info.version - 1 > (self.state.version or 0)
-            self._put(progress.weights_published(self.state, info, self._clock()))
+            self._put(progress.weights_published(self.state, info, self._clock(), publication.canary))
             if skipped:  # announcements were lost; an evaluation may need versions in between
-                self._start("published weights", lambda: published(self._folder()), self._found_weights)
+                self._start("published weights", lambda: publications(self._folder()), self._found_weights)
         self._wake()
+
+    def open_transfer(self, request: TransferRequest) -> TransferReply:
+        state, reply = transfers.open_transfer(self._begun(), request, self._clock())
+        self._put(state)
+        self._wake()
+        return reply
 
     async def take(self, request: TakeRequest) -> TakeReply:
         deadline = self._clock() + min(request.wait_seconds, MAX_WAIT_SECONDS)
+        if request.weights is not None and self._is_news(request):
+            self.announce_weights(request.weights)
         while True:
             changed = self._changed
             if self.state is not None:
@@ -226,6 +253,18 @@ class Ledger:
         if self.state is not None:
             self._put(progress.drain(self.state, draining))
         self._wake()
+
+    def _is_news(self, request: TakeRequest) -> bool:
+        """Whether a trainer tells of a publication that this ledger missed. Raises SupersededError for an older one."""
+        assert request.weights is not None
+        info, canary = request.weights.weights, request.weights.canary
+        if self.state is None:
+            return (info.version, info.incarnation) not in self._announced
+        progress.require_newest(self.state, request.incarnation)
+        known = self.state.weights.get(info.version)
+        if known is None or progress.is_news(info, known):
+            return True
+        return canary is not None and known.digest == info.digest and info.version not in self.state.canaries
 
     # ---------------------------------------------------------------------------------------------------- status
 
@@ -261,10 +300,10 @@ class Ledger:
     def _froze(self, manifest: StepManifest) -> None:
         self._put(progress.frozen(self._begun(), manifest, self._clock()))
 
-    def _found_weights(self, infos: list[WeightsInfo]) -> None:
+    def _found_weights(self, found: list[Publication]) -> None:
         state = self._begun()
-        for info in infos:
-            state = progress.weights_published(state, info, self._clock())
+        for publication in found:
+            state = progress.weights_published(state, publication.weights, self._clock(), publication.canary)
         self._put(state)
 
     def _start(self, name: str, work: Callable[[], T], apply: Callable[[T], None]) -> None:
@@ -346,6 +385,11 @@ class Ledger:
         if self._stopping:
             raise UnavailableError("the ledger is stopping")
         return await _wait(changed, deadline - self._clock())
+
+
+def _may_move(state: State) -> tuple[object, ...]:
+    """What a tick may change that somebody waits for."""
+    return state.counters, state.adopting_until, turns.trainer_may_run(state)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

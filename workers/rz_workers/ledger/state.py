@@ -1,6 +1,6 @@
 """What the ledger knows, as one immutable value, and the questions that can be asked of it.
 
-``State`` is changed only by the pure functions in ``leasing`` and ``progress``, each ``(state, event, now) -> state'``
+``State`` is changed only by the pure functions of this package, each ``(state, event, now) -> state'``
 or ``-> (state', reply)``; ``service`` holds the current one, ``recovery`` builds the first one. ``now`` is Unix seconds
 from a clock that never jumps (``service.steady_clock``). Mappings inside are never modified in place.
 
@@ -22,7 +22,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.protocol.messages import Lease, ShardRef, WeightsInfo
+from rz_workers.protocol.messages import (
+    Canary,
+    Lease,
+    Proof,
+    ReceiverState,
+    ShardRef,
+    TransferOrder,
+    TransferReply,
+    TransferRequest,
+    WeightsInfo,
+)
 from rz_workers.protocol.schedule import EVAL, TRAIN, Unit, eval_units, is_eval_version, train_units
 from rz_workers.storage.records import StepManifest
 
@@ -35,6 +45,10 @@ class RefusedError(ValueError):
 
 class UnknownError(LookupError):
     """The run has no such thing (HTTP 404)."""
+
+
+class EarlyError(Exception):
+    """A restarted ledger has not heard enough yet to answer (HTTP 503): the caller repeats the request."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +153,40 @@ class Batch:
 
 @dataclass(frozen=True)
 class RolloutSeen:
-    """The last word of a rollout process."""
+    """The last word of a rollout process, and what it was told."""
 
     weight_version: int | None
     tokens_generated: int
     seen: float
+    digest: str | None = None
+    """Of the weights that its engine holds, as it said with its last request for leases."""
+    receiver: ReceiverState | None = None
+    proof: Proof | None = None
+    """None also when it was found to disagree, until it is reported again."""
+    proven: float = 0.0
+    """When ``proof`` was first reported."""
+    asleep: bool = False
+    """Awake from the moment at which it is given something to do."""
+    proving: str | None = None
+    """Digest of the weights that it was last told to prove."""
+    reloaded: str | None = None
+    """Digest of the weights that it was last told to load in full."""
+    is_replaced: bool = False
+    """Whether it was told to end."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A broadcast that is open."""
+
+    request: TransferRequest
+    reply: TransferReply
+    orders: Mapping[str, TransferOrder]
+    """Rollout -> order, for those that did not get theirs yet."""
+
+    @property
+    def version(self) -> int:
+        return self.request.version
 
 
 @dataclass(frozen=True)
@@ -158,6 +201,8 @@ class Counters:
     """Completions that came second."""
     found: int = 0
     """Shards found in storage that no completion had told of."""
+    proofs_failed: int = 0
+    """Proofs that were not those of the rollout's peers, each of which the rollout was told of."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +212,11 @@ class State:
     plan: Plan
     weights: Mapping[int, WeightsInfo] = field(default_factory=dict)
     """Version -> newest incarnation's publication."""
+    canaries: Mapping[int, Canary] = field(default_factory=dict)
+    """Version -> its canary, for the versions that may still be sampled with."""
+    transfer: Transfer | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Groups of the last broadcast -> index of the rank that sends to it."""
     train: Mapping[int, Batch] = field(default_factory=dict)
     """Open steps: not frozen yet, and within the staleness that the newest weights allow."""
     evals: Mapping[int, Batch] = field(default_factory=dict)
@@ -250,6 +300,12 @@ class State:
         oldest = unit.step if unit.kind == EVAL else unit.step - self.plan.max_staleness
         return max(oldest, 0) <= weight_version <= unit.step
 
+    def live_rollouts(self) -> dict[str, RolloutSeen]:
+        """Those that were heard of within one lease interval, by id. Time passes with ticks alone: while this process
+        is stopped nobody falls silent."""
+        oldest = self.ticked - self.plan.lease_seconds
+        return {rollout_id: seen for rollout_id, seen in sorted(self.rollouts.items()) if seen.seen >= oldest}
+
     def open_batches(self) -> Iterator[Batch]:
         yield from self.train.values()
         yield from self.evals.values()
@@ -265,6 +321,9 @@ class State:
         batch = self.batch(entry.unit.kind, entry.unit.step)
         assert batch is not None
         return self.with_batch(batch.with_entry(entry))
+
+    def with_rollout(self, rollout_id: str, seen: RolloutSeen) -> State:
+        return replace(self, rollouts={**self.rollouts, rollout_id: seen})
 
     def counting(self, **increments: int) -> State:
         counters = {name: getattr(self.counters, name) + by for name, by in increments.items()}

@@ -8,7 +8,9 @@ from __future__ import annotations
 import statistics
 from typing import Literal
 
+from rz_workers.ledger.proofs import standing
 from rz_workers.ledger.state import State
+from rz_workers.ledger.turns import is_shared, turn
 from rz_workers.protocol.messages import LedgerStatus, RolloutStatus
 
 Role = Literal["none", "rollout", "trainer", "reward", "storage"]
@@ -79,16 +81,19 @@ def blocking_role(state: State) -> Role:
 
     1. finished or draining: none,
     2. storage answers with errors: storage,
-    3. the step after the last commit is complete: the trainer trains on it,
-    4. its units may be leased: rollouts (a verdict that does not come shows as theirs; the ledger does not see
+    3. devices are shared and it is the rollouts' turn: rollouts,
+    4. the step after the last commit is complete: the trainer trains on it,
+    5. its units may be leased: rollouts (a verdict that does not come shows as theirs; the ledger does not see
     rewards),
-    5. an evaluation is not complete and nothing is left to train: rollouts,
-    6. else the trainer, which has weights to publish or the last step to commit.
+    6. an evaluation is not complete and nothing is left to train: rollouts,
+    7. else the trainer, which has weights to publish or the last step to commit.
     """
     if state.finished or state.draining:
         return "none"
     if state.storage_trouble is not None:
         return "storage"
+    if is_shared(state) and turn(state) == "rollout":
+        return "rollout"
     if state.committed < state.next_frozen:
         return "trainer"
     if state.committed in state.train:
@@ -116,6 +121,8 @@ def _rollouts(state: State, now: float) -> tuple[RolloutStatus, ...]:
             leases=leases.get(rollout_id, 0),
             tokens_generated=rollout.tokens_generated,
             last_heartbeat_seconds_ago=max(0.0, now - rollout.seen),
+            asleep=rollout.asleep,
+            proof=standing(state, rollout),
         )
         for rollout_id, rollout in sorted(state.rollouts.items())
         if now - rollout.seen <= silent

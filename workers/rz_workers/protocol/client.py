@@ -40,14 +40,18 @@ from rz_workers.protocol.messages import (
     HeartbeatReply,
     LeaseReply,
     LeaseRequest,
+    Publication,
     StepReport,
     TakeReply,
     TakeRequest,
+    TransferReply,
+    TransferRequest,
+    TurnReply,
+    TurnRequest,
     Verdict,
     VerifyItem,
     VerifyReply,
     VerifyRequest,
-    WeightsInfo,
     WeightsReply,
 )
 from rz_workers.runtime import DrainedError, SupersededError, WorkerError, read_token
@@ -202,15 +206,27 @@ class LedgerClient:
         """Hand in a stored shard. Repeating it is harmless: the same shard again is accepted again."""
         return self._peer.call("POST", "/complete", CompletionReply, completion)
 
-    def weights(self) -> WeightsReply:
-        return self._peer.call("GET", "/weights", WeightsReply)
+    def weights(self, version: int) -> WeightsReply:
+        """A published version and its canary."""
+        return self._peer.call("GET", f"/weights/{version}", WeightsReply)
 
-    def announce_weights(self, info: WeightsInfo) -> None:
-        self._peer.call("POST", "/weights", Ack, info)
+    def announce_weights(self, publication: Publication) -> None:
+        self._peer.call("POST", "/weights", Ack, publication)
 
-    def take_step(self, step: int, incarnation: int, wait_seconds: float = 20.0) -> TakeReply:
-        """The shards of a step; blocks at the ledger until it is complete, ``wait_seconds`` at most."""
-        request = TakeRequest(step=step, incarnation=incarnation, wait_seconds=wait_seconds)
+    def open_transfer(self, request: TransferRequest) -> TransferReply:
+        """Who takes part in a broadcast; each of them is told with its next request for leases."""
+        return self._peer.call("POST", "/transfer/open", TransferReply, request)
+
+    def turn(self, rollout_id: str) -> TurnReply:
+        """Whether a rollout may build its engine on the trainer's device; it counts as awake from then on."""
+        return self._peer.call("POST", "/turn", TurnReply, TurnRequest(rollout_id=rollout_id))
+
+    def take_step(
+        self, step: int, incarnation: int, wait_seconds: float = 20.0, weights: Publication | None = None
+    ) -> TakeReply:
+        """The shards of a step; blocks at the ledger until it is complete, ``wait_seconds`` at most. ``weights`` is
+        what was announced last, for a ledger that was restarted since."""
+        request = TakeRequest(step=step, incarnation=incarnation, wait_seconds=wait_seconds, weights=weights)
         return self._peer.call("POST", "/step/take", TakeReply, request, wait_seconds)
 
     def commit_step(self, report: StepReport) -> None:

@@ -6,8 +6,10 @@ route (bearer token)          who calls          request -> reply               
 POST /lease                   rollout            LeaseRequest -> LeaseReply      a unit is free, or wait_seconds
 POST /heartbeat               rollout            Heartbeat -> HeartbeatReply     -
 POST /complete                rollout            Completion -> CompletionReply   -
-GET  /weights                 rollout            -> WeightsReply                 -
-POST /weights                 trainer            WeightsInfo -> Ack              -
+GET  /weights/{version}       rollout            -> WeightsReply                 -
+POST /weights                 trainer            Publication -> Ack              -
+POST /transfer/open           trainer            TransferRequest -> ...Reply     -
+POST /turn                    rollout            TurnRequest -> TurnReply        -
 POST /step/take               trainer            TakeRequest -> TakeReply        the step is complete, or wait_seconds
 POST /step/commit             trainer            StepReport -> Ack               -
 GET  /eval/{version}          trainer            -> EvalReply                    -
@@ -56,12 +58,123 @@ class WeightsInfo(Message):
     incarnation: int
     prefix: str
     """Folder in the run's storage, e.g. ``weights/v000013-i1``."""
+    stored: bool = True
+    """Whether the tensors are there; False as long as they only went out by broadcast."""
+
+
+class Canary(Message):
+    """Scores of a fixed token sequence, by which an engine proves which weights it computes with."""
+
+    token_ids: tuple[int, ...]
+    """[T]"""
+    logprobs: tuple[float, ...]
+    """[T - 1] float32 log-probs of tokens 1.. by the trainer's forward pass, at temperature 1."""
+
+
+class Publication(Message):
+    """The trainer's word that a version may be sampled with; once more when it is ``stored``."""
+
+    weights: WeightsInfo
+    canary: Canary | None = None
 
 
 class WeightsReply(Message):
-    """The version to sample with next; None until version 0 is published."""
+    """A published version and its canary; None where the ledger does not know it (any more)."""
 
     weights: WeightsInfo | None
+    canary: Canary | None = None
+
+
+class Proof(Message):
+    """What a rollout's engine made of the canary with the weights that it holds."""
+
+    digest: str
+    """Of those weights."""
+    bits: str
+    """sha256 (hex) of the log-probs' float32 bytes."""
+    hardware: str
+    """Engines with the same one have to agree to the bit."""
+    error: float
+    """Mean distance of its log-probs from the trainer's, nats."""
+
+
+# ----------------------------------------------------------------------------------------------------- broadcasts
+
+Backend = Literal["gloo", "nccl", "shared"]
+"""What carries the bytes of a broadcast; ``shared``: memory that both processes map (CUDA IPC on GPUs)."""
+
+
+class ReceiverState(Message):
+    """What a rollout that can receive broadcasts has to receive with."""
+
+    workers: int
+    """Processes of its engine, each of which receives everything."""
+    group: str | None = None
+    """The group that they are connected to."""
+    near: int | None = None
+    """The trainer rank whose device it shares (placement ``colocated``): only that one can send to it."""
+
+
+class TransferOrder(Message):
+    """To one rollout: receive this version before anything else."""
+
+    version: int
+    incarnation: int
+    """Of the gang that sends."""
+    group: str
+    host: str
+    port: int
+    """Where the sender's store listens."""
+    backend: Backend
+    workers: int
+    seconds: float
+    """Longest time for joining the group, and for each bucket."""
+
+
+class Endpoint(Message):
+    host: str
+    port: int
+
+
+class TransferRequest(Message):
+    """The trainer is about to broadcast a version: who takes part?"""
+
+    incarnation: int
+    version: int
+    backend: Backend
+    senders: tuple[Endpoint, ...]
+    """Of every rank."""
+    groups: tuple[str, ...]
+    """Groups that stand on the trainer's side."""
+    seconds: float
+
+
+class Assignment(Message):
+    """One rollout of a broadcast and the rank that sends to it."""
+
+    rollout_id: str
+    sender: int
+    """Index of ``TransferRequest.senders``."""
+    workers: int
+    group: str
+    is_new: bool
+    """Whether the group has to be formed first."""
+
+
+class TransferReply(Message):
+    receivers: tuple[Assignment, ...]
+    left_out: int = 0
+    """Other live rollouts: they will look for the version in storage."""
+
+
+class TurnRequest(Message):
+    rollout_id: str
+
+
+class TurnReply(Message):
+    """Placement ``colocated``: whether a rollout may build its engine on the device that the trainer uses too."""
+
+    may_start: bool
 
 
 # -------------------------------------------------------------------------------------------------------- leases
@@ -85,6 +198,14 @@ class LeaseRequest(Message):
     """Unique per process start, e.g. ``rollout-0-5f2c``."""
     weight_version: int | None
     """Version that the engine holds; None before the first load."""
+    weights_digest: str | None = None
+    """Its digest."""
+    proof: Proof | None = None
+    """Of that version, once it is proven."""
+    receiver: ReceiverState | None = None
+    """None: broadcasts cannot be received."""
+    asleep: bool = False
+    """Whether the engine has freed its device (placement ``colocated``)."""
     max_units: int = 1
     """How many units the engine has room for."""
     wait_seconds: float = 20.0
@@ -92,11 +213,23 @@ class LeaseRequest(Message):
 
 
 class LeaseReply(Message):
+    """Leases, or what has to be done first."""
+
     leases: tuple[Lease, ...] = ()
     finished: bool = False
     """The run is complete: the rollout may end with exit code 0."""
     draining: bool = False
     """Take no further lease; finish or drop what is held."""
+    receive: TransferOrder | None = None
+    """Take part in this broadcast."""
+    prove: WeightsInfo | None = None
+    """Hold these weights and score their canary: the next leases want them."""
+    reload: WeightsInfo | None = None
+    """Peers score the canary of these weights otherwise: load them in full from storage and prove them again."""
+    replace: bool = False
+    """Peers still do: end, so that another process takes the place."""
+    sleep: bool = False
+    """Free the device: it is the trainer's turn (placement ``colocated``)."""
 
 
 class Heartbeat(Message):
@@ -105,6 +238,7 @@ class Heartbeat(Message):
     rollout_id: str
     weight_version: int | None
     leases: tuple[Lease, ...] = ()
+    asleep: bool = False
     tokens_generated: int = 0
     """Response tokens sampled by this process so far."""
 
@@ -155,6 +289,8 @@ class TakeRequest(Message):
     step: int
     incarnation: int
     wait_seconds: float = 20.0
+    weights: Publication | None = None
+    """What this gang has announced last: a restarted ledger does not find in storage what is not stored yet."""
 
 
 class TakeReply(Message):
@@ -203,6 +339,9 @@ class RolloutStatus(Message):
     leases: int
     tokens_generated: int
     last_heartbeat_seconds_ago: float
+    asleep: bool = False
+    proof: Literal["none", "agrees", "disagrees"] = "none"
+    """Of the weights that it holds, compared with its peers' on the same hardware."""
 
 
 class LedgerStatus(Message):

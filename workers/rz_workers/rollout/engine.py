@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.protocol.messages import ReceiverState, TransferOrder
 from rz_workers.protocol.schedule import EVAL, Unit
 from rz_workers.runtime import WorkerError
 
@@ -101,7 +102,8 @@ class Finished:
 class Engine(Protocol):
     """Holds one weight version and samples with it.
 
-    One call of ``generate`` runs at a time and ``load_weights`` never runs beside it.
+    One call of ``generate`` runs at a time. ``load_weights``, ``receive_weights``, ``score``, ``sleep`` and ``wake``
+    never run beside it or each other, and a sleeping engine is only asked to ``wake``.
     """
 
     @property
@@ -110,15 +112,49 @@ class Engine(Protocol):
         ...
 
     @property
+    def hardware(self) -> str:
+        """What decides how the engine rounds: releases, devices and their number, dtype. Engines of which this is the
+        same ``score`` the same tokens with the same weights to the same bits."""
+        ...
+
+    @property
     def weight_version(self) -> int | None:
-        """The version that was loaded last; None before the first load and after a failed one."""
+        """The version that was loaded or received last; None before the first one and after a failure."""
+        ...
+
+    @property
+    def receiver(self) -> ReceiverState:
+        """What the engine receives broadcasts with."""
         ...
 
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Replace all weights by ``tensors`` (Hugging Face names, checksums already verified).
 
-        A tied tensor may be absent. Raises WorkerError when names or shapes are not the model's.
+        A tied tensor may be absent. Raises WeightsMismatchError when names or shapes are not the model's, and
+        StaleWeightsError when the engine finds that it still holds other weights.
         """
+        ...
+
+    def receive_weights(self, order: TransferOrder) -> str:
+        """Replace all weights by those of a broadcast, checksums verified on the way; returns their digest.
+
+        Raises TransferError when they do not arrive, and as ``load_weights`` does. After a failure the engine has no
+        version, and ``load_weights`` works.
+        """
+        ...
+
+    def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """``[T - 1]`` float32 log-probs of ``token_ids[1:]`` at temperature 1, computed alone and from nothing that was
+        computed before. ``T`` is at most one less than the model's context, and at least 2."""
+        ...
+
+    def sleep(self) -> None:
+        """Free the device for the trainer, as far as the engine can: the weights stay, keys and values go. Sleeping
+        again does nothing."""
+        ...
+
+    def wake(self) -> None:
+        """Be as before ``sleep``, with the same weights. Waking again does nothing."""
         ...
 
     def generate(

@@ -1,8 +1,10 @@
 """The rollout worker's main path.
 
 1. Import the engine, wait for the run's folder, build the engine from the model files that the trainer stored there.
-2. Ask the ledger for a lease, and wait for one. A finished run ends the process (exit 0).
-3. Load the lease's weight version, unless the engine holds it; checksums are verified on the way.
+2. Ask the ledger for a lease, and wait for one. A finished run ends the process (exit 0). Before a lease the ledger may
+order something else: to receive new weights, to prove or reload those that are held, to sleep while the trainer needs
+the device.
+3. Load the lease's weight version, unless the engine holds it, and prove that it computes with it (``weights``).
 4. Sample the unit. Each finished response goes to the reward service while the others run.
 5. Wait for the last verdicts.
 6. Write the unit as one shard, in canonical order, if the lease is still held; else drop it.
@@ -25,9 +27,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rz_api.spec import ReasonerZeroRunSpec
+from rz_api.spec import ReasonerZeroRunSpec, broadcasts
 from rz_workers.prompt_table import PromptRow, eval_table, read_table
 from rz_workers.protocol.client import LedgerClient, RewardClient
 from rz_workers.protocol.messages import (
@@ -38,10 +41,12 @@ from rz_workers.protocol.messages import (
     Lease,
     LeaseReply,
     LeaseRequest,
+    ReceiverState,
     ShardRef,
     Verdict,
     VerifyItem,
     WeightsInfo,
+    WeightsReply,
 )
 from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
 from rz_workers.rollout.admission import Sampled, units_for
@@ -49,10 +54,11 @@ from rz_workers.rollout.engine import ConcurrentEngine, Engine, Finished, Sample
 from rz_workers.rollout.leases import BEATS_PER_LEASE, Leases
 from rz_workers.rollout.metrics import RolloutMetrics
 from rz_workers.rollout.scoring import Scorer, wait_for
-from rz_workers.rollout.startup import fetch_model, load_engine, wait_for_folder
-from rz_workers.runtime import DrainedError, Settings, on_terminate
+from rz_workers.rollout.startup import device_for_start, fetch_model, load_engine, wait_for_folder
+from rz_workers.rollout.weights import HeldWeights, load_published
+from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
 from rz_workers.status_server import start_status_server
-from rz_workers.storage.objects import CorruptObjectError, ObjectExistsError, ObjectStore
+from rz_workers.storage.objects import ObjectExistsError, ObjectStore
 from rz_workers.storage.retry import RetryPolicy
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import Trajectory, find_shards, write_shard
@@ -90,17 +96,20 @@ def main() -> None:
     make_engine = load_engine(spec)
     store = ObjectStore(spec.storage.uri, spec.storage.secret_name, retry=OUTLAST)
     folder = wait_for_folder(store, settings.run, stop)
-    local = settings.scratch / f"rollout-{settings.index}" / "model"
-    engine = make_engine(fetch_model(folder, local))
+    local = fetch_model(folder, settings.scratch / f"rollout-{settings.index}" / "model")
+    lease_seconds = spec.rollout.lease_seconds
     ledger = LedgerClient(
-        settings.ledger_url,
-        settings.token_file,
-        stop,
-        max_backoff_seconds=spec.rollout.lease_seconds / BEATS_PER_LEASE,
+        settings.ledger_url, settings.token_file, stop, max_backoff_seconds=lease_seconds / BEATS_PER_LEASE
     )
+    shares_device = spec.rollout.placement == "colocated"
+    with device_for_start(ledger, rollout_id, lease_seconds, stop) if shares_device else nullcontext():
+        engine = make_engine(local)
     scorer = Scorer(RewardClient(settings.reward_url, settings.token_file, stop))
-    rollout = Rollout(rollout_id, folder, engine, ledger, scorer, stop, metrics, status)
-    rollout.leases.start_thread(spec.rollout.lease_seconds, stop)
+    near = settings.index * max(1, spec.rollout.tensor_parallel if spec.trainer.gpus_per_node else 1)
+    rollout = Rollout(
+        rollout_id, folder, engine, ledger, scorer, stop, metrics, status, near=near if shares_device else None
+    )
+    rollout.leases.start_thread(lease_seconds, stop)
     log.info("%s samples with %s", rollout_id, engine.name)
     try:
         rollout.run()
@@ -121,13 +130,11 @@ class Ledger(Protocol):
     def lease(self, request: LeaseRequest) -> LeaseReply: ...
     def heartbeat(self, beat: Heartbeat) -> HeartbeatReply: ...
     def complete(self, completion: Completion) -> CompletionReply: ...
+    def weights(self, version: int) -> WeightsReply: ...
 
 
-def load_published(folder: RunFolder, info: WeightsInfo) -> Mapping[str, Tensor]:
-    """``storage.weights.load``, which needs torch, when the first weights are needed."""
-    from rz_workers.storage.weights import load
-
-    return load(folder, info)
+class UnprovenError(WorkerError):
+    """This engine goes on scoring the canary otherwise than its peers: a new process has to take over."""
 
 
 class Rollout:
@@ -149,14 +156,18 @@ class Rollout:
         status: dict[str, Any],
         load: Callable[[RunFolder, WeightsInfo], Mapping[str, Tensor]] = load_published,
         clock: Callable[[], float] = time.monotonic,
+        near: int | None = None,
     ) -> None:
+        """``near``: the trainer rank whose device the engine shares."""
         self.leases = Leases(ledger, self._beat, clock)
         self._id, self._folder, self._engine, self._ledger, self._scorer = rollout_id, folder, engine, ledger, scorer
         self._stop, self._metrics, self._status, self._load, self._clock = stop, metrics, status, load, clock
         self._spec: ReasonerZeroRunSpec = folder.run.spec
+        self._broadcasts, self._near = broadcasts(self._spec), near
         self._units = units_for(engine)
         self._counting = threading.Lock()
-        self._loaded: WeightsInfo | None = None
+        self._weights = HeldWeights(engine, folder, ledger, load, metrics.count_update)
+        self._asleep = False
         self._tables: dict[str, list[PromptRow]] = {}
 
     def run(self) -> None:
@@ -169,6 +180,7 @@ class Rollout:
                 self._units.join()
                 log.info("the run is finished")
                 return
+            self._obey(reply)
             for lease in reply.leases:
                 self.leases.hold(lease, asked)
             for lease in reply.leases:
@@ -181,13 +193,39 @@ class Rollout:
             reply = self._ledger.lease(
                 LeaseRequest(
                     rollout_id=self._id,
-                    weight_version=self._engine.weight_version,
+                    weight_version=self._weights.version,
+                    weights_digest=self._weights.digest,
+                    proof=self._weights.proof,
+                    receiver=self._receiver(),
+                    asleep=self._asleep,
                     wait_seconds=BUSY_LEASE_WAIT_SECONDS if busy else LEASE_WAIT_SECONDS,
                 )
             )
             if reply.draining:
                 self._stop.wait(DRAINING_POLL_SECONDS)
         return reply, asked
+
+    def _receiver(self) -> ReceiverState | None:
+        """What this rollout receives broadcasts with; of one that shares the trainer's devices also from which rank."""
+        return self._engine.receiver.model_copy(update={"near": self._near}) if self._broadcasts else None
+
+    def _obey(self, reply: LeaseReply) -> None:
+        """What the ledger orders before it gives leases. Nothing is being sampled while it is done."""
+        if reply.replace:
+            raise UnprovenError(
+                "this engine scores the canary otherwise than its peers on the same hardware, also after its weights "
+                "were loaded in full: it ends, so that another process takes its place"
+            )
+        if reply.sleep:
+            self._units.join()
+            self._engine.sleep()
+            self._asleep = True
+        if reply.reload is not None:
+            self._update(partial(self._weights.reload, reply.reload))
+        if reply.prove is not None:
+            self._update(partial(self._weights.ensure, reply.prove))
+        if reply.receive is not None:
+            self._update(partial(self._weights.receive, reply.receive))
 
     def _begin(self, lease: Lease) -> None:
         """Step 3 for one lease, and its rows to the engine; then steps 4 to 7, here or in a thread."""
@@ -196,7 +234,8 @@ class Rollout:
             self.leases.release(lease)
             return
         try:
-            self._ensure_weights(lease.weights)
+            if self._asleep or not self._weights.is_ready(lease.weights):
+                self._update(partial(self._weights.ensure, lease.weights))
             started = self._clock()
             rows = self._rows(lease.unit)
             responses = self._generate(lease, rows)
@@ -247,20 +286,16 @@ class Rollout:
 
     # --------------------------------------------------------------------------------------------------- weights
 
-    def _ensure_weights(self, info: WeightsInfo) -> None:
-        """Have the engine hold exactly this version. A corrupt read is repeated once; a second one ends the process."""
-        if self._loaded is not None and (self._loaded.version, self._loaded.digest) == (info.version, info.digest):
-            return
+    def _update(self, update: Callable[[], None]) -> None:
+        """Change or prove the engine's weights, awake and idle. When that fails the process ends."""
         self._units.wait_until_sampled()
+        if self._asleep:
+            self._engine.wake()
+            self._asleep = False
         with self._metrics.timed("load"):
-            self._loaded = self._status["weight_version"] = None
-            try:
-                tensors = self._load(self._folder, info)
-            except CorruptObjectError as error:
-                log.warning("%s; reading it again", error)
-                tensors = self._load(self._folder, info)
-            self._engine.load_weights(info.version, tensors)
-            self._loaded, self._status["weight_version"] = info, info.version
+            self._status["weight_version"] = None
+            update()
+            self._status["weight_version"] = self._weights.version
 
     # -------------------------------------------------------------------------------------------------- sampling
 
@@ -355,6 +390,7 @@ class Rollout:
             rollout_id=self._id,
             weight_version=self._engine.weight_version,
             leases=leases,
+            asleep=self._asleep,
             tokens_generated=self._metrics.tokens_generated,
         )
 

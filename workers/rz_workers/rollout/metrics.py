@@ -13,6 +13,8 @@ Phase = Literal["lease", "load", "sample", "score", "write"]
 """Waiting for a lease; loading weights; sampling; waiting for verdicts after the last token; writing and handing in."""
 Outcome = Literal["stored", "lost", "unused"]
 """Handed in and recorded; dropped because the lease was lost; handed in after another attempt."""
+Update = Literal["storage", "broadcast", "broadcast failed", "stale"]
+"""Weights loaded from storage; received; not received; not proven afterwards (``weights``)."""
 
 
 class RolloutMetrics:
@@ -23,6 +25,7 @@ class RolloutMetrics:
         self.phase: Phase | Literal["start"] = "start"
         self._tokens = Counter("rz_rollout_tokens", "Response tokens sampled.", registry=registry)
         self._units = Counter("rz_rollout_units", "Lease units by outcome.", ["outcome"], registry=registry)
+        self._updates = Counter("rz_rollout_weight_updates", "Weight updates.", ["outcome"], registry=registry)
         self._seconds = Counter("rz_rollout_seconds", "Wall time by phase.", ["phase"], registry=registry)
 
     def count_tokens(self, tokens: int) -> None:
@@ -31,6 +34,9 @@ class RolloutMetrics:
 
     def count_unit(self, outcome: Outcome) -> None:
         self._units.labels(outcome).inc()
+
+    def count_update(self, outcome: Update) -> None:
+        self._updates.labels(outcome).inc()
 
     @contextmanager
     def timed(self, phase: Phase) -> Iterator[None]:

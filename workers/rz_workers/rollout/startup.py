@@ -7,12 +7,16 @@ import importlib.util
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.protocol.messages import Heartbeat, HeartbeatReply, TurnReply
 from rz_workers.rollout.engine import Engine
+from rz_workers.rollout.leases import BEATS_PER_LEASE
 from rz_workers.runtime import DrainedError, UserError
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
@@ -22,6 +26,7 @@ log = logging.getLogger(__name__)
 
 FIRST_POLL_SECONDS = 0.2
 LAST_POLL_SECONDS = 2.0
+TURN_POLL_SECONDS = 1.0
 
 
 def wait_for_folder(store: ObjectStore, run: ResolvedRun, stop: threading.Event) -> RunFolder:
@@ -39,6 +44,41 @@ def wait_for_folder(store: ObjectStore, run: ResolvedRun, stop: threading.Event)
         if stop.wait(poll):
             raise DrainedError(f"told to stop while waiting for the trainer to set up {store.uri}")
         poll = min(2 * poll, LAST_POLL_SECONDS)
+
+
+class TurnSource(Protocol):
+    """What is used of ``LedgerClient``."""
+
+    def turn(self, rollout_id: str) -> TurnReply: ...
+    def heartbeat(self, beat: Heartbeat) -> HeartbeatReply: ...
+
+
+@contextmanager
+def device_for_start(
+    ledger: TurnSource, rollout_id: str, lease_seconds: float, stop: threading.Event
+) -> Iterator[None]:
+    """Build an engine on a device that the trainer uses too: wait until it is the rollouts' turn, and keep it so by
+    heartbeats while the body runs.
+
+    Raises DrainedError when told to stop while waiting.
+    """
+    while not ledger.turn(rollout_id).may_start:
+        if stop.wait(TURN_POLL_SECONDS):
+            raise DrainedError("told to stop while waiting for the trainer to free the device")
+    built = threading.Event()
+
+    def beat() -> None:
+        while not built.wait(lease_seconds / BEATS_PER_LEASE):
+            try:
+                ledger.heartbeat(Heartbeat(rollout_id=rollout_id, weight_version=None))
+            except DrainedError:
+                return
+
+    threading.Thread(target=beat, name="heartbeat-at-start", daemon=True).start()
+    try:
+        yield
+    finally:
+        built.set()
 
 
 def fetch_model(folder: RunFolder, local: Path) -> Path:
@@ -75,6 +115,7 @@ def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
             rollout.max_model_length,
             tensor_parallel=rollout.tensor_parallel,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
+            sleeps=rollout.placement == "colocated",
             trust_remote_code=remote_code,
         )
     from rz_workers.rollout.transformers_engine import TransformersEngine

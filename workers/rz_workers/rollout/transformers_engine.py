@@ -16,12 +16,16 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from rz_workers.prompts import load_tokenizer
+from rz_workers.protocol.messages import ReceiverState, TransferOrder
+from rz_workers.rollout.cpu import cpu_name
 from rz_workers.rollout.decode import decode
-from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams, WeightsMismatchError
+from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams
+from rz_workers.rollout.fit import Layout
 from rz_workers.rollout.stopping import Stopper
 from rz_workers.runtime import UserError
+from rz_workers.transfer.receiver import Receiver
 
-__all__ = ["TransformersEngine", "check_fit", "check_room", "eos_token_ids"]
+__all__ = ["TransformersEngine", "check_room", "eos_token_ids"]
 
 
 class TransformersEngine:
@@ -43,22 +47,67 @@ class TransformersEngine:
         self._max_model_tokens = max_model_tokens
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
         self._weight_version: int | None = None
+        self._layout = Layout.of(self._model)
+        self._receiver = Receiver(torch.device("cpu"), worker=0, workers=1)
 
     @property
     def name(self) -> str:
         return f"transformers {transformers.__version__}"
 
     @property
+    def hardware(self) -> str:
+        return f"{self.name}, torch {torch.__version__}, {self._model.dtype}, {cpu_name()}"
+
+    @property
     def weight_version(self) -> int | None:
         return self._weight_version
+
+    @property
+    def receiver(self) -> ReceiverState:
+        return ReceiverState(workers=1, group=self._receiver.group)
 
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy ``tensors`` into the model, in place, and tie what the configuration ties."""
         self._weight_version = None
-        check_fit(self._model, version, tensors)
+        self._layout.check(version, tensors)
         self._model.load_state_dict(dict(tensors), strict=False)
         self._model.tie_weights()
         self._weight_version = version
+
+    def receive_weights(self, order: TransferOrder) -> str:
+        """Copy what arrives into the model, in place, tensor by tensor."""
+        self._weight_version = None
+        digest = self._receiver.receive(order, lambda tensors: self._take(order.version, tensors))
+        self._weight_version = order.version
+        return digest
+
+    def _take(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        own, tied = self._model.state_dict(), self._layout.tied
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, tensor in tensors:
+            shapes[name] = tuple(tensor.shape)
+            if self._layout.shapes.get(name) != shapes[name]:
+                continue  # refused below, together with whatever else does not fit
+            for one, source in tied.items():  # tied tensors share their memory: the second must repeat the first
+                is_second = (name == one and source in shapes) or (name == source and one in shapes)
+                if is_second and not torch.equal(own[name], tensor.to(own[name].dtype)):
+                    raise self._layout.torn(version, one)
+            own[name].copy_(tensor)
+        self._layout.check_names(version, shapes)
+
+    def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        assert self._weight_version is not None, "score before load_weights"
+        ids = torch.tensor(token_ids)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+            logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[1:, None])[:, 0]
+        return tuple(logprobs.tolist())
+
+    def sleep(self) -> None:
+        """Nothing to free: on a CPU the weights lie where they would be kept, and no keys outlive a call."""
+
+    def wake(self) -> None:
+        """Nothing to get back."""
 
     def generate(
         self, requests: Sequence[SampleRequest], params: SamplingParams, cancelled: Callable[[], bool]
@@ -73,27 +122,6 @@ class TransformersEngine:
             vocabulary = self._model.config.get_text_config().vocab_size
             self._stoppers[stop] = Stopper(self._tokenizer, stop, self._eos_token_ids, vocabulary)
         return self._stoppers[stop]
-
-
-def check_fit(model: PreTrainedModel, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise WeightsMismatchError unless ``tensors`` are the weights of ``model`` (which may lie on the meta device), by
-    name and shape. Of tensors that are tied one may be absent; if both are there they must be equal, or one of them
-    would silently be lost."""
-    own, tied = model.state_dict(), model.all_tied_weights_keys
-    absent = sorted(own.keys() - tensors.keys() - set(tied))
-    unknown = sorted(tensors.keys() - own.keys())
-    reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
-    if absent or unknown or reshaped:
-        raise WeightsMismatchError(
-            f"weights version {version} do not fit the model/ folder of this run: {len(absent)} tensors are "
-            f"absent {absent[:3]}, {len(unknown)} unknown {unknown[:3]}, {len(reshaped)} of another shape "
-            f"{reshaped[:3]}"
-        )
-    for name, source in tied.items():
-        if name in tensors and source in tensors and not torch.equal(tensors[name], tensors[source]):
-            raise WeightsMismatchError(
-                f"weights version {version}: {name} and {source} differ, but the model's configuration ties them"
-            )
 
 
 def check_room(requests: Sequence[SampleRequest], params: SamplingParams, max_model_tokens: int) -> None:

@@ -1,4 +1,5 @@
-"""How full vLLM is: the rows that it was given, and what its scheduler says of them. For ``vllm_engine``; no torch.
+"""How full vLLM is, and whether it moves: the rows that it was given, and what its scheduler says of them. For
+``vllm_engine``; no torch.
 
 A step's figures arrive after the step, so that they never know of what was submitted since. Rows that were submitted
 and are not among those that run are taken as waiting, whether the scheduler has seen them or not: one lease too few is
@@ -8,6 +9,8 @@ made up for in the next step, one too many waits here while another engine idles
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["FULL", "LoadGauge", "has_room"]
@@ -28,15 +31,25 @@ def has_room(rows: int, running: int, blocks_in_use: float) -> bool:
 class LoadGauge:
     """Counts rows (any thread) and takes vLLM's figures (its event loop's thread)."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._rows = 0
         self._running, self._blocks_in_use = 0, 0.0
+        self._moved = clock()
+        """When there last was a token, or nothing to do."""
 
     def add(self, rows: int) -> None:
         """Count rows that were submitted; negative for rows that have ended."""
         with self._lock:
+            if self._rows == 0:
+                self._moved = self._clock()
             self._rows += rows
+
+    def stuck_seconds(self) -> float:
+        """For how long there have been rows, and not one token for any of them."""
+        with self._lock:
+            return self._clock() - self._moved if self._rows else 0.0
 
     def has_room(self) -> bool:
         with self._lock:
@@ -50,6 +63,12 @@ class LoadGauge:
         with self._lock:
             self._running, self._blocks_in_use = running, blocks_in_use
 
+    def note_tokens(self, tokens: int) -> None:
+        """Count the tokens of a step, of prompts and responses: with any, the engine moves."""
+        with self._lock:
+            if tokens:
+                self._moved = self._clock()
+
 
 class _StatLogger:
     """vLLM's ``StatLoggerBase`` by shape."""
@@ -62,6 +81,8 @@ class _StatLogger:
     ) -> None:
         if scheduler_stats is not None:
             self._gauge.note(scheduler_stats.num_running_reqs, scheduler_stats.kv_cache_usage)
+        if iteration_stats is not None:
+            self._gauge.note_tokens(iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens)
 
     def log_engine_initialized(self) -> None:
         pass

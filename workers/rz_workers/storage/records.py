@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from rz_workers.protocol.messages import ShardRef, WeightsInfo
+from rz_workers.protocol.messages import Canary, ShardRef, WeightsInfo
 
 
 class Record(BaseModel):
@@ -84,8 +84,8 @@ class TensorEntry(Record):
     dtype: str
     """torch's name without the module, e.g. ``bfloat16``."""
     shape: tuple[int, ...]
-    sha256: str
-    """Of the tensor's bytes: row-major, little-endian."""
+    checksum: str
+    """xxh3_128 (hex) of the tensor's bytes: row-major, little-endian."""
 
 
 class WeightsManifest(Record):
@@ -94,9 +94,13 @@ class WeightsManifest(Record):
     version: int
     incarnation: int
     digest: str
-    """See ``rz_workers.storage.weights.digest``."""
-    files: dict[str, FileEntry]
+    """See ``rz_workers.storage.checksums.digest``."""
+    files: dict[str, int]
+    """Name of each safetensors file, below the version's folder -> size in bytes. Its content is what ``tensors`` has
+    checksums of."""
     tensors: dict[str, TensorEntry]
+    canary: Canary | None = None
+    """What an engine that holds these weights makes of a fixed token sequence."""
 
 
 class Phase(Record):

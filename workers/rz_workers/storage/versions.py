@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rz_workers.protocol.messages import WeightsInfo
+from rz_workers.protocol.messages import Publication, WeightsInfo
 from rz_workers.storage import layout
 from rz_workers.storage.records import WeightsManifest
 from rz_workers.storage.run_folder import RunFolder
@@ -10,17 +10,22 @@ from rz_workers.storage.run_folder import RunFolder
 
 def published(folder: RunFolder) -> list[WeightsInfo]:
     """Every version whose manifest is there, by version and then incarnation: the last one is the newest."""
+    return [publication.weights for publication in publications(folder)]
+
+
+def publications(folder: RunFolder) -> list[Publication]:
+    """As ``published``, each with its canary: what the trainer announced."""
     prefixes = {}
     for key in folder.store.list(layout.WEIGHTS):
         place = layout.parse_weights(key)
         if place is not None and key == layout.manifest_key(layout.weights_prefix(*place)):
             prefixes[place] = layout.weights_prefix(*place)
-    infos = []
+    found = []
     for _, prefix in sorted(prefixes.items()):
         manifest = folder.document(layout.manifest_key(prefix), WeightsManifest)
         if manifest is not None:  # None: retention has deleted it since the listing
-            infos.append(weights_info(manifest))
-    return infos
+            found.append(Publication(weights=weights_info(manifest), canary=manifest.canary))
+    return found
 
 
 def weights_info(manifest: WeightsManifest) -> WeightsInfo:

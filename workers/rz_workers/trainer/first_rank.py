@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from rz_workers import metrics as quality
 from rz_workers.progress_files import ProgressFiles
 from rz_workers.protocol.client import LedgerClient
-from rz_workers.protocol.messages import ShardRef, StepReport, WeightsInfo
+from rz_workers.protocol.messages import Publication, ShardRef, StepReport, WeightsInfo
 from rz_workers.runtime import DrainedError, Settings
-from rz_workers.storage import layout, weights
+from rz_workers.storage import layout
 from rz_workers.storage.records import DataManifest, Phase, StepCommit
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import Trajectory
@@ -64,21 +62,17 @@ class FirstRankDuty:
             progress=ProgressFiles(folder, settings.scratch),
         )
 
-    def ask_for(self, step: int) -> tuple[tuple[ShardRef, ...] | None, bool]:
+    def ask_for(self, step: int, newest: Publication | None) -> tuple[tuple[ShardRef, ...] | None, bool]:
         """The step's frozen shards (None when they were not complete within ``POLL_SECONDS``), and whether to stop: the
-        ledger was asked to drain, or this process was asked to end."""
+        ledger was asked to drain, or this process was asked to end.
+
+        ``newest`` was announced last: a ledger that was restarted since learns of it here.
+        """
         try:
-            reply = self.waiting_ledger.take_step(step, self.settings.incarnation, POLL_SECONDS)
+            reply = self.waiting_ledger.take_step(step, self.settings.incarnation, POLL_SECONDS, newest)
         except DrainedError:
             return None, True
         return reply.shards, reply.draining
-
-    def publish(self, version: int, tensors: dict[str, Tensor]) -> WeightsInfo:
-        """Raises SupersededError when a newer gang is at work."""
-        self.folder.check_newest(self.settings.incarnation)
-        info = weights.publish(self.folder, version, self.settings.incarnation, tensors)
-        self.ledger.announce_weights(info)
-        return info
 
     def commit(
         self,

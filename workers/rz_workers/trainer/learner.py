@@ -87,6 +87,14 @@ class Learner:
 
     # ------------------------------------------------------------------------------------------------------ policy
 
+    def score(self, token_ids: Sequence[int]) -> tuple[float, ...]:
+        """Log-probs of ``token_ids[1:]`` under the policy at temperature 1, ``[T - 1]`` fp32; on every rank."""
+        ids = torch.tensor(token_ids, device=self.ranks.device)
+        places = torch.arange(len(ids), device=self.ranks.device)
+        with torch.no_grad():
+            scored, _ = self.policy(ids, places, torch.zeros_like(ids), places[:-1], ids[1:], 1.0)
+        return tuple(_host(scored).tolist())
+
     def policy_update(self, batch: TrainBatch, advantages: Tensor, ref_logprobs: Tensor | None) -> dict[str, float]:
         """Exactly one optimizer step on the whole batch.
 

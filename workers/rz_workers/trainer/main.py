@@ -8,9 +8,10 @@ of version v:
 2. **Values** of every response token, from the critic as it is after the update on step v-1's data.
 3. **Advantages**: GAE with lambda = gamma = 1, normalised over the whole batch.
 4. **Policy update**: one optimizer step on the whole batch.
-5. **Publish** version v+1. From here on rollouts generate step v+1.
+5. **Publish** version v+1, with the scores of a canary by which rollouts prove that they compute with it. From here on
+rollouts generate step v+1.
 6. **Critic update** on step v's data, behind that generation. Values of step v+1 wait for it: they are step 2 of the
-next turn.
+next turn. (Where rollouts share the trainer's devices nothing can run behind them: there 6 comes before 5.)
 7. **Commit** the step: consumed shards, metrics, resulting weights. Evaluations that have finished are written too.
 8. **Checkpoint** every ``trainer.checkpoint.interval`` steps, policy and critic in agreement.
 
@@ -25,8 +26,10 @@ import threading
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from rz_workers.protocol.messages import ShardRef, WeightsInfo
+from rz_workers.protocol.messages import Canary, ShardRef, WeightsInfo
+from rz_workers.protocol.schedule import is_eval_version
 from rz_workers.runtime import DrainedError, Settings, on_terminate
 from rz_workers.status_server import start_status_server
 from rz_workers.storage import layout
@@ -35,11 +38,12 @@ from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import read_shard
 from rz_workers.trainer import checkpoint, export, startup
-from rz_workers.trainer.batch import collate
+from rz_workers.trainer.batch import TrainBatch, collate
+from rz_workers.trainer.canary import canary_tokens
 from rz_workers.trainer.first_rank import FirstRankDuty
 from rz_workers.trainer.learner import Learner, advantages_and_returns
-from rz_workers.trainer.models import published_tensors
-from rz_workers.trainer.ranks import Ranks, join, whole
+from rz_workers.trainer.publication import Publisher
+from rz_workers.trainer.ranks import Ranks, join
 from rz_workers.trainer.timeline import Timeline
 from rz_workers.trainer.watchdog import Watchdog
 
@@ -79,7 +83,11 @@ class Trainer:
         stop: threading.Event,
         watchdog: Watchdog,
         duty: FirstRankDuty | None,
+        publisher: Publisher,
+        canary: tuple[int, ...],
+        committed: int = 0,
     ) -> None:
+        """``canary``: the tokens that every version is scored on. ``committed``: steps that earlier gangs committed."""
         self.settings, self.spec, self.ranks, self.learner, self.folder = (
             settings,
             settings.run.spec,
@@ -93,7 +101,7 @@ class Trainer:
         self._stop, self._watchdog = stop, watchdog
         self._timeline = Timeline("trainer")
         self._checkpoint_step = 0
-        self._duty = duty
+        self._duty, self._publisher, self._canary, self._committed = duty, publisher, canary, committed
 
     @staticmethod
     def start(settings: Settings, ranks: Ranks, stop: threading.Event, watchdog: Watchdog) -> Trainer:
@@ -111,12 +119,24 @@ class Trainer:
         folder.fetch_folder(layout.MODEL_PREFIX, model_dir)
         learner = startup.build_learner(settings, ranks, inputs, model_dir, on_progress=watchdog.pat)
         duty = FirstRankDuty.take_up(settings, folder, data, stop, watchdog.pat) if ranks.is_first else None
-        trainer = Trainer(settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty)
+        publisher = Publisher(
+            settings,
+            ranks,
+            folder,
+            announce=duty.ledger.announce_weights if duty else None,
+            open_transfer=duty.ledger.open_transfer if duty else None,
+            on_progress=watchdog.pat,
+        )
+        canary = ranks.from_first(canary_tokens(folder) if ranks.is_first else ())
+        committed = ranks.from_first(max(folder.steps(), default=-1) + 1 if ranks.is_first else 0)
+        trainer = Trainer(
+            settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty, publisher, canary, committed
+        )
         prefix = ranks.from_first(checkpoint.newest(folder) if ranks.is_first else None)
         if prefix is not None:
             trainer.next_step = trainer._checkpoint_step = checkpoint.load(folder, learner, prefix, settings.scratch)
             log.info("resumed from %s", prefix)
-        trainer.publish(trainer.next_step)
+        trainer.publish(trainer.next_step, is_new=False)
         return trainer
 
     # -------------------------------------------------------------------------------------------------- one step
@@ -134,10 +154,13 @@ class Trainer:
             ref_logprobs = learner.reference_logprobs(batch)
             advantages, returns, figures = advantages_and_returns(self.spec.algorithm, batch, values, ref_logprobs)
             figures |= learner.policy_update(batch, advantages, ref_logprobs)
+        shares_devices = self.spec.rollout.placement == "colocated"
+        if shares_devices:
+            figures |= self.critic_update(batch, returns, values, step)
         with timeline.phase("publish"):
-            published = self.publish(step + 1)
-        with timeline.phase("critic_update"):
-            figures |= learner.critic_update(batch, returns, values, step)
+            published = self.publish(step + 1, is_new=step >= self._committed)
+        if not shares_devices:
+            figures |= self.critic_update(batch, returns, values, step)
         if self._duty is not None and published is not None:
             self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
         self.next_step = step + 1
@@ -153,7 +176,7 @@ class Trainer:
         while True:
             shards, draining = None, self._stop.is_set()
             if self._duty is not None and not draining:
-                shards, draining = self._duty.ask_for(step)
+                shards, draining = self._duty.ask_for(step, self._publisher.newest)
             shards, draining = self.ranks.from_first((shards, draining))
             self._watchdog.pat()
             if shards is not None and not draining:
@@ -162,16 +185,24 @@ class Trainer:
                 self.save_checkpoint()
                 raise DrainedError(f"stopped on request before step {step}, with a checkpoint")
 
-    def publish(self, version: int) -> WeightsInfo | None:
-        """Gather the policy once, in the dtype of the forward pass, write it and tell the ledger; None but on rank
-        0."""
-        dtype = getattr(torch, self.spec.trainer.dtype)
-        tensors = {}
-        for name, tensor in published_tensors(self.learner.policy).items():
-            gathered = whole(tensor).to(dtype).cpu().contiguous()
-            if self._duty is not None:
-                tensors[name] = gathered
-        return self._duty.publish(version, tensors) if self._duty is not None else None
+    def critic_update(self, batch: TrainBatch, returns: Tensor, values: Tensor, step: int) -> dict[str, float]:
+        with self._timeline.phase("critic_update"):
+            return self.learner.critic_update(batch, returns, values, step)
+
+    def publish(self, version: int, *, is_new: bool) -> WeightsInfo | None:
+        """Score the canary with the policy as it is, and hand the policy out as ``version``; None but on rank 0.
+
+        Args:
+            is_new: whether rollouts cannot hold the version yet: no gang has committed the step that made it.
+        """
+        canary = Canary(token_ids=self._canary, logprobs=self.learner.score(self._canary))
+        return self._publisher.publish(
+            self.learner.policy,
+            version,
+            canary,
+            is_new=is_new,
+            must_be_stored=is_eval_version(self.spec, version, self.total_steps),
+        )
 
     def save_checkpoint(self) -> None:
         """Save the state before ``next_step``, unless that is what the newest checkpoint holds (or nothing has
@@ -195,6 +226,7 @@ class Trainer:
     def finish(self) -> None:
         """Wait for the last evaluation, export both models, and tell the ledger that the run is complete."""
         self.await_evaluations()
+        self._publisher.finish()
         policy, critic = self.learner.policy, self.learner.critic
         policy_state = export.gather_state(policy)
         critic_state = export.gather_state(critic) if critic is not None else None

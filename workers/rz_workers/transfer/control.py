@@ -1,0 +1,140 @@
+"""What sender and receivers tell each other beside the bytes: small JSON documents in the sender's TCPStore.
+
+::
+
+    key (below the group's name)   written by       content
+    hello/WORKER                   each worker      "I am here, with so many others"
+    join                           sender           go and connect, or why not
+    vN/ready/WORKER                each worker      connected, nothing is being sampled
+    vN/header                      sender           the tensors of each bucket, or why not
+    vN/trailer                     sender           digest and checksum of every tensor, or why not
+    vN/result/WORKER               each worker      verified, or what went wrong
+    vN/bucket/K, vN/taken/K/WORKER                  shared memory only: the bucket is in a slot; copied out of it
+
+A side that waits gets an answer in place of the document when the other one gives up (``refused``), so that every wait
+is for one key. A store whose server hangs blocks its callers for ever, time limits or not (torch 2.13): on the
+receiver's side every call is therefore made in a thread that can be left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from torch.distributed.distributed_c10d import Store
+
+from rz_workers.transfer.errors import TransferError
+
+__all__ = ["Control", "Deadline", "another_connection", "bounded"]
+
+T = TypeVar("T")
+_GRACE_SECONDS = 1.0
+"""What a call with a time limit of its own may take longer than that."""
+
+
+class Deadline:
+    """A point in time by which something must have happened."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self._clock = seconds, clock
+        self._end = clock() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds; 0 when it has passed."""
+        return max(0.0, self._end - self._clock())
+
+    @property
+    def has_passed(self) -> bool:
+        return self.remaining == 0.0
+
+
+def bounded(call: Callable[[], T], seconds: float, what: str) -> T:
+    """``call()``, but no longer than ``seconds``: then TransferError, and the thread that is stuck is left behind."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name=f"transfer: {what}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if outcome:
+        return outcome[0]
+    if failure:
+        error = failure[0]
+        if isinstance(error, RuntimeError | OSError):  # torch's store and backend errors are RuntimeErrors
+            raise TransferError(f"{what}: {_first_line(error)}") from error
+        raise error
+    raise TransferError(f"{what}: nothing happened in {seconds:.0f} s")
+
+
+class Control:
+    """One side of the documents of one group, or of one version of it."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+        self._written: list[str] = []
+
+    def below(self, part: str) -> Control:
+        return Control(self._store, f"{self._prefix}/{part}")
+
+    def put(self, name: str, content: dict[str, Any]) -> None:
+        self._written.append(name)
+        self._store.set(f"{self._prefix}/{name}", json.dumps(content))
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Answer what the other side waits for, or will, unless that is there already."""
+        if not self.has(name):
+            self.put(name, {"refused": reason})
+
+    def has(self, *names: str) -> bool:
+        """Whether all are there. Only where the server is in this process: elsewhere it may hang."""
+        return self._store.check([f"{self._prefix}/{name}" for name in names])
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A document that is there."""
+        found: dict[str, Any] = json.loads(self._store.get(f"{self._prefix}/{name}"))
+        return found
+
+    def wait(self, name: str, deadline: Deadline) -> dict[str, Any]:
+        """The document, when it is there. Raises TransferError when it is a refusal, when the sender is gone, and at
+        the deadline."""
+        key = f"{self._prefix}/{name}"
+
+        def look() -> bytes:
+            self._store.wait([key], timedelta(seconds=max(deadline.remaining, 0.001)))
+            return self._store.get(key)
+
+        what = f"waiting for the trainer's {name}"
+        found: dict[str, Any] = json.loads(bounded(look, deadline.remaining + _GRACE_SECONDS, what))
+        if "refused" in found:
+            raise TransferError(f"{what}: it has left this rollout out: {found['refused']}")
+        return found
+
+    def tell(self, name: str, content: dict[str, Any], seconds: float) -> None:
+        """``put`` towards another process."""
+        bounded(lambda: self.put(name, content), seconds, f"telling the trainer {name!r}")
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            self._store.delete_key(f"{self._prefix}/{name}")
+
+
+def another_connection(store: Store) -> Store:
+    """A second connection to a TCPStore's server: a call that blocks one does not hold up the other."""
+    tcp: Any = store
+    connection: Store = tcp.clone()
+    return connection
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
