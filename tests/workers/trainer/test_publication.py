@@ -177,10 +177,12 @@ class SlowStore:
 
     def __init__(self) -> None:
         self.stored: list[int] = []
+        self.begun = threading.Event()
         self.go_on = threading.Event()
         self.error: Exception | None = None
 
     def __call__(self, version: int, tensors: object, checksums: object, canary: object) -> WeightsInfo:
+        self.begun.set()
         assert self.go_on.wait(SECONDS)
         if self.error is not None:
             raise self.error
@@ -188,31 +190,36 @@ class SlowStore:
         return WeightsInfo(version=version, digest=f"d{version}", incarnation=1, prefix="p")
 
 
-def offer(writer: StorageWriter, version: int, *, must_be_stored: bool = False) -> bool:
-    return writer.offer(version, {}, {}, CANARY, must_be_stored=must_be_stored)
+def offer(writer: StorageWriter, version: int, *, must_be_stored: bool = False) -> None:
+    writer.offer(version, {}, {}, CANARY, must_be_stored=must_be_stored)
 
 
-def test_what_comes_while_a_version_is_being_stored_is_left_out() -> None:
+def test_of_what_comes_while_a_version_is_being_stored_only_the_newest_is() -> None:
     store, announced = SlowStore(), []
     writer = StorageWriter(store, announced.append)
-    assert offer(writer, 1)
-    assert not offer(writer, 2)
+    offer(writer, 1)
+    assert store.begun.wait(SECONDS)
+    for version in (2, 3, 4):
+        offer(writer, version)
     store.go_on.set()
     writer.wait()
-    assert offer(writer, 3)
+    assert store.stored == [1, 4]
+    assert [one.weights.version for one in announced] == [1, 4]
+    offer(writer, 5)
     writer.wait()
-    assert store.stored == [1, 3]
-    assert [one.weights.version for one in announced] == [1, 3]
+    assert store.stored == [1, 4, 5]
 
 
-def test_what_somebody_will_need_is_waited_for() -> None:
+def test_what_somebody_will_need_gives_way_to_nothing() -> None:
     store = SlowStore()
     writer = StorageWriter(store, lambda _: None)
     offer(writer, 1)
+    assert store.begun.wait(SECONDS)
+    offer(writer, 2, must_be_stored=True)
     threading.Timer(0.2, store.go_on.set).start()
-    assert offer(writer, 2, must_be_stored=True)
+    offer(writer, 3)  # waits until 2 is being stored
     writer.wait()
-    assert store.stored == [1, 2]
+    assert store.stored == [1, 2, 3]
 
 
 def test_a_write_that_failed_is_told_with_the_next_one() -> None:
@@ -224,6 +231,6 @@ def test_a_write_that_failed_is_told_with_the_next_one() -> None:
     with pytest.raises(SupersededError):
         writer.wait()
     store.error = None
-    assert offer(writer, 2)
+    offer(writer, 2)
     writer.wait()
     assert store.stored == [2]

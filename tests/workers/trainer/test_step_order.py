@@ -69,6 +69,9 @@ class FakePublisher:
         self.canaries.append(canary)
         return WeightsInfo(version=version, digest="d", incarnation=1, prefix="weights/x")
 
+    def finish(self):
+        pass
+
 
 @pytest.fixture
 def trainer(make_trainer):

@@ -209,6 +209,7 @@ class Trainer:
         happened yet)."""
         if self.next_step == self._checkpoint_step:
             return
+        self._publisher.finish()  # a resume from here makes no earlier version again, which an evaluation may want
         checkpoint.save(
             self.folder,
             self.ranks,

@@ -7,8 +7,8 @@ The tensors are cut into buckets. Each bucket is gathered once, in the dtype of 
 - on the first rank, copied to the host, where checksums are computed while the next bucket is on its way.
 
 The broadcast is an optimisation, storage the truth. Without a broadcast the version is announced once it is stored.
-With one it is announced at once, and stored behind the next steps by ``StorageWriter``: one version at a time, and
-what comes while that one is being written is left out, unless somebody will need it (an evaluation, the run's end, a
+With one it is announced at once, and stored behind the next steps by ``StorageWriter``: one version at a time, and of
+those that come while one is being written only the newest, and what somebody will need (an evaluation, the run's end, a
 rollout that missed the broadcast).
 A replayed step is never broadcast: rollouts hold that version or a newer one already.
 """
@@ -19,6 +19,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -201,9 +202,20 @@ def _start_sender(settings: Settings, ranks: Ranks) -> tuple[Sender | None, tupl
     return sender, tuple(ranks.gather(sender.endpoint))
 
 
+@dataclass(frozen=True)
+class _Version:
+    """What ``StorageWriter`` has to store."""
+
+    number: int
+    tensors: dict[str, Tensor]
+    checksums: dict[str, Description]
+    canary: Canary
+    must_be_stored: bool
+
+
 class StorageWriter:
     """Stores versions that were broadcast, one at a time, in a thread of its own; ``announce`` tells where they are
-    then."""
+    then. Of those that come meanwhile the newest waits; an older one that nobody needs gives way to it."""
 
     def __init__(
         self,
@@ -211,7 +223,9 @@ class StorageWriter:
         announce: Callable[[Publication], None],
     ) -> None:
         self._store, self._announce = store, announce
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._waiting: _Version | None = None
+        self._is_busy = False
         self._error: BaseException | None = None
 
     def offer(
@@ -222,29 +236,41 @@ class StorageWriter:
         canary: Canary,
         *,
         must_be_stored: bool,
-    ) -> bool:
-        """Begin to store a version; False when the one before is not done and this one is not needed."""
-        if self._thread is not None and self._thread.is_alive() and not must_be_stored:
-            log.info("weights version %d is not stored: storage is still busy with an earlier one", version)
-            return False
-        self.wait()
-
-        def work() -> None:
-            try:
-                info = self._store(version, tensors, checksums, canary)
-                self._announce(Publication(weights=info, canary=canary))
-            except BaseException as error:
-                self._error = error
-
-        self._thread = threading.Thread(target=work, name="store-weights", daemon=True)
-        self._thread.start()
-        return True
+    ) -> None:
+        """Store a version as soon as the one before is stored. Blocks while one that must be stored is still waiting.
+        Raises what an earlier write raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting is None or not self._waiting.must_be_stored)
+            self._raise_error()
+            if self._waiting is not None:
+                log.info("version %d is not stored: storage was busy, and %d came", self._waiting.number, version)
+            self._waiting = _Version(version, tensors, checksums, canary, must_be_stored)
+            if not self._is_busy:
+                self._is_busy = True
+                threading.Thread(target=self._work, name="store-weights", daemon=True).start()
 
     def wait(self) -> None:
-        """Until nothing is being stored. Raises what the last write raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Until nothing is left to be stored. Raises what the last write raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_busy)
+            self._raise_error()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                version, self._waiting = self._waiting, None
+                self._is_busy = version is not None
+                self._changed.notify_all()
+            if version is None:
+                return
+            try:
+                info = self._store(version.number, version.tensors, version.checksums, version.canary)
+                self._announce(Publication(weights=info, canary=version.canary))
+            except BaseException as error:
+                with self._changed:
+                    self._error, self._waiting = error, None
+
+    def _raise_error(self) -> None:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
