@@ -509,20 +509,20 @@ def check(body: Any) -> None:
                 assert verdict.run.spec.suspend == verdict.suspend
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(all_paths(run_body(FULL))), JSON)
 def test_one_odd_value_anywhere_never_raises(path: tuple[Any, ...], value: Any) -> None:
     body = put(run_body(FULL), path, value)
     check(body if isinstance(body, Mapping) else {})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(["metadata", "spec", "status", "kind"]), JSON))
 def test_any_object_never_raises(body: dict[str, Any]) -> None:
     check(body)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from([*SPEC, *(path.partition(".")[0] for path in LIVE)]), JSON))
 def test_any_sections_never_raise(sections: dict[str, Any]) -> None:
     check(run_body({**SPEC, **sections}))

@@ -346,7 +346,7 @@ def play(world: SmallWorld, operation: tuple[Any, ...]) -> None:
             world.suspend = not world.suspend
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(operations, max_size=60))
 def test_any_history_converges_leaks_nothing_and_counts_each_failure_at_most_once(
     history: list[tuple[Any, ...]],
@@ -373,7 +373,7 @@ def test_any_history_converges_leaks_nothing_and_counts_each_failure_at_most_onc
         assert all(world.members[key].phase == "succeeded" for key in done), "a rank that is done waits for the others"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(operations, max_size=40))
 def test_deciding_twice_on_the_same_picture_changes_nothing_more(history: list[tuple[Any, ...]]) -> None:
     world = SmallWorld()
@@ -388,7 +388,7 @@ def test_deciding_twice_on_the_same_picture_changes_nothing_more(history: list[t
     assert (third.actions, third.status) == (second.actions, second.status)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(["killed", "exception", "evicted", "drained"]), max_size=6))
 def test_with_true_pictures_every_gang_failure_is_counted_exactly_once(ends: list[str]) -> None:
     world = SmallWorld()

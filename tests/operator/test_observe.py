@@ -423,7 +423,7 @@ WHOLE = pod_body(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(paths(WHOLE)), JSON)
 def test_nothing_in_an_object_makes_it_raise(path: tuple[Any, ...], value: Any) -> None:
     body = with_value(WHOLE, path, value)

@@ -586,7 +586,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from([*LEDGER]), JSON))
 @example({"total_steps": 0.5})
 def test_whatever_a_ledger_says_can_be_written(ledger: dict[str, Any]) -> None:

@@ -260,4 +260,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistories = History.TestCase
-TestHistories.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestHistories.settings = settings(max_examples=100, stateful_step_count=50)

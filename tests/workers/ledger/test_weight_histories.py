@@ -323,4 +323,4 @@ class WeightHistory(History):
 OLDEST = weights_of(0, incarnation=-1, digest="none", stored=False)
 
 TestWeightHistories = WeightHistory.TestCase
-TestWeightHistories.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+TestWeightHistories.settings = settings(max_examples=80, stateful_step_count=50)
