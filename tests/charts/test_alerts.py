@@ -1,0 +1,107 @@
+"""The alerts: they ask for metrics that somebody serves, and say what a person needs who is woken by them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import generate
+import pytest
+import yaml
+from helm import CHART, ROOT, Helm, one
+
+ALERTS = generate.alerts()
+RUNBOOK = ROOT / "docs" / "runbook.md"
+PLANNED = {
+    "rz_trainer_truncated_fraction": "the trainer has no metrics of its own yet",
+    "rz_trainer_mismatch_abs_mean": "the same",
+    "rz_storage_errors_total": "storage counts nothing yet",
+    "rz_operator_runs_near_restart_limit": "the operator counts restarts by role and reason, not by what is left",
+}
+"""Metrics that alerts ask for and nobody serves yet, and why. Until then these alerts never fire."""
+
+
+def each_alert() -> Any:
+    return pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+
+
+def served() -> set[str]:
+    """Every name of a metric in the sources; counters end in ``_total`` where they are read."""
+    found: set[str] = set()
+    for folder in ("operator", "workers"):
+        for file in (ROOT / folder).rglob("*.py"):
+            found |= set(re.findall(r'"(rz_[a-z_]+)', file.read_text()))
+    return found | {f"{name}_total" for name in found}
+
+
+@each_alert()
+def test_every_metric_of_an_alert_is_served_or_planned(rule: dict[str, Any]) -> None:
+    asked = set(re.findall(r"\brz_[a-z_]+", rule["expr"]))
+    assert asked
+    assert asked - served() - PLANNED.keys() == set()
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_metric_that_is_served_is_planned_no_more(name: str) -> None:
+    assert name not in served(), f"{name} exists: take it out of PLANNED"
+
+
+@each_alert()
+def test_an_alert_says_how_bad_it_is_and_where_to_look(rule: dict[str, Any]) -> None:
+    assert rule["alert"].startswith("ReasonerZero")
+    assert rule["labels"] in ({"severity": "warning"}, {"severity": "critical"})
+    assert re.fullmatch(r"\d+m", rule["for"])
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+@each_alert()
+def test_a_label_that_an_alert_names_is_one_that_its_series_have(rule: dict[str, Any]) -> None:
+    named = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+    groups = re.findall(r"by \(([^)]*)\)", rule["expr"])
+    kept = {label.strip() for group in groups for label in group.split(",")} if groups else {"namespace", "run"}
+    assert named <= kept
+
+
+@each_alert()
+def test_the_runbook_has_a_section_of_every_alert(rule: dict[str, Any]) -> None:
+    if not RUNBOOK.exists():
+        pytest.skip("docs/runbook.md is not written yet")
+    assert re.search(rf"(?m)^#+ {rule['alert']}$", RUNBOOK.read_text()), "no section of its name"
+
+
+def test_promtool_finds_nothing_wrong() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not on the PATH (Debian's package prometheus has it)")
+    done = subprocess.run(
+        [program, "check", "rules", str(CHART / "files" / "alerts.yaml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_prometheus_rule_has_all_of_them(helm: Helm) -> None:
+    rule = one(helm.template({"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+
+
+def test_alerts_can_be_left_out_labelled_and_pointed_elsewhere(helm: Helm) -> None:
+    progress = [rule["alert"] for rule in ALERTS if "Restarts" in rule["alert"]]
+    values = {"disabled": progress, "alertLabels": {"team": "a"}, "runbookUrl": "https://wiki.example.com/x"}
+    rule = one(helm.template({"metrics": {"prometheusRule": {"enabled": True} | values}}), "PrometheusRule")
+    found = [each for group in rule["spec"]["groups"] for each in group["rules"]]
+    assert [each["alert"] for each in found] == [each["alert"] for each in ALERTS if each["alert"] not in progress]
+    for each in found:
+        assert each["labels"]["team"] == "a"
+        assert each["annotations"]["runbook_url"] == f"https://wiki.example.com/x#{each['alert'].lower()}"
+
+
+def test_a_group_without_alerts_is_left_out(helm: Helm) -> None:
+    names = [rule["alert"] for rule in ALERTS]
+    kept = "ReasonerZeroRunStalled"
+    names.remove(kept)
+    values = {"metrics": {"prometheusRule": {"enabled": True, "disabled": names}}}
+    rule = one(helm.template(values), "PrometheusRule")
+    assert [[each["alert"] for each in group["rules"]] for group in rule["spec"]["groups"]] == [[kept]]
