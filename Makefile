@@ -85,8 +85,9 @@ bench: setup ## Measure speed: every program in bench/
 	@for program in bench/*.py; do echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python "$$program"; done
 
 .PHONY: verify
-verify: setup ## What needs no run: CRD drift, lint, format, types, direction of imports
+verify: setup ## What needs no run: drift of CRD and chart, lint, format, types, direction of imports
 	@$(BIN)/python -m rz_api.crd --check
+	@$(BIN)/python charts/generate.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -97,6 +98,7 @@ fmt: setup ## Put the code in form, and the generated CRD up to date
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m rz_api.crd
+	@$(BIN)/python charts/generate.py
 
 .PHONY: clean
 clean: ## Remove caches; runs/ and .venv stay

@@ -223,6 +223,18 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ReasonerZeroRunSpec,
+        "trainer.maxTokensPerMicroBatch",
+        "$trainer.maxTokensPerMicroBatch >= $data.maxPromptTokens + $rollout.sampling.maxNewTokens",
+        lambda spec: (
+            spec.trainer.max_tokens_per_micro_batch
+            >= spec.data.max_prompt_tokens + spec.rollout.sampling.max_new_tokens
+        ),
+        "a micro-batch must hold the longest prompt and the longest response: raise trainer.maxTokensPerMicroBatch "
+        "to at least data.maxPromptTokens + rollout.sampling.maxNewTokens, or lower these",
+        ("data.maxPromptTokens", "rollout.sampling.maxNewTokens"),
+    ),
+    Rule(
+        ReasonerZeroRunSpec,
         "trainer.shardSize",
         "!$has(trainer.shardSize) || "
         "($trainer.nodes * ($trainer.gpusPerNode > 0 ? $trainer.gpusPerNode : 1)) % self.trainer.shardSize == 0",

@@ -74,8 +74,9 @@ class ModelSpec(SpecModel):
     """Where the tokenizer comes from, if not from `name` (at its default branch; `revision` is the model's). It must
     round-trip the prompt template, or the run stops at its start."""
     init_from: Uri | None = None
-    """An export folder of an earlier run (`…/export/step-000055`) whose `policy` and `critic` are the initial
-    weights, as in the paper's annealing stage; absent starts both from `name`."""
+    """A checkpoint (`…/checkpoints/step-000055-i1`) or an export (`…/export/step-000055`) of an earlier run whose
+    policy and critic are the initial weights, as in the paper's annealing stage; optimizers start anew. With a
+    checkpoint, `name` is the model that the earlier run started from. Absent starts both from `name`."""
     trust_remote_code: bool = False
     """Whether code that the model's repository ships may be executed in the workers. Leave it off unless you have
     read that code."""
@@ -329,7 +330,8 @@ class CheckpointSpec(SpecModel):
     keep: Annotated[int, Field(ge=1)] = 2
     """Resume checkpoints kept."""
     milestone_interval: Annotated[int, Field(ge=1)] | None = None
-    """Steps between milestones, which are never deleted; absent keeps none but the last."""
+    """Steps between milestones: checkpoints beside those of `interval` that are never deleted. Absent keeps none but
+    the last."""
 
 
 class TrainerSpec(PodOptions):
@@ -341,7 +343,8 @@ class TrainerSpec(PodOptions):
     """GPUs, and so ranks, of each trainer pod; 0 trains on the CPU with one rank a pod."""
     max_tokens_per_micro_batch: Annotated[int, Field(ge=1, le=16_777_216)] = 16_384
     """Tokens of one packed forward and backward pass; bounds the activations' memory. It changes no result: the loss
-    is a mean over the whole batch. A single longer trajectory still makes a micro-batch of its own."""
+    is a mean over the whole batch. At least one full context: `data.maxPromptTokens` +
+    `rollout.sampling.maxNewTokens`."""
     shard_size: Annotated[int, Field(ge=1)] | None = None
     """Ranks over which parameters are sharded; absent shards over all of them, a divisor replicates the shards
     (HSDP)."""
@@ -350,6 +353,12 @@ class TrainerSpec(PodOptions):
     GPUs everything is there anyway."""
     activation_checkpointing: bool = True
     """Whether activations are recomputed in the backward pass: less memory, about a third more compute."""
+    overlap_critic: bool = True
+    """Whether the critic's update runs behind the generation of the next step (placement `separate`); false runs it
+    before the new weights are published, to see what the overlap gains. It changes no result."""
+    compile: bool = False
+    """Whether each decoder layer is compiled (torch.compile): faster passes after a start that takes minutes longer.
+    A compiled layer rounds otherwise, so that results differ in the last digits."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of forward, backward and published weights; masters and optimizer states are always fp32."""
     deterministic: bool = False

@@ -71,20 +71,29 @@ def plan(
     file: remote_cli.RunFile,
     set_: remote_cli.Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU to estimate for, e.g. H100, H200, A100-40, L40S.")] = "H100",
+    model_config: Annotated[
+        Path | None, typer.Option(help="config.json of the model; default: from model.name.", show_default=False)
+    ] = None,
+    mean_response: Annotated[
+        int | None,
+        typer.Option(min=1, help="Mean response to estimate for, tokens; default: 2000.", show_default=False),
+    ] = None,
 ) -> None:
-    """Show what a run consists of: roles, processes, commands, environment."""
+    """Show what a run consists of, what each GPU and host will hold, how long a step takes, and whether it fits."""
     with _user_errors():
-        from rz_operator import plan_text
+        from rz_operator import estimate_text, plan_text
         from rz_operator.plan import plan as make_plan
         from rz_operator.run_file import read_run
 
         planned = make_plan(read_run(file, set_ or ()))
+        estimated = estimate_text.of(planned.run.spec, gpu, model_config, mean_response)
         if as_json:
-            typer.echo(plan_text.as_json(planned))
+            typer.echo(plan_text.as_json(planned, estimated.document))
         else:
             from rich.console import Console
 
-            Console(soft_wrap=False).print(plan_text.as_table(planned))
+            Console(soft_wrap=False).print(plan_text.as_table(planned), *estimated.lines)
 
 
 @app.command()
@@ -128,7 +137,7 @@ def report(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for report.html and the PNGs; default: the workdir.")] = None,
 ) -> None:
-    """Draw the curves of a run and write report.html and summary.json."""
+    """Draw the curves of a run and write report.html, summary.json and trace.json."""
     with _user_errors():
         from rz_operator.local.show_status import storage_of
 

@@ -30,14 +30,15 @@ def value_text(value: EnvValue) -> str:
     return value
 
 
-def as_json(plan: Plan) -> str:
-    """Everything, with symbolic values as text."""
+def as_json(plan: Plan, estimate: Mapping[str, Any]) -> str:
+    """Everything, with symbolic values as text; ``estimate`` is ``rz_operator.estimate_text.as_json``'s."""
     return json.dumps(
         {
             "run": plan.run.model_dump(mode="json", by_alias=True),
             "unitsPerStep": plan.units_per_step,
             "roles": [_role_json(role) for role in plan.roles],
             "files": [{"name": file.name, "secret": file.secret} for file in plan.files],
+            "estimate": estimate,
         },
         indent=2,
     )

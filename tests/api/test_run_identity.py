@@ -38,7 +38,7 @@ SAME_RUN: dict[str, dict[str, Any]] = {
     "replicas": {"spec.rollout.replicas": 9},
     "images": {"spec.trainer.image": "example.com/trainer:2"},
     "the gang's size": {"spec.trainer.nodes": 4},
-    "packing": {"spec.trainer.maxTokensPerMicroBatch": 1024},
+    "packing": {"spec.trainer.maxTokensPerMicroBatch": 32_768},
     "checkpoints": {"spec.trainer.checkpoint.interval": 1},
     "a pause": {"spec.suspend": True},
     "retention": {"spec.storage.retention.weights": 9},

@@ -43,6 +43,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "spec.rollout": {"maxModelLength": 300, "sampling": {"maxNewTokens": 200}},
         "spec.data.maxPromptTokens": 100,
     },
+    "a micro-batch of exactly one context": {"spec.trainer.maxTokensPerMicroBatch": 10_048},
     "tensor parallel rollouts on GPUs": {"spec.rollout.tensorParallel": 4},
     "colocated on the CPU": {"spec.rollout.placement": "colocated", "spec.trainer.gpusPerNode": 0},
     "colocated, 2 GPUs an engine, of 8": {"spec.rollout": {"placement": "colocated", "tensorParallel": 2}},
@@ -125,6 +126,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"spec.data.maxPromptTokens": 2241},
         "spec.rollout.maxModelLength",
         "must hold the longest prompt",
+    ),
+    "a micro-batch too small by one token": (
+        {"spec.trainer.maxTokensPerMicroBatch": 10_047},
+        "spec.trainer.maxTokensPerMicroBatch",
+        "raise trainer.maxTokensPerMicroBatch",
     ),
     "tensor parallel transformers": (
         {"spec.rollout": {"tensorParallel": 2, "engine": "transformers"}},

@@ -140,6 +140,11 @@ RULES = {
     "a context too short by one token": _rule(
         {"spec.rollout.maxModelLength": 10_047}, "spec.rollout.maxModelLength", "must hold the longest prompt"
     ),
+    "a micro-batch too small by one token": _rule(
+        {"spec.trainer.maxTokensPerMicroBatch": 10_047},
+        "spec.trainer.maxTokensPerMicroBatch",
+        "raise trainer.maxTokensPerMicroBatch",
+    ),
     "tensor parallel transformers": _rule(
         {"spec.rollout": {"tensorParallel": 2, "engine": "transformers"}},
         "spec.rollout.tensorParallel",

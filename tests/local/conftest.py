@@ -100,7 +100,11 @@ class LocalRun:
         for step, commit in undisturbed.commits().items():
             units = [shard["unit"] for shard in commits[step]["shards"]]
             assert units == [shard["unit"] for shard in commit["shards"]]
-        consumed = {shard["key"] for commit in commits.values() for shard in commit["shards"]}
+        self.assert_nothing_generated_twice()
+
+    def assert_nothing_generated_twice(self) -> None:
+        """Every stored training shard was consumed, and the other way round."""
+        consumed = {shard["key"] for commit in self.commits().values() for shard in commit["shards"]}
         stored = {str(path.relative_to(self.storage)) for path in self.storage.glob("trajectories/*/*.parquet")}
         assert stored == consumed, "a trajectory was generated twice, or one that is named is lost"
 

@@ -1,9 +1,11 @@
 """Runs that are killed, frozen and interrupted end with the undisturbed run's weights, to the bit (tier *bitwise*:
 CPU, same ranks and threads), and no trajectory is generated twice or lost."""
 
+import json
 import os
 import random
 import signal
+import time
 
 import pytest
 
@@ -53,3 +55,39 @@ def test_an_interrupted_run_checkpoints_and_the_same_command_goes_on(make_run, u
 def _sampling(run):
     """Whether the rollouts are past their start: the first weights are there and a shard was written."""
     return any(run.storage.glob("trajectories/*/*.parquet"))
+
+
+def test_a_run_resumed_on_more_ranks_replays_and_records_how_far_it_diverged(make_run, tmp_path):
+    """Tier *equivalent*: two ranks add up in another order than one."""
+    run = make_run(
+        tmp_path / "resized",
+        algorithm={"totalSteps": 8, "promptsPerStep": 4},
+        evaluation={"interval": 100},
+        trainer={"checkpoint": {"interval": 4}},
+    )
+    process = run.start()
+    run.wait_for(
+        lambda: len(run.commits()) >= 5 and any(run.storage.glob("checkpoints/*-000004-*/manifest.json")), process
+    )
+    run.kill("trainer", signal.SIGSTOP)  # it cannot checkpoint when it is asked to stop
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    run.finish(process)
+    before = run.commits()
+    assert len(before) < 8, "the run was to be stopped before its last step"
+
+    run.document["spec"]["trainer"]["nodes"] = 2
+    code, output = run.run()
+    assert code == 0, f"{output}\n{run.logs()}"
+    after = run.commits()
+    assert sorted(after) == list(range(8))
+    run.assert_nothing_generated_twice()
+    [recovery] = [json.loads(file.read_text()) for file in run.storage.glob("recoveries/*.json")]
+    assert (recovery["world_size"], recovery["resumed_step"]) == (2, 4)
+    assert recovery["replayed_steps"] == len(before) - 4
+    assert recovery["trajectories_reused"] >= 16 * recovery["replayed_steps"]
+    assert recovery["canary_difference_max"] < 1e-3
+    equal = all(after[step]["weights"]["digest"] == before[step]["weights"]["digest"] for step in before)
+    assert recovery["weights_equal"] == equal
+    assert all(commit["metrics"]["mismatch_abs_mean"] < 1e-3 for commit in after.values())

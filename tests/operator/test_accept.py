@@ -345,7 +345,7 @@ def test_between_two_gangs_only_what_is_the_trainers_alone_is_frozen_anew() -> N
 
 def test_a_field_that_is_removed_gets_todays_default() -> None:
     frozen = first(
-        rollout__image="mine:2", trainer__podTemplate={"spec": {"priority": 3}}, trainer__maxTokensPerMicroBatch=9
+        rollout__image="mine:2", trainer__podTemplate={"spec": {"priority": 3}}, trainer__maxTokensPerMicroBatch=20_000
     )
     verdict = again(frozen, SPEC)
     assert field(verdict, "rollout.image") == TODAYS_IMAGES["rollout"]

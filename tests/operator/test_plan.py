@@ -214,7 +214,7 @@ def test_units_per_step(prompts: int, samples: int, groups: int, per_lease: int,
 
 
 def test_the_plan_as_json_shows_symbols_as_text() -> None:
-    shown = json.loads(as_json(plan(run())))
+    shown = json.loads(as_json(plan(run()), {"fits": True}))
     trainer = next(role for role in shown["roles"] if role["role"] == "trainer")
     env = trainer["processes"][0]["env"]
     assert (env["MASTER_PORT"], env["RZ_TOKEN_FILE"]) == ("<trainer-0 rendezvous port>", "<file token>")

@@ -7,7 +7,16 @@ from typing import get_args
 
 import pytest
 
-from rz_workers.metrics import METRICS, has_format, reflection_count, repeat_score, rollout_metrics
+from rz_api.spec import SamplingSpec
+from rz_workers.metrics import (
+    MAX_STOP_STRINGS,
+    METRICS,
+    has_format,
+    percentile,
+    reflection_count,
+    repeat_score,
+    rollout_metrics,
+)
 from rz_workers.protocol.messages import RewardStatus
 
 
@@ -20,21 +29,27 @@ class Row:
     length: int
     response: str = "1 </think> <answer> \\boxed{1} </answer>"
     reward_status: str = "ok"
+    stop_reason: str | None = "</answer>"
+    finish_reason: str = field(init=False)
     response_token_ids: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "response_token_ids", tuple(range(self.length)))
+        object.__setattr__(self, "finish_reason", "length" if self.stop_reason is None else "stop")
 
+
+STOP = ("User:", "</answer>")
 
 STEP = [
     Row(0, 1.0, 10),
     Row(0, 0.0, 20, "Wait, no </think> <answer> 1 </answer>", "no_answer"),
-    Row(1, 0.0, 30, "However, wait, let me recheck", "truncated"),
-    Row(1, 0.0, 40),
-    Row(2, 1.0, 50, "Alternatively, retry </think><answer>\\boxed{1}</answer>"),
+    Row(1, 0.0, 30, "However, wait, let me recheck", "truncated", None),
+    Row(1, 0.0, 40, stop_reason="eos"),
+    Row(2, 1.0, 50, "Alternatively, retry </think><answer>\\boxed{1}</answer>", stop_reason="User:"),
     Row(2, 1.0, 60),
 ]
-"""Rewards 1 0 | 0 0 | 1 1, lengths 10 20 | 30 40 | 50 60, reflections 0 1 | 3 0 | 2 0."""
+"""Rewards 1 0 | 0 0 | 1 1, lengths 10 20 | 30 40 | 50 60, reflections 0 1 | 3 0 | 2 0; they end by
+string, string | truncated, eos | another string, string."""
 
 WANT = {
     "reward_mean": 3 / 6,
@@ -42,6 +57,11 @@ WANT = {
     "response_length_std": (1750 / 6) ** 0.5,  # squares of 25, 15, 5, 5, 15, 25
     "response_length_correct_mean": 120 / 3,
     "response_length_incorrect_mean": 90 / 3,
+    "response_length_p10": 15.0,  # half-way between 10 and 20
+    "response_length_p50": 35.0,
+    "response_length_p90": 55.0,
+    "response_length_p99": 59.5,  # 4.95 of 5 steps up
+    "response_length_max": 60.0,
     "truncated_fraction": 1 / 6,
     "format_fraction": 5 / 6,
     "pass_at_n": 2 / 3,
@@ -54,15 +74,19 @@ WANT = {
     "reward_status_no_answer_fraction": 1 / 6,
     "reward_status_truncated_fraction": 1 / 6,
     "reward_status_timeout_fraction": 0.0,
+    "stop_length_fraction": 1 / 6,
+    "stop_eos_fraction": 1 / 6,
+    "stop_string_0_fraction": 1 / 6,
+    "stop_string_1_fraction": 3 / 6,
 }
 
 
 def test_a_step_of_three_groups() -> None:
-    assert rollout_metrics(STEP) == pytest.approx(WANT)
+    assert rollout_metrics(STEP, STOP) == pytest.approx(WANT)
 
 
 def test_a_step_of_nothing_has_no_metrics() -> None:
-    assert rollout_metrics([]) == {}
+    assert rollout_metrics([], STOP) == {}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +98,7 @@ def test_a_step_of_nothing_has_no_metrics() -> None:
     ids=["nothing is correct", "everything is correct, without reflection"],
 )
 def test_a_mean_over_nothing_is_absent(reward: float, absent: set[str]) -> None:
-    assert set(WANT) - set(rollout_metrics([Row(0, reward, 5), Row(1, reward, 7)])) == absent
+    assert set(WANT) - set(rollout_metrics([Row(0, reward, 5), Row(1, reward, 7)], STOP)) == absent
 
 
 @pytest.mark.parametrize(
@@ -127,7 +151,29 @@ def test_repeat_score(tokens: list[int], score: float) -> None:
     assert repeat_score(tokens) == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+    ("values", "percent", "want"),
+    [
+        pytest.param([10, 20, 30], 90, 28.0, id="between the two nearest"),
+        pytest.param([30, 10, 20], 50, 20.0, id="in any order"),
+        pytest.param([7], 99, 7.0, id="of one value it is that"),
+        pytest.param([1, 2], 100, 2.0, id="the hundredth is the largest"),
+        pytest.param([], 50, None, id="of nothing there is none"),
+    ],
+)
+def test_percentile(values: list[float], percent: float, want: float | None) -> None:
+    assert percentile(values, percent) == want
+
+
+def test_every_stop_string_that_the_spec_allows_has_a_metric() -> None:
+    texts = [str(i) for i in range(MAX_STOP_STRINGS)]
+    assert len(SamplingSpec(stop=texts).stop) == MAX_STOP_STRINGS
+    with pytest.raises(ValueError, match="at most 32"):
+        SamplingSpec(stop=[*texts, "one more"])
+    assert {f"stop_string_{i}_fraction" for i in range(MAX_STOP_STRINGS)} <= set(METRICS)
+
+
 def test_every_metric_of_a_step_is_documented() -> None:
-    assert set(rollout_metrics(STEP)) <= set(METRICS)
+    assert set(rollout_metrics(STEP, STOP)) <= set(METRICS)
     assert {f"reward_status_{status}_fraction" for status in get_args(RewardStatus)} <= set(METRICS)
     assert all(doc.unit and doc.formula for doc in METRICS.values())

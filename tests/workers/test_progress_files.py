@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.metrics import METRICS
 from rz_workers.progress_files import ProgressFiles, tag
 from rz_workers.protocol.messages import WeightsInfo
 from rz_workers.storage.objects import ObjectStore
@@ -152,3 +153,9 @@ def test_a_replay_keeps_evaluations_that_are_not_made_again(folder: RunFolder, t
 )
 def test_tags(metric: str, want: str) -> None:
     assert tag(metric) == want
+
+
+def test_every_documented_metric_has_a_place_and_a_tag_of_its_own() -> None:
+    tags = [tag(name) for name in METRICS]
+    assert [found for found in tags if found.startswith("other/")] == []
+    assert len(set(tags)) == len(tags)

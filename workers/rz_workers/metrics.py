@@ -24,6 +24,11 @@ REFLECTION_PATTERNS = ("wait,", "recheck", "retry", "alternatively,", "however,"
 REPEAT_NGRAM = 4
 """Length of the n-grams of ``repeat_score``: the usual one (seq-rep-4, Welleck et al. 2019)."""
 
+LENGTH_PERCENTILES = (10, 50, 90, 99)
+
+MAX_STOP_STRINGS = 32
+"""As many as the spec allows in ``rollout.sampling.stop``."""
+
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
@@ -49,10 +54,17 @@ class TrajectoryLike(Protocol):
     def reward(self) -> float: ...
     @property
     def reward_status(self) -> str: ...
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def stop_reason(self) -> str | None: ...
 
 
-def rollout_metrics(trajectories: Sequence[TrajectoryLike]) -> dict[str, float]:
-    """Metrics of one step's trajectories, by the names and formulas of ``METRICS``; an empty dict for none."""
+def rollout_metrics(trajectories: Sequence[TrajectoryLike], stop: Sequence[str]) -> dict[str, float]:
+    """Metrics of one step's trajectories, by the names and formulas of ``METRICS``; an empty dict for none.
+
+    ``stop`` are the spec's stop strings, ``rollout.sampling.stop``.
+    """
     lengths = [len(t.response_token_ids) for t in trajectories]
     correct = [t.reward > 0 for t in trajectories]
     reflections = [reflection_count(t.response) for t in trajectories]
@@ -75,8 +87,15 @@ def rollout_metrics(trajectories: Sequence[TrajectoryLike]) -> dict[str, float]:
         "reflection_correct_length_mean": _mean(n for n, right, count in rows if right and count),
         "repeat_score_mean": _mean(repeat_score(t.response_token_ids) for t in trajectories),
     }
+    for percent in LENGTH_PERCENTILES:
+        means[f"response_length_p{percent}"] = percentile(lengths, percent)
+    means["response_length_max"] = float(max(lengths)) if lengths else None
     for status in get_args(RewardStatus):
         means[f"reward_status_{status}_fraction"] = _mean(t.reward_status == status for t in trajectories)
+    means["stop_length_fraction"] = _mean(t.finish_reason == "length" for t in trajectories)
+    means["stop_eos_fraction"] = _mean(t.finish_reason == "stop" and t.stop_reason not in stop for t in trajectories)
+    for i, text in enumerate(stop):
+        means[f"stop_string_{i}_fraction"] = _mean(t.stop_reason == text for t in trajectories)
     return {name: value for name, value in means.items() if value is not None}
 
 
@@ -112,6 +131,19 @@ def repeat_score(tokens: Sequence[int]) -> float:
     return 1.0 - len(distinct) / total
 
 
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """Interpolated linearly between the two nearest ranks, as numpy does it; None of nothing.
+
+    Example: the 90th of 10, 20, 30 is 28.
+    """
+    if not values:
+        return None
+    ordered, place = sorted(values), (len(values) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(values) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
 def _mean(values: Iterable[float]) -> float | None:
     """Arithmetic mean; None of nothing."""
     numbers = list(values)
@@ -140,6 +172,11 @@ METRICS: dict[str, MetricDoc] = {
     "response_length_std": MetricDoc("tokens", "population standard deviation of n_i"),
     "response_length_correct_mean": MetricDoc("tokens", "mean of n_i over correct trajectories"),
     "response_length_incorrect_mean": MetricDoc("tokens", "mean of n_i over incorrect trajectories"),
+    **{
+        f"response_length_p{percent}": MetricDoc("tokens", f"percentile {percent} of n_i, interpolated linearly")
+        for percent in LENGTH_PERCENTILES
+    },
+    "response_length_max": MetricDoc("tokens", "max_i n_i"),
     "truncated_fraction": MetricDoc("fraction", "share of trajectories that did not end by a stop string or EOS"),
     "format_fraction": MetricDoc(
         "fraction", "share of responses of exactly the form `... </think> <answer> ... </answer>`"
@@ -161,17 +198,41 @@ METRICS: dict[str, MetricDoc] = {
         f"reward_status_{status}_fraction": MetricDoc("fraction", f"share of trajectories: {meaning}")
         for status, meaning in _REWARD_STATUS_MEANING.items()
     },
+    "stop_length_fraction": MetricDoc("fraction", "share of trajectories that reached `maxNewTokens`"),
+    "stop_eos_fraction": MetricDoc("fraction", "share of trajectories that ended by an end-of-sequence token"),
+    **{
+        f"stop_string_{i}_fraction": MetricDoc(
+            "fraction", f"share of trajectories that ended by `rollout.sampling.stop[{i}]`"
+        )
+        for i in range(MAX_STOP_STRINGS)
+    },
     # From the step: the trainer. Sums over t run over the loss tokens of the step, T in all.
     "value_mean": MetricDoc("1", "(1/T) sum_t V_t, before the critic's update"),
+    **{
+        f"value_decile_{i}_mean": MetricDoc(
+            "1", f"mean of V_t over the tokens in tenth {i} of their response; absent if there is none"
+        )
+        for i in range(1, 11)
+    },
     "advantage_std": MetricDoc("1", "population standard deviation of A_t over tokens, before normalisation"),
     "explained_variance": MetricDoc("1", "1 - var(G - V) / var(G) over tokens, G the return; absent if var(G) = 0"),
     "critic_loss": MetricDoc(
         "1", "(1/T) sum_t 0.5 (V_t - G_t)^2, each token in its mini-batch, before that one's update"
     ),
+    "critic_loss_before": MetricDoc(
+        "1", "mean of 0.5 (V_t - G_t)^2 over a sample (each rank's first micro-batch), before the critic's updates"
+    ),
+    "critic_loss_after": MetricDoc("1", "the same tokens after the critic's updates"),
     "policy_loss": MetricDoc("1", "-(1/T) sum_t min(r_t A_t, clip(r_t, 1 - eps, 1 + eps) A_t)"),
     "policy_entropy": MetricDoc("nats", "(1/T) sum_t of the entropy of the policy's next-token distribution"),
     "ratio_max": MetricDoc("1", "max_t r_t, r_t = exp(new - old log-prob); 1 in a strictly on-policy step"),
     "clip_fraction": MetricDoc("fraction", "share of tokens with |r_t - 1| > eps; tells nothing when on-policy"),
+    "policy_update_kl": MetricDoc(
+        "nats", "k3 estimate of KL(version v || version v + 1) over a sample (each rank's first micro-batch)"
+    ),
+    "weights_changed_fraction": MetricDoc(
+        "fraction", "share of the policy's weights whose value in `trainer.dtype` the update changed"
+    ),
     "policy_grad_norm": MetricDoc("1", "global L2 norm of the policy's gradient before clipping"),
     "critic_grad_norm": MetricDoc("1", "the critic's, mean over its mini-batches, before clipping"),
     "policy_learning_rate": MetricDoc("1", "rate of the policy's optimizer step"),
@@ -182,21 +243,46 @@ METRICS: dict[str, MetricDoc] = {
     "mismatch_abs_mean": MetricDoc("nats", "(1/T) sum_t |d_t|, d_t = trainer's minus sampler's log-prob of token t"),
     "mismatch_k3": MetricDoc("nats", "(1/T) sum_t exp(d_t) - 1 - d_t, an estimate of KL(sampler || trainer)"),
     "mismatch_max": MetricDoc("nats", "max_t |d_t|"),
+    "sampler_ess_fraction": MetricDoc(
+        "fraction",
+        "effective sample size of w_t = exp(d_t), (sum_t w_t)^2 / (T sum_t w_t^2); with samplerCorrection `tis` "
+        "w_t is at most tisCap",
+    ),
     "staleness_mean": MetricDoc("versions", "mean over trajectories of trainer's version minus sampling version"),
     "seconds_step": MetricDoc("s", "wall time from the end of the step before to the end of this one"),
     "seconds_wait": MetricDoc("s", "wall time for which the trainer waited for trajectories"),
     "seconds_values": MetricDoc("s", "wall time of the critic's forward passes"),
     "seconds_policy_update": MetricDoc("s", "wall time of the policy update"),
+    "seconds_measure": MetricDoc("s", "wall time of the pass for policy_update_kl"),
     "seconds_publish": MetricDoc("s", "wall time of publishing the new weights"),
-    "seconds_critic_update": MetricDoc("s", "wall time of the critic update, behind the next generation"),
+    "seconds_critic_update": MetricDoc("s", "wall time of the critic update"),
     "seconds_checkpoint": MetricDoc(
-        "s", "wall time of the checkpoint that was taken just before this step; 0 where none was"
+        "s", "wall time for which the checkpoint that was taken just before this step held it up; 0 where none was"
+    ),
+    "critic_hidden_fraction": MetricDoc(
+        "fraction",
+        "share of the critic update of the step before that ran while this step was generated; absent in the first "
+        "step of a gang, 0 in a replay",
+    ),
+    "trainer_idle_fraction": MetricDoc("fraction", "seconds_wait / seconds_step"),
+    "rollout_idle_fraction": MetricDoc(
+        "fraction",
+        "share of the time from the last completion of the step before to this step's in which no training lease was "
+        "out (evaluations may have been); absent in the first step of a gang",
     ),
     "tokens_generated": MetricDoc("tokens", "sum_i n_i"),
     "tokens_per_second_generated": MetricDoc("tokens/s", "tokens_generated / (last completion - first lease)"),
     "tokens_per_second_trained": MetricDoc(
         "tokens/s",
         "prompt and response tokens of the step / (seconds_values + seconds_policy_update + seconds_critic_update)",
+    ),
+    "flops_per_second_trained": MetricDoc(
+        "FLOP/s",
+        "of one rank: FLOPs of the step's passes (linear layers, causal attention, output layer on response tokens; an "
+        "update is three forward passes, recomputation not counted) / ranks / the same seconds",
+    ),
+    "mfu": MetricDoc(
+        "fraction", "flops_per_second_trained / the device's peak in `trainer.dtype`; absent where that is not known"
     ),
 }
 """Every key of ``StepCommit.metrics``."""

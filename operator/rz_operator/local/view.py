@@ -15,7 +15,7 @@ from rz_operator.reached import LedgerStatus
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-PHASES = ("wait", "values", "policy_update", "publish", "critic_update", "checkpoint")
+PHASES = ("wait", "values", "policy_update", "publish", "measure", "critic_update", "checkpoint")
 """Phases of a trainer step in the order in which they happen; the metric is ``seconds_<phase>``."""
 
 
@@ -46,6 +46,7 @@ def figures(ledger: LedgerStatus) -> list[tuple[str, str]]:
         add(name, accuracy, "{:.1%}")
     add("truncated", metrics.get("truncated_fraction"), "{:.1%}")
     add("tok/s", metrics.get("tokens_per_second_generated"), "{:,.0f}")
+    add("MFU", metrics.get("mfu"), "{:.1%}")
     add("s/step", ledger.get("seconds_per_step") or metrics.get("seconds_step"), "{:.2f}")
     rows.append(("ETA", duration(ledger.get("eta_seconds"))))
     return rows

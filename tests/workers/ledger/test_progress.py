@@ -37,6 +37,33 @@ def test_a_complete_step_is_frozen_in_canonical_order_and_then_served() -> None:
     assert take(desk, 0) == TakeReply(shards=manifest.shards, units_done=2, units_total=2)
 
 
+def test_a_frozen_step_tells_which_rollout_had_which_unit_when() -> None:
+    desk = Desk()
+    desk.wait(3)
+    desk.lease("r0")
+    desk.lease("r1")
+    desk.wait(4)
+    desk.complete("t0.1", rollout="r1")
+    desk.wait(1)
+    desk.complete("t0.0", rollout="r0")
+    manifest = progress.step_to_freeze(desk.state, desk.now)
+    assert manifest is not None
+    assert [(u.unit_id, u.rollout_id, u.leased, u.completed) for u in manifest.units] == [
+        (desk.unit("t0.0").unit_id, "r0", 3.0, 8.0),
+        (desk.unit("t0.1").unit_id, "r1", 3.0, 7.0),
+    ]
+
+
+def test_a_unit_that_was_completed_without_its_lease_has_no_times() -> None:
+    desk = Desk()
+    desk.lease("r0")
+    desk.complete("t0.0", rollout="r9")
+    desk.complete("t0.1")
+    manifest = progress.step_to_freeze(desk.state, desk.now)
+    assert manifest is not None
+    assert manifest.units == ()
+
+
 def test_a_manifest_that_was_there_first_is_what_counts() -> None:
     desk = Desk()
     desk.complete("t0.0", attempt=2)

@@ -10,13 +10,14 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import train_units
 from rz_workers.storage.objects import ObjectStore
-from rz_workers.storage.records import EvalSummary, Phase, StepCommit
+from rz_workers.storage.records import EvalSummary, Phase, Recovery, StepCommit
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import Trajectory, write_shard
 
@@ -82,7 +83,8 @@ def weights(version: int, incarnation: int = 1) -> WeightsInfo:
 
 
 def growing_metrics(step: int, noise: random.Random) -> dict[str, float]:
-    """Roughly what the tiny run does: reward .2 to .8, length 17 to 33, fewer truncations, some reflection."""
+    """Roughly what the tiny run does: reward .2 to .8, length 17 to 33, fewer truncations, some reflection, a critic
+    that learns."""
     grown = 1 - math.exp(-step / 14)
     reward = 0.2 + 0.62 * grown + noise.gauss(0, 0.025)
     length = 17 + 16 * grown + noise.gauss(0, 0.7)
@@ -94,6 +96,30 @@ def growing_metrics(step: int, noise: random.Random) -> dict[str, float]:
         "truncated_fraction": max(0.0, 0.021 - 0.02 * grown + noise.gauss(0, 0.002)),
         "reflection_fraction": max(0.0, 0.06 + 0.1 * grown + noise.gauss(0, 0.01)),
         "mismatch_abs_mean": 1e-7 * (1.6 - grown),
+        "sampler_ess_fraction": 1.0 - 1e-6 * grown,
+        "response_length_p10": length - 9,
+        "response_length_p50": length - 1,
+        "response_length_p90": length + 11,
+        "response_length_p99": length + 30,
+        "response_length_max": 96.0,
+        "stop_eos_fraction": 0.01,
+        "stop_length_fraction": 0.02,
+        "stop_string_3_fraction": 0.97,
+        "reward_status_ok_fraction": 0.95,
+        "reward_status_truncated_fraction": 0.05,
+        "policy_entropy": 1.7 - 0.6 * grown,
+        "policy_update_kl": 1e-3 * (1.2 - grown),
+        "weights_changed_fraction": 0.08,
+        "policy_grad_norm": 0.6,
+        "critic_grad_norm": 0.3,
+        "critic_loss_before": 0.1 * (1.3 - grown),
+        "critic_loss_after": 0.09 * (1.2 - grown),
+        "explained_variance": grown - 0.3,
+        "advantage_std": 0.4,
+        **{f"value_decile_{i}_mean": grown * i / 10 for i in range(1, 11)},
+        "critic_hidden_fraction": 0.6,
+        "trainer_idle_fraction": 0.1,
+        "rollout_idle_fraction": 0.7,
     }
 
 
@@ -164,6 +190,23 @@ def shards_of(folder: RunFolder, step: int) -> tuple[ShardRef, ...]:
         ]
         found.append(write_shard(folder.store, unit, 1, rows, step))
     return tuple(found)
+
+
+def a_recovery(incarnation: int, **fields: Any) -> Recovery:
+    """Two steps computed again in 2 s, 75 s of generation saved."""
+    found: dict[str, Any] = {
+        "incarnation": incarnation,
+        "resumed_step": 0,
+        "replayed_steps": 2,
+        "trajectories_reused": 8,
+        "tokens_reused": 1000,
+        "generation_seconds_saved": 75.0,
+        "replay_seconds": 2.0,
+        "world_size": 1,
+        "weights_equal": True,
+        "canary_difference_max": 0.0,
+    }
+    return Recovery(**found | fields)
 
 
 def an_evaluation(version: int, eval_sets: Sequence[str]) -> EvalSummary:

@@ -1,26 +1,33 @@
+import dataclasses
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_builders import a_folder
+from report_builders import a_folder, a_recovery, growing_metrics, weights
 
 from rz_api import exit_codes
+from rz_workers.metrics import METRICS
 from rz_workers.report import timeline
+from rz_workers.report.charts import charts
 from rz_workers.report.html import duration
 from rz_workers.report.main import main
 from rz_workers.report.record import read_run
-from rz_workers.report.style import LIGHT
+from rz_workers.report.style import LIGHT, render
 from rz_workers.runtime import UserError
 from rz_workers.storage.objects import ObjectStore
-from rz_workers.storage.records import EvalSummary, Phase
+from rz_workers.storage.records import EvalSummary, Phase, StepCommit
 
 PNG = b"\x89PNG\r\n\x1a\n"
-CHARTS = {"reward", "response_length", "accuracy", "truncation", "reflection", "mismatch", "timeline", "curves"}
+LEARNING = {"reward", "response_length", "accuracy", "truncation", "reflection", "timeline", "curves"}
+DIAGNOSTICS = {"stability", "critic", "mismatch", "lengths", "endings", "pace"}
+CHARTS = LEARNING | DIAGNOSTICS
 
 
 def report(tmp_path: Path, **folder: object) -> Path:
@@ -38,6 +45,63 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_chart_is_a_png_beside_the_page(finished: Path) -> None:
     assert {path.stem for path in finished.glob("*.png")} == CHARTS
     assert all(path.read_bytes().startswith(PNG) for path in finished.glob("*.png"))
+
+
+def test_every_chart_but_the_overview_is_on_the_page(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert set(re.findall(r'<img alt="([^"]+)"', page)) == {name.replace("_", " ") for name in CHARTS - {"curves"}}
+
+
+def test_what_was_not_measured_has_no_chart(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "storage", committed=0)
+    bare = StepCommit(step=0, incarnation=1, shards=(), weights=weights(1), metrics={"reward_mean": 0.5})
+    folder.commit_step(bare)
+    main([str(tmp_path / "storage"), "--out", str(tmp_path)])
+    assert {path.stem for path in tmp_path.glob("*.png")} == LEARNING - {"accuracy", "timeline"}
+
+
+def test_a_run_without_a_critic_has_no_chart_of_it(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "storage", committed=0)
+    policy = {"policy_entropy": 1.0, "policy_grad_norm": 0.5, "advantage_std": 1.0}
+    folder.commit_step(StepCommit(step=0, incarnation=1, shards=(), weights=weights(1), metrics=policy))
+    found = charts(read_run(folder.store))
+    assert "stability" in found
+    assert "critic" not in found
+
+
+def test_every_metric_of_the_last_step_is_explained(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    for name in growing_metrics(2, random.Random(0)):
+        assert f"<td>{name}</td>" in page
+        assert escape(METRICS[name].formula) in page
+
+
+def test_a_stop_string_with_a_dollar_sign_is_no_formula(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, steps=2)
+    sampling = folder.run.spec.rollout.sampling.model_copy(update={"stop": ["$x_", "", "", "$a{$"]})
+    rollout = folder.run.spec.rollout.model_copy(update={"sampling": sampling})
+    run = folder.run.model_copy(update={"spec": folder.run.spec.model_copy(update={"rollout": rollout})})
+    record = dataclasses.replace(read_run(folder.store), run=run)
+    assert render(charts(record)["endings"], LIGHT).startswith(PNG)
+
+
+def test_recoveries_tell_what_replay_saved(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "storage", steps=3)
+    same = a_recovery(2, resumed_step=1, replayed_steps=1)
+    other = a_recovery(3, world_size=4, weights_equal=False, canary_difference_max=2.5e-7)
+    for recovery in (same, other):
+        folder.write_recovery(recovery)
+    main([str(tmp_path / "storage"), "--out", str(tmp_path)])
+    rows = re.findall(r"<tr><td>(\d \(\d ranks?\).*?)</tr>", (tmp_path / "report.html").read_text())
+    assert [re.sub("</?td>", "|", row).replace("||", "|").strip("|") for row in rows] == [
+        "2 (1 rank)|step 1|1 in 2 s|8 trajectories, 1,000 tokens|1 min 15 s|the same, to the bit",
+        "3 (4 ranks)|the start|2 in 2 s|8 trajectories, 1,000 tokens|1 min 15 s|"
+        "others: log-probs of the canary differ by at most 2.5e-07",
+    ]
+
+
+def test_a_run_without_recoveries_does_not_speak_of_them(finished: Path) -> None:
+    assert "Recoveries" not in (finished / "report.html").read_text()
 
 
 def test_the_summary_is_a_flat_object(finished: Path) -> None:

@@ -3,7 +3,15 @@ import math
 import pytest
 from report_builders import START, an_evaluation, weights
 
-from rz_workers.report.series import Series, chosen_steps, evaluation, hidden_fraction, metric, smooth, step_window
+from rz_workers.report.series import (
+    Series,
+    chosen_steps,
+    critic_hidden_fraction,
+    evaluation,
+    metric,
+    smooth,
+    step_window,
+)
 from rz_workers.report.style import spread
 from rz_workers.storage.records import Phase, StepCommit
 
@@ -56,19 +64,30 @@ def test_chosen_steps(steps: list[int], want: tuple[int, ...]) -> None:
     assert chosen_steps(steps) == want
 
 
+def steps_of(phases: list[tuple[int, str, float, float]]) -> list[StepCommit]:
+    found = timed(*phases)
+    return [
+        commit(step).model_copy(update={"phases": tuple(phase for of, phase in found if of == step)})
+        for step in sorted({step for step, _ in found})
+    ]
+
+
 @pytest.mark.parametrize(
     ("phases", "want"),
     [
         pytest.param([(0, "critic_update", 10, 14), (1, "generate", 11, 20)], 0.75, id="three of four seconds"),
         pytest.param([(0, "critic_update", 0, 4), (1, "generate", 5, 9)], 0.0, id="one after the other hides nothing"),
         pytest.param(
-            [(0, "critic_update", 0, 4), (1, "generate", 0, 3), (1, "generate", 1, 2)], 0.75, id="overlaps count once"
+            [(0, "critic_update", 0, 4), (1, "generate", 0, 4), (1, "critic_update", 5, 9)],
+            1.0,
+            id="behind the last step nothing is generated",
         ),
-        pytest.param([(0, "generate", 0, 4)], None, id="without a critic there is no fraction"),
+        pytest.param([(0, "critic_update", 0, 4)], None, id="one step has no next one"),
+        pytest.param([(0, "generate", 0, 4), (1, "generate", 4, 6)], None, id="without a critic there is no fraction"),
     ],
 )
-def test_hidden_fraction(phases: list[tuple[int, str, float, float]], want: float | None) -> None:
-    assert hidden_fraction(timed(*phases), "critic_update", "generate") == pytest.approx(want)
+def test_share_of_the_critic_behind_generation(phases: list[tuple[int, str, float, float]], want: float | None) -> None:
+    assert critic_hidden_fraction(steps_of(phases)) == pytest.approx(want)
 
 
 def test_a_late_evaluation_does_not_stretch_its_steps_window() -> None:

@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-from report_builders import a_folder, a_trajectory, an_evaluation, shards_of, weights
+from report_builders import a_folder, a_recovery, a_trajectory, an_evaluation, shards_of, weights
 
 from rz_workers.protocol.schedule import train_units
 from rz_workers.report.record import RunRecord, read_run
@@ -91,6 +92,37 @@ def test_restarts_are_the_incarnations_after_the_first(tmp_path: Path) -> None:
     folder.claim_incarnation(2)
     folder.claim_incarnation(3)
     assert summarize(read(folder)).restarts == 2
+
+
+def test_what_replay_saved_is_added_up(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path)
+    folder.write_recovery(a_recovery(2, replayed_steps=0, trajectories_reused=4, tokens_reused=500))
+    folder.write_recovery(a_recovery(3))
+    summary = summarize(read(folder))
+    assert (summary.steps_replayed, summary.replay_seconds, summary.replays_equal) == (2, 2.0, True)
+    assert (summary.trajectories_reused, summary.tokens_reused, summary.generation_seconds_saved) == (12, 1500, 150.0)
+
+
+@pytest.mark.parametrize(
+    ("recoveries", "want"),
+    [
+        pytest.param([], None, id="nothing was replayed"),
+        pytest.param([{"replayed_steps": 0}], None, id="a gang that had no step to replay"),
+        pytest.param([{}, {"weights_equal": False}], False, id="one of two ended in other weights"),
+    ],
+)
+def test_whether_replays_were_equal(tmp_path: Path, recoveries: list[dict[str, Any]], want: bool | None) -> None:
+    folder = a_folder(tmp_path)
+    for incarnation, fields in enumerate(recoveries, start=2):
+        folder.write_recovery(a_recovery(incarnation, **fields))
+    assert summarize(read(folder)).replays_equal is want
+
+
+def test_the_critics_hidden_share_leaves_out_the_last_step(tmp_path: Path) -> None:
+    # 0.45 s of critic, behind it generation of between 0.25 and 0.3 s from the same moment on
+    share = summarize(read(a_folder(tmp_path))).critic_hidden_fraction
+    assert share is not None
+    assert 0.25 / 0.45 <= share <= 0.3 / 0.45
 
 
 def test_an_evaluations_phase_stands_among_the_phases_at_the_step_of_its_version(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from rz_workers.storage import layout
         (layout.trajectories_prefix(12), "trajectories/step-000012"),
         (layout.weights_prefix(13, 1), "weights/v000013-i1"),
         (layout.checkpoint_prefix(55, 1), "checkpoints/step-000055-i1"),
+        (layout.checkpoint_index_key("checkpoints/step-000055-i1"), "checkpoints/step-000055-i1/index.json"),
+        (layout.recovery_key(3), "recoveries/000003.json"),
         (layout.export_prefix(55), "export/step-000055"),
         (layout.eval_table_key(50, "math500"), "eval/step-000050/math500.parquet"),
         (layout.eval_summary_key(50), "eval/step-000050/summary.json"),
@@ -33,8 +35,9 @@ def test_parsers_undo_the_functions(number: int) -> None:
     assert layout.parse_step(layout.step_key(number)) == number
     assert layout.parse_step(layout.step_key(number, 12)) == number
     assert layout.parse_weights(layout.weights_prefix(number, 12)) == (number, 12)
-    assert layout.parse_checkpoint(f"{layout.checkpoint_prefix(number, 12)}/policy/x.distcp") == (number, 12)
+    assert layout.parse_checkpoint(f"{layout.checkpoint_prefix(number, 12)}/policy/rank-00000-0.bin") == (number, 12)
     assert layout.parse_eval_summary(layout.eval_summary_key(number)) == number
+    assert layout.parse_recovery(layout.recovery_key(number)) == number
 
 
 @pytest.mark.parametrize("key", ["steps/other.json", "weights/v1-i1", "weights/v000001", "eval/step-000001/x.parquet"])

@@ -48,6 +48,14 @@ def test_a_killed_writer_leaves_no_object(tmp_path: Path) -> None:
     assert store.list("") == ["steps/step-000001.json"]
 
 
+def test_what_a_killed_writer_left_is_a_folder_that_can_be_deleted(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, str(tmp_path / "run" / "x")], check=False)
+    store = ObjectStore(str(tmp_path / "run"))
+    assert (store.list(""), store.folders("x/")) == ([], ["x/steps"])
+    store.delete_folder("x/steps")
+    assert (store.folders("x/"), os.listdir(tmp_path / "run")) == ([], [])
+
+
 def test_no_temporary_file_is_left_by_winners_and_losers(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path / "run"))
     store.put_new("a", b"1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -171,6 +171,51 @@ def test_a_repeated_upload_replaces_the_first(store: ObjectStore, tmp_path: Path
         (tmp_path / "file").write_text(text)
         store.upload(tmp_path / "file", "folder/file")
     assert store.get("folder/file") == b"second"
+
+
+def test_a_large_object_goes_up_in_parts_and_comes_down_in_ranges(store: ObjectStore) -> None:
+    parts = [bytes([number]) * 6_000_000 for number in range(10)]  # more than one part of a multipart upload
+    store.put_parts("checkpoints/x/data.bin", lambda: map(memoryview, parts))
+    assert store.get_range("checkpoints/x/data.bin", 5_999_999, 3) == b"\x00\x01\x01"
+    assert store.get_range("checkpoints/x/data.bin", 0, 60_000_000) == b"".join(parts)
+
+
+def test_a_range_ends_where_the_object_ends(store: ObjectStore) -> None:
+    store.put("a", b"0123")
+    assert store.get_range("a", 2, 10) == b"23"
+    with pytest.raises(ObjectMissingError):
+        store.get_range("none", 0, 1)
+
+
+def test_parts_replace_what_was_there(store: ObjectStore) -> None:
+    store.put("a", b"a long first version")
+    store.put_parts("a", lambda: [memoryview(b"sho"), memoryview(b"rt")])
+    assert store.get("a") == b"short"
+
+
+def test_an_object_whose_parts_break_off_does_not_come_into_being(open_store: OpenStore) -> None:
+    def parts() -> Iterator[memoryview]:
+        yield memoryview(b"x" * 60_000_000)
+        raise RuntimeError("the process is in trouble")
+
+    with pytest.raises(RuntimeError, match="in trouble"):
+        open_store().put_parts("folder/data.bin", parts)
+    assert open_store().list("") == []
+
+
+def test_folders_are_those_directly_below(store: ObjectStore) -> None:
+    for key in ("checkpoints/b/policy/1", "checkpoints/a/manifest.json", "checkpoints/file", "other/c/1"):
+        store.put_new(key, b"")
+    assert store.folders("checkpoints/") == ["checkpoints/a", "checkpoints/b"]
+    assert store.folders("none/") == []
+
+
+def test_deleting_a_folder_leaves_its_neighbours(store: ObjectStore) -> None:
+    for key in ("a/1/x", "a/1/y/z", "a/10/x", "a/2"):
+        store.put_new(key, b"")
+    store.delete_folder("a/1")
+    store.delete_folder("a/none")
+    assert store.list("") == ["a/10/x", "a/2"]
 
 
 def test_checking_that_a_folder_can_be_written_leaves_nothing(store: ObjectStore) -> None:

@@ -12,7 +12,7 @@ from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import Unit
 from rz_workers.runtime import SupersededError, UserError
 from rz_workers.storage.objects import CorruptObjectError, ObjectMissingError, ObjectStore, StorageError
-from rz_workers.storage.records import EvalSummary, StepCommit, StepManifest
+from rz_workers.storage.records import EvalSummary, Recovery, StepCommit, StepManifest
 from rz_workers.storage.run_folder import RunFolder, differences
 
 MakeRun = Callable[..., ResolvedRun]
@@ -307,6 +307,28 @@ def test_the_first_evaluation_of_a_version_stands(folder: RunFolder) -> None:
     folder.write_eval_summary(summary(0, 0.25))
     assert RunFolder(folder.store, folder.run).write_eval_summary(summary(10, 0.75)) == summary(10, 0.5)
     assert folder.eval_summaries() == {0: summary(0, 0.25), 10: summary(10, 0.5)}
+
+
+def test_recoveries_come_back_by_incarnation_and_the_first_word_stands(folder: RunFolder) -> None:
+    def recovery(incarnation: int, resumed_step: int) -> Recovery:
+        return Recovery(
+            incarnation=incarnation,
+            resumed_step=resumed_step,
+            replayed_steps=2,
+            trajectories_reused=64,
+            tokens_reused=1000,
+            generation_seconds_saved=12.5,
+            replay_seconds=3.0,
+            world_size=2,
+            weights_equal=True,
+            canary_difference_max=None,
+        )
+
+    assert folder.recoveries() == ()
+    for incarnation in (10, 2):
+        folder.write_recovery(recovery(incarnation, 5))
+    assert folder.write_recovery(recovery(2, 7)) == recovery(2, 5)
+    assert RunFolder(folder.store, folder.run).recoveries() == (recovery(2, 5), recovery(10, 5))
 
 
 def test_a_document_that_does_not_parse_is_named(folder: RunFolder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import botocore.exceptions
@@ -41,6 +41,20 @@ class FailingBackend:
     def replace(self, key: str, data: bytes) -> None:
         self._maybe_fail()
         self.objects[key] = data
+
+    def write(self, key: str, parts: Iterable[memoryview]) -> None:
+        data = b"".join(parts)
+        self._maybe_fail()
+        self.objects[key] = data
+
+    def read_range(self, key: str, start: int, size: int) -> bytearray:
+        return bytearray(self.read(key)[start : start + size])
+
+    def folders(self, prefix: str) -> list[str]:
+        return sorted({key.rpartition("/")[0] for key in self.keys(f"{prefix}/")})
+
+    def delete_folder(self, prefix: str) -> None:
+        self.delete(self.keys(f"{prefix}/"))
 
     def read(self, key: str) -> bytes:
         self._maybe_fail()
@@ -88,10 +102,14 @@ def store_over(backend: FailingBackend, sleeps: Sleeps | None = None) -> ObjectS
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "put_new": lambda store: store.put_new("new", b""),
     "put": lambda store: store.put("a", b""),
+    "put_parts": lambda store: store.put_parts("a", lambda: iter([memoryview(b"x"), memoryview(b"y")])),
     "get": lambda store: store.get("a"),
+    "get_range": lambda store: store.get_range("a", 0, 1),
     "exists": lambda store: store.exists("a"),
     "list": lambda store: store.list(""),
+    "folders": lambda store: store.folders("a/"),
     "delete": lambda store: store.delete(["a"]),
+    "delete_folder": lambda store: store.delete_folder("a"),
 }
 
 
@@ -101,6 +119,12 @@ def test_every_call_outlasts_a_short_outage(call: Callable[[ObjectStore], object
     backend.objects["a"] = b""
     call(store_over(backend, sleeps))
     assert sleeps == [1, 2, 3]
+
+
+def test_a_second_try_writes_the_parts_from_the_first_on() -> None:
+    backend = FailingBackend(OUTAGE)
+    store_over(backend).put_parts("a", lambda: iter([memoryview(b"x"), memoryview(b"y")]))
+    assert backend.objects["a"] == b"xy"
 
 
 def test_each_retry_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """Builders for the trainer's tests: tiny random models, trajectories, settings."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rz_workers.trainer.models import Critic, Policy
 from rz_workers.trainer.ranks import Ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
+from gang import Gang
 from tiny_models import policy_and_critic
 
 
@@ -28,7 +29,12 @@ def make_spec() -> Callable[..., ReasonerZeroRunSpec]:
             "model": {"name": "base"},
             "data": {"train": [{"uri": "train.jsonl"}]},
             "storage": {"uri": "memory://run"},
-            "trainer": {"gpusPerNode": 0, "dtype": "float32", "maxTokensPerMicroBatch": 64},
+            "trainer": {
+                "gpusPerNode": 0,
+                "dtype": "float32",
+                "maxTokensPerMicroBatch": 64,
+                "activationCheckpointing": False,
+            },
             "algorithm": {
                 "promptsPerStep": 2,
                 "samplesPerPrompt": 2,
@@ -111,6 +117,13 @@ def make_trajectories() -> Callable[..., list[Trajectory]]:
         return rows
 
     return make
+
+
+@pytest.fixture(scope="session")
+def gang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
+    """Four rank processes, started once for all tests."""
+    with Gang(4, tmp_path_factory.mktemp("gang")) as gang:
+        yield gang
 
 
 @pytest.fixture

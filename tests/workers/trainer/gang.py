@@ -1,49 +1,206 @@
-"""One rank of a gloo gang for ``test_ranks``: ``gang.py RANK WORLD_SIZE STORE DTYPE OUT`` trains two steps and writes
-what came out (run as a process of its own: FSDP needs one process a rank)."""
+"""A gloo gang for the trainer's tests: the same training (``train``) on one rank, in the test's own process, or on
+several.
 
-import sys
+FSDP needs a process for each rank, and to start one takes seconds: ``Gang`` starts them once and gives them one piece
+of work after the other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from tiny_models import policy_and_critic
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.storage.trajectories import decode
-from rz_workers.trainer import batch as batches
+from rz_workers.storage.trajectories import Trajectory
+from rz_workers.trainer import packing
+from rz_workers.trainer import ranks as ranks_module
+from rz_workers.trainer.batch import collate
 from rz_workers.trainer.learner import Learner, advantages_and_returns
-from rz_workers.trainer.ranks import Ranks, shard
+from rz_workers.trainer.models import prepare
+from rz_workers.trainer.ranks import Ranks, whole
 
-rank, world_size, store, dtype, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5])
-torch.set_num_threads(1)
-dist.init_process_group(
-    "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
-)
-spec = ReasonerZeroRunSpec.model_validate_json((out / "spec.json").read_text())
-alone = world_size == 1 and dtype == "float32"
-mesh = None if alone else init_device_mesh("cpu", (world_size,), mesh_dim_names=("shard",))
-ranks = Ranks(rank, world_size, torch.device("cpu"), mesh)
-policy, critic = policy_and_critic()
-for module in (policy, critic):
-    shard(module, ranks, spec.trainer)
-learner = Learner(spec, ranks, policy, critic, None)
-figures: dict[str, float] = {}
-for step in range(2):
-    batch = batches.collate(decode((out / f"step-{step}.parquet").read_bytes()))
-    values = learner.values(batch)
-    advantages, returns, _ = advantages_and_returns(spec.algorithm, batch, values, None)
-    figures |= learner.policy_update(batch, advantages, None)
-    figures |= learner.critic_update(batch, returns, values, step)
-options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-state = {
-    f"{name}.{key}": value
-    for name, module in (("policy", policy), ("critic", critic))
-    for key, value in get_model_state_dict(module, options=options).items()
-}
-if rank == 0:
-    torch.save({"state": state, "figures": figures}, out / f"result-{world_size}-{dtype}.pt")
-dist.barrier()
-dist.destroy_process_group()
+TIMEOUT = timedelta(seconds=300)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Training steps: ``trainer.nodes`` of the spec is the number of ranks."""
+
+    spec: ReasonerZeroRunSpec
+    steps: Sequence[Sequence[Trajectory]]
+    float64: bool = False
+    """Parameters, passes and reductions in fp64, whatever ``trainer.dtype`` is."""
+    packing_seed: int | None = None
+    """Draws any split into micro-batches and any dealing over ranks (``deal_at_random``); None: the trainer decides."""
+    note_gradients: bool = False
+    """Costs a collective for each parameter and optimizer step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training did; tensors are whole."""
+
+    parameters: dict[str, Tensor]
+    """After the last step, as ``policy.…`` and ``critic.…``."""
+    gradients: list[dict[str, Tensor]]
+    """Of each optimizer step in turn, as it was applied (after clipping); with ``note_gradients``."""
+    figures: list[dict[str, float]]
+    """Metrics of each step."""
+
+
+def train(work: Work, ranks: Ranks) -> Outcome:
+    """``work`` on this rank: what the trainer does with a step's trajectories, on the tests' tiny models."""
+    spec = work.spec
+    policy, critic = policy_and_critic(torch.float64 if work.float64 else torch.float32)
+    reference, _ = policy_and_critic(torch.float64 if work.float64 else torch.float32, seed=5)
+    models = {
+        "policy": policy,
+        "critic": critic if spec.algorithm.name == "ppo" else None,
+        "reference": reference if spec.algorithm.kl_coefficient > 0 else None,
+    }
+    gradients: list[dict[str, Tensor]] = []
+    with ExitStack() as patches:
+        if work.float64:
+            patches.enter_context(patch.object(ranks_module, "MixedPrecisionPolicy", _in_float64))
+        if work.packing_seed is not None:
+            patches.enter_context(patch.object(packing, "balance", deal_at_random(work.packing_seed)))
+        for module in filter(None, models.values()):
+            prepare(
+                getattr(module, "model", None) or module.backbone,
+                activation_checkpointing=spec.trainer.activation_checkpointing,
+            )
+            ranks_module.shard(module, ranks, spec.trainer)
+        learner = Learner(spec, ranks, **models)
+        for name, optimizer in (("policy", learner.policy_optimizer), ("critic", learner.critic_optimizer)):
+            if optimizer is not None and work.note_gradients:
+                note = partial(_note_gradients, models[name], name, gradients)
+                optimizer.register_step_pre_hook(lambda *_, note=note: note())
+        figures = [_step(learner, step, trajectories) for step, trajectories in enumerate(work.steps)]
+    whole_state = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    parameters = {
+        f"{name}.{key}": value
+        for name in ("policy", "critic")
+        if (module := models[name]) is not None
+        for key, value in get_model_state_dict(module, options=whole_state).items()
+    }
+    return Outcome(parameters, gradients, figures)
+
+
+def _step(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    batch = collate(trajectories)
+    values, ref_logprobs = learner.values(batch), learner.reference_logprobs(batch)
+    advantages, returns, figures = advantages_and_returns(learner.algorithm, batch, values, ref_logprobs)
+    figures |= learner.policy_update(batch, advantages, ref_logprobs)
+    figures |= learner.update_kl(batch)
+    return figures | learner.critic_update(batch, returns, values, step)
+
+
+def _note_gradients(module: nn.Module, name: str, noted: list[dict[str, Tensor]]) -> None:
+    noted.append({f"{name}.{key}": whole(p.grad).clone() for key, p in module.named_parameters() if p.grad is not None})
+
+
+def _in_float64(**dtypes: Any) -> MixedPrecisionPolicy:
+    return MixedPrecisionPolicy(**dict.fromkeys(dtypes, torch.float64))
+
+
+def deal_at_random(seed: int) -> Any:
+    """A ``packing.balance`` with micro-batches of any size and order, and ranks of a round without any."""
+    chance = random.Random(seed)
+
+    def balance(
+        lengths: Sequence[int], max_tokens: int, world_size: int, attention_ratio: float = 0.0
+    ) -> list[list[list[int]]]:
+        left, rounds = chance.sample(range(len(lengths)), len(lengths)), []
+        while left:
+            packs: list[list[int]] = []
+            for _ in range(chance.randint(1, world_size)):
+                size = chance.randint(1, max(1, len(left)))
+                packs.append(left[:size])
+                left = left[size:]
+            rounds.append(packs + [[]] * (world_size - len(packs)))
+        return rounds
+
+    return balance
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+
+
+class Gang:
+    """Rank processes that wait for work; used as a context manager. They are forked from a server that has imported
+    torch once for all."""
+
+    def __init__(self, size: int, folder: Path) -> None:
+        """``folder``: where the ranks of one piece of work meet."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._folder, self._done = folder, 0
+        self._ranks = []
+        for rank in range(size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=be_rank, args=(rank, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._ranks.append((process, ours))
+
+    def train(self, work: Work) -> Outcome:
+        """``work`` on the first ``work.spec.trainer.nodes`` ranks; every rank must have come to the same figures."""
+        store = self._folder / f"store-{self._done}"
+        self._done += 1
+        pipes = [pipe for _, pipe in self._ranks[: work.spec.trainer.nodes]]
+        assert len(pipes) == work.spec.trainer.nodes
+        for pipe in pipes:
+            pipe.send_bytes(pickle.dumps((store, work)))
+        first, *others = [pickle.loads(pipe.recv_bytes()) for pipe in pipes]
+        assert all(other.figures == first.figures for other in others)
+        return first
+
+    def __enter__(self) -> Gang:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, pipe in self._ranks:
+            process.kill()
+            process.join()
+            process.close()
+            pipe.close()
+
+
+def be_rank(rank: int, pipe: Connection) -> None:
+    """A rank's life: work comes in, its outcome goes out. An error ends it, and with it the others' collectives."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    while True:
+        store, work = pickle.loads(pipe.recv_bytes())
+        with process_group(store, rank, work.spec) as ranks:
+            outcome = train(work, ranks)
+        pipe.send_bytes(pickle.dumps(outcome))
+
+
+@contextmanager
+def process_group(store: Path, rank: int, spec: ReasonerZeroRunSpec) -> Iterator[Ranks]:
+    """What ``ranks.join`` does, but that the ranks meet in a file."""
+    world_size, device = spec.trainer.nodes, torch.device("cpu")
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=TIMEOUT)
+    try:
+        yield Ranks(rank, world_size, device, ranks_module._mesh(spec.trainer, world_size, device))
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

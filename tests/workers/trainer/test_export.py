@@ -30,7 +30,7 @@ def test_the_critic_loads_as_a_token_classifier_whose_logit_is_the_value(make_mo
     export.write_critic(critic.backbone, export.gather_state(critic), torch.float32, tokenizer_dir, tmp_path / "critic")
     loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "critic")
     ids = torch.tensor([1, 5, 9])
-    values = critic(ids, torch.arange(3), torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    values = critic(ids, torch.arange(3), (3,), torch.arange(3))
     assert torch.allclose(loaded(ids[None]).logits[0, :, 0], values, atol=1e-6)
 
 

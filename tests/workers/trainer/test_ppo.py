@@ -66,8 +66,33 @@ def test_normalisation_uses_the_population_deviation_over_all_tokens():
     assert ppo.normalize(floats(0, 2, 4)).tolist() == pytest.approx([-math.sqrt(1.5), 0, math.sqrt(1.5)], abs=1e-6)
 
 
+@given(
+    st.lists(st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_gae_is_the_sum_that_defines_it(trajectories, gamma, gae_lambda):
+    """Rewards at any token (a KL penalty has them), values, and both written out as sums over later tokens."""
+    expected = []
+    for trajectory in trajectories:
+        following = [value for _, value in trajectory[1:]] + [0.0]
+        deltas = [reward + gamma * after - value for (reward, value), after in zip(trajectory, following, strict=True)]
+        for t in range(len(deltas)):
+            expected.append(sum((gamma * gae_lambda) ** k * delta for k, delta in enumerate(deltas[t:])))
+    rewards, values = (floats(*[pair[i] for trajectory in trajectories for pair in trajectory]) for i in (0, 1))
+    lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
+    advantages, returns = ppo.generalized_advantages(rewards, values, lengths, gamma=gamma, gae_lambda=gae_lambda)
+    assert advantages.tolist() == pytest.approx(expected, abs=1e-5)
+    assert torch.allclose(returns, advantages + values, atol=1e-5)
+
+
 def test_normalisation_of_equal_advantages_is_zero_not_nan():
     assert ppo.normalize(floats(0.5, 0.5, 0.5)).tolist() == [0, 0, 0]
+
+
+def test_normalisation_of_nearly_equal_advantages_divides_by_the_floor_of_the_deviation():
+    # population variance 1e-10, held at 1e-8: a deviation of 1e-5 becomes 0.1
+    assert ppo.normalize(floats(0, 2e-5)).tolist() == pytest.approx([-0.1, 0.1], abs=1e-6)
 
 
 @pytest.mark.parametrize(

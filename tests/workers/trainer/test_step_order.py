@@ -1,6 +1,7 @@
 """The order of a step: the critic trains behind the generation of the next step, and values wait for it."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import train_units
 from rz_workers.runtime import DrainedError, Settings
-from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.objects import ObjectStore, StorageError
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import write_shard
@@ -45,6 +46,9 @@ class FakeDuty:
 
     def __init__(self, events, shards_of):
         self.events, self.shards_of = events, shards_of
+        self.checkpoints, self.ended = [], 0
+        self.may_store = threading.Event()
+        self.may_store.set()
 
     def ask_for(self, step, newest):
         return self.shards_of[step], False
@@ -53,7 +57,12 @@ class FakeDuty:
         self.events.append(("commit", step))
 
     def checkpointed(self, step):
-        self.events.append(("checkpoint", step))
+        """In the thread that wrote the checkpoint."""
+        assert self.may_store.wait(60)
+        self.checkpoints.append(step)
+
+    def end_early(self):
+        self.ended += 1
 
 
 class FakePublisher:
@@ -80,14 +89,15 @@ def trainer(make_trainer):
 
 @pytest.fixture
 def make_trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path):
-    def make(**rollout):
-        return _trainer(make_run, make_models, make_trajectories, tmp_path, scratch, rollout)
+    def make(*, overlap_critic=True, **rollout):
+        trainer = {"checkpoint": {"interval": 2}, "overlapCritic": overlap_critic}
+        return _trainer(make_run, make_models, make_trajectories, tmp_path, scratch, rollout, trainer)
 
     return make
 
 
-def _trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path, rollout):
-    run = make_run(rollout={"samplesPerLease": 2} | rollout, trainer={"checkpoint": {"interval": 2}})
+def _trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path, rollout, trainer):
+    run = make_run(rollout={"samplesPerLease": 2} | rollout, trainer=trainer)
     store = ObjectStore(str(tmp_path / "run"))
     folder = RunFolder.claim(store, run)
     folder.claim_incarnation(1)
@@ -142,7 +152,6 @@ def test_a_step_publishes_before_the_critic_trains_and_values_wait_for_the_criti
         ("publish", 2),
         ("critic update", 1),
         ("commit", 1),
-        ("checkpoint", 2),
         ("values", 2, "critic after 6 updates"),
         ("policy update", 2),
         ("publish", 3),
@@ -151,8 +160,11 @@ def test_a_step_publishes_before_the_critic_trains_and_values_wait_for_the_criti
     ]
 
 
-def test_where_devices_are_shared_the_critic_trains_before_rollouts_get_them_back(make_trainer):
-    trainer, events = make_trainer(placement="colocated")
+@pytest.mark.parametrize(
+    "fields", [{"placement": "colocated"}, {"overlap_critic": False}], ids=["devices are shared", "overlap is off"]
+)
+def test_where_nothing_runs_behind_generation_the_critic_trains_before_a_version_goes_out(make_trainer, fields):
+    trainer, events = make_trainer(**fields)
     for step in range(2):
         trainer.step(step)
     assert [event for event in events if event[0] in ("critic update", "publish")] == [
@@ -161,6 +173,17 @@ def test_where_devices_are_shared_the_critic_trains_before_rollouts_get_them_bac
         ("critic update", 1),
         ("publish", 2),
     ]
+
+
+@pytest.mark.parametrize("overlap_critic", [True, False])
+def test_the_way_that_an_update_moved_the_policy_is_measured(make_trainer, overlap_critic):
+    trainer, _ = make_trainer(overlap_critic=overlap_critic)
+    measured = {}
+    trainer._duty.commit = lambda step, shards, trajectories, batch, figures, *rest: measured.update(figures)
+    trainer.step(0)
+    assert 0 < measured["policy_update_kl"] < 0.1
+    assert 0.9 < measured["weights_changed_fraction"] <= 1
+    assert measured["critic_loss_after"] < measured["critic_loss_before"]
 
 
 def test_a_version_goes_out_with_the_scores_of_its_own_weights(trainer):
@@ -175,12 +198,12 @@ def test_a_version_goes_out_with_the_scores_of_its_own_weights(trainer):
 
 
 def test_a_request_to_stop_while_waiting_checkpoints_and_ends(trainer):
-    trainer, events = trainer
+    trainer, _ = trainer
     trainer.step(0)
     trainer._stop.set()
     with pytest.raises(DrainedError, match="before step 1"):
         trainer.step(1)
-    assert events[-1] == ("checkpoint", 1)
+    assert (trainer._duty.checkpoints, trainer._duty.ended) == ([1], 1)
 
 
 def test_a_request_to_stop_in_mid_step_finishes_the_step_first(trainer):
@@ -189,4 +212,34 @@ def test_a_request_to_stop_in_mid_step_finishes_the_step_first(trainer):
     trainer._duty.ask_for = lambda *asked: (ask(*asked), trainer._stop.set())[0]
     with pytest.raises(DrainedError, match="after step 0"):
         trainer.step(0)
-    assert events[-2:] == [("commit", 0), ("checkpoint", 1)]
+    assert events[-1] == ("commit", 0)
+    assert (trainer._duty.checkpoints, trainer._duty.ended) == ([1], 1)
+
+
+def test_a_checkpoint_is_stored_behind_the_next_step(trainer):
+    trainer, events = trainer
+    trainer._duty.may_store.clear()
+    for step in range(3):
+        trainer.step(step)
+    assert events[-1] == ("commit", 2)
+    assert trainer._duty.checkpoints == []
+    trainer._duty.may_store.set()
+    trainer.step(3)  # ends in a checkpoint, which waits for the one before
+    trainer._checkpoints.wait()
+    assert trainer._duty.checkpoints == [2, 4]
+
+
+def test_what_goes_wrong_with_a_checkpoint_ends_the_gang_at_a_step_boundary(trainer):
+    trainer, events = trainer
+
+    def fail(step):
+        raise StorageError("the bucket is gone")
+
+    trainer._checkpoints._when_stored = fail
+    trainer.step(0)
+    trainer.step(1)
+    while not trainer._checkpoints.is_settled:
+        time.sleep(0.01)
+    with pytest.raises(StorageError, match="the bucket is gone"):
+        trainer.step(2)
+    assert events[-1] == ("commit", 2)

@@ -1,4 +1,5 @@
-"""The small random policy and critic of the trainer's tests: the same weights every time, in every process."""
+"""The small random policy and critic of the trainer's tests: of one seed the same weights every time, in every
+process."""
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
@@ -7,7 +8,7 @@ from rz_workers.trainer.attention import PACKED_SDPA
 from rz_workers.trainer.models import Critic, Policy, new_value_head
 
 
-def policy_and_critic(dtype: torch.dtype = torch.float32) -> tuple[Policy, Critic]:
+def policy_and_critic(dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Policy, Critic]:
     config = LlamaConfig(
         vocab_size=29,
         hidden_size=16,
@@ -18,7 +19,7 @@ def policy_and_critic(dtype: torch.dtype = torch.float32) -> tuple[Policy, Criti
         tie_word_embeddings=True,
         attn_implementation=PACKED_SDPA,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     policy = Policy(LlamaForCausalLM(config)).to(dtype)
-    critic = Critic(LlamaModel(config), new_value_head(16, init="normal", seed=1)).to(dtype)
+    critic = Critic(LlamaModel(config), new_value_head(16, init="normal", seed=seed + 1)).to(dtype)
     return policy.train(), critic.train()

@@ -24,6 +24,7 @@ from rz_workers.protocol.messages import (
     WeightsInfo,
 )
 from rz_workers.protocol.schedule import EVAL, TRAIN, Unit
+from rz_workers.storage.records import UnitTimes
 
 PAUSE_SHARE = 1 / 3
 """Ticks further apart than this share of a lease mean that the ledger itself was stopped: expiry waits for as long."""
@@ -187,7 +188,7 @@ def heard(state: State, beat: Heartbeat, now: float) -> State:
 def _hold(state: State, lease: Lease, rollout_id: str, now: float) -> State:
     entry = state.entry(lease.unit)
     assert entry is not None
-    held = Held(lease, rollout_id, now + state.plan.lease_seconds)
+    held = Held(lease, rollout_id, now, now + state.plan.lease_seconds)
     state = state.with_entry(replace(entry, held=held, suspect=False, attempts=max(entry.attempts, lease.attempt)))
     batch = state.batch(lease.unit.kind, lease.unit.step)
     assert batch is not None
@@ -224,6 +225,10 @@ def complete(state: State, completion: Completion, now: float) -> tuple[State, C
     if entry.shard is not None:
         accepted = _same(entry.shard, shard)
         return state.counting(duplicates=0 if accepted else 1), CompletionReply(accepted=accepted)
+    held = entry.held
+    if held is not None and held.rollout_id == completion.rollout_id:
+        times = UnitTimes(unit_id=unit.unit_id, rollout_id=held.rollout_id, leased=held.since, completed=now)
+        entry = replace(entry, times=times)
     return _record(state, entry, shard, now).counting(completed=1), CompletionReply(accepted=True)
 
 

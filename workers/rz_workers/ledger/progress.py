@@ -104,6 +104,7 @@ def step_to_freeze(state: State, now: float) -> StepManifest | None:
         shards=batch.shards(),
         generation_started=now if batch.started is None else batch.started,
         generation_finished=now if batch.last_completion is None else batch.last_completion,
+        units=tuple(entry.times for entry in batch.entries.values() if entry.times is not None),
     )
 
 

@@ -34,7 +34,7 @@ from rz_workers.protocol.messages import (
     WeightsInfo,
 )
 from rz_workers.protocol.schedule import EVAL, TRAIN, Unit, eval_units, is_eval_version, train_units
-from rz_workers.storage.records import StepManifest
+from rz_workers.storage.records import StepManifest, UnitTimes
 
 Kind = Literal["train", "eval"]
 
@@ -88,6 +88,7 @@ class Held:
 
     lease: Lease
     rollout_id: str
+    since: float
     expires: float
 
 
@@ -101,6 +102,8 @@ class Entry:
     held: Held | None = None
     suspect: bool = False
     shard: ShardRef | None = None
+    times: UnitTimes | None = None
+    """When the shard's rollout had the unit, if it held the lease to the end."""
 
     @property
     def is_free(self) -> bool:

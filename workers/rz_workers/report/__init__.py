@@ -1,4 +1,4 @@
-"""The report of a run: curves, timeline, samples and ``summary.json``, read from the run's folder alone.
+"""The report of a run: curves, timeline, samples, ``summary.json``, ``trace.json``, read from the run's folder alone.
 
 ``python -m rz_workers.report STORAGE_URI --out DIR``; ``rz report`` starts the same command.
 """

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from rz_workers.metrics import METRICS
 from rz_workers.report.record import RunRecord
 from rz_workers.report.samples import SHARDS_READ, StepSamples, question_of
-from rz_workers.report.series import hidden_fraction
 from rz_workers.report.summary import Summary
+from rz_workers.storage.records import Recovery
 from rz_workers.storage.trajectories import Trajectory
 
 CAPTIONS = {
@@ -23,7 +24,12 @@ CAPTIONS = {
     "accuracy": "Mean reward on the evaluation sets. At 0 policy updates it is the base model's.",
     "truncation": "Responses cut off at the token limit. They are scored 0 and stay in training.",
     "reflection": "Responses in which the model takes a second look, by the words that the paper counts.",
+    "lengths": "Long tails make steps slow: a step is complete when its longest response is.",
+    "endings": "How responses ended, what the verifier made of them, and how many prompts told good from bad.",
+    "stability": "A policy that collapses shows here first: entropy falls, single updates move it far.",
+    "critic": "A critic that learns has a lower loss after its updates than before, and explains more of the returns.",
     "mismatch": "The same weights score the same tokens in two programs. Rounding is all that may differ between them.",
+    "pace": "Trainer and rollouts wait for each other; what the critic does behind generation costs nothing.",
     "timeline": "What rollouts and trainer did when. The critic is trained on step v while step v+1 is generated.",
 }
 """One sentence under each chart; a chart without one (the overview) is not on the page."""
@@ -102,6 +108,9 @@ the step's first {SHARDS_READ} shards, the last step's for prompts as long as th
 {_samples(samples, record.run.spec.data.prompt_template)}
 <h2>Facts</h2>
 {_facts(record, summary)}
+{_recoveries(record.recoveries)}
+<h2>Metrics</h2>
+{_metrics(record)}
 </main>
 </body>
 </html>
@@ -141,6 +150,8 @@ def _tiles(summary: Summary) -> str:
         (f"{summary.generated_tokens:,}", "tokens generated"),
         (duration(summary.wall_seconds), "first lease to last phase"),
     ]
+    if summary.critic_hidden_fraction is not None:
+        tiles.append((f"{summary.critic_hidden_fraction:.0%}", "of the critic's time behind generation"))
     cells = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles
     )
@@ -187,7 +198,7 @@ def _sample(step: StepSamples, kind: str, row: Trajectory | None, template: str)
 
 def _facts(record: RunRecord, summary: Summary) -> str:
     spec, data = record.run.spec, record.data
-    hidden = hidden_fraction(record.phases(), "critic_update", "generate")
+    hidden = summary.critic_hidden_fraction
     facts = {
         "spec digest": record.run.identity_digest(),
         "model": spec.model.name,
@@ -201,7 +212,7 @@ def _facts(record: RunRecord, summary: Summary) -> str:
         "dropped prompts": _dropped(record),
         "trajectories": f"{summary.trajectories_consumed:,} trained on, {summary.trajectories_unused:,} stored and not "
         f"used ({len(record.unused):,} shards)",
-        "trainer restarts": f"{summary.restarts}",
+        "trainer restarts": f"{summary.restarts}" + (f"; {_saved(summary)}" if summary.trajectories_reused else ""),
         "critic behind generation": "not timed" if hidden is None else f"{hidden:.0%} of its time",
         "tokens generated": f"{summary.generated_tokens:,}, {summary.evaluation_tokens:,} of them in evaluations",
         "wall time": f"{duration(summary.wall_seconds)} ({summary.wall_seconds:,.1f} s), first lease to last phase",
@@ -209,6 +220,66 @@ def _facts(record: RunRecord, summary: Summary) -> str:
     }
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
     return f'<div class="facts"><table>{rows}</table></div>'
+
+
+def _saved(summary: Summary) -> str:
+    return (
+        f"replay saved the generation of {summary.tokens_reused:,} tokens, {duration(summary.generation_seconds_saved)}"
+    )
+
+
+def _recoveries(recoveries: Sequence[Recovery]) -> str:
+    """A table of the gangs that took over from another one; nothing where none did."""
+    if not recoveries:
+        return ""
+    head = ("gang", "went on from", "steps replayed", "taken from storage", "generation saved", "weights")
+    rows = "".join(
+        f"<tr><td>{recovery.incarnation} ({recovery.world_size} rank{'s' * (recovery.world_size > 1)})</td>"
+        f"<td>{f'step {recovery.resumed_step}' if recovery.resumed_step else 'the start'}</td>"
+        f"<td>{recovery.replayed_steps} in {duration(recovery.replay_seconds)}</td>"
+        f"<td>{recovery.trajectories_reused:,} trajectories, {recovery.tokens_reused:,} tokens</td>"
+        f"<td>{duration(recovery.generation_seconds_saved)}</td><td>{_outcome(recovery)}</td></tr>"
+        for recovery in recoveries
+    )
+    return (
+        '<h2>Recoveries</h2>\n<p class="sub">Trainer gangs that took over from another one. Steps since the checkpoint '
+        "are computed again from stored trajectories; nothing is generated twice.</p>\n<br>\n"
+        f'<div class="facts"><table><tr>{_cells(head)}</tr>{rows}</table></div>'
+    )
+
+
+def _outcome(recovery: Recovery) -> str:
+    if recovery.replayed_steps == 0:
+        return "nothing to compare"
+    if recovery.weights_equal:
+        return "the same, to the bit"
+    if recovery.canary_difference_max is None:
+        return "others"
+    return f"others: log-probs of the canary differ by at most {recovery.canary_difference_max:.2g}"
+
+
+def _metrics(record: RunRecord) -> str:
+    """What the first and the last step measured, with each metric's formula; folded, for it is long."""
+    first, last = record.commits[0], record.commits[-1]
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{_number(first.metrics.get(name))}</td><td>{_number(last.metrics.get(name))}</td>"
+        f"<td>{escape(doc.unit)}</td><td>{escape(doc.formula)}</td></tr>"
+        for name, doc in METRICS.items()
+        if name in first.metrics or name in last.metrics
+    )
+    head = _cells(("metric", f"step {first.step}", f"step {last.step}", "unit", "what it is"))
+    return (
+        "<details><summary>all metrics of the first and the last step, with their formulas</summary>"
+        f'<div class="facts"><table><tr>{head}</tr>{rows}</table></div></details>'
+    )
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return "".join(f"<th>{escape(text)}</th>" for text in texts)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _dropped(record: RunRecord) -> str:

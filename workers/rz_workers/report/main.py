@@ -3,7 +3,7 @@
 1. Read the run from its folder (``record``).
 2. Compute the summary (``summary``) and choose the samples (``samples``).
 3. Draw the charts in both themes (``charts``, ``timeline``, ``style``).
-4. Write the PNGs, ``summary.json`` and, last, ``report.html`` to DIR; say where it is.
+4. Write the PNGs, ``summary.json``, ``trace.json`` and, last, ``report.html`` to DIR; say where it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rz_workers.report.record import read_run
 from rz_workers.report.samples import read_samples
 from rz_workers.report.style import DARK, LIGHT, render
 from rz_workers.report.summary import summarize
+from rz_workers.report.trace import trace
 from rz_workers.runtime import UserError
 from rz_workers.storage.objects import ObjectStore
 
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_report(storage_uri: str, out: Path) -> tuple[Path, bool]:
-    """Write report, PNGs and ``summary.json`` to ``out``; returns the page's path and whether the run is complete."""
+    """Write report, PNGs, ``summary.json`` and ``trace.json`` to ``out``; returns the page's path and whether the run
+    is complete."""
     store = ObjectStore(storage_uri)
     record = read_run(store)
     summary = summarize(record)
@@ -49,6 +51,7 @@ def write_report(storage_uri: str, out: Path) -> tuple[Path, bool]:
             if name in CAPTIONS:
                 images[name] = Image(light, render(chart, DARK))
         (out / "summary.json").write_text(json.dumps(summary.flat(), indent=2) + "\n")
+        (out / "trace.json").write_text(json.dumps(trace(record)))
         path = out / "report.html"
         path.write_text(page(record, summary, images, samples), encoding="utf-8")
     except OSError as error:

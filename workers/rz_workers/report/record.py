@@ -14,8 +14,12 @@ from rz_api.run import ResolvedRun
 from rz_workers.runtime import UserError
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
-from rz_workers.storage.records import DataManifest, EvalSummary, Phase, StepCommit
+from rz_workers.storage.records import DataManifest, EvalSummary, Phase, Recovery, StepCommit, StepManifest
 from rz_workers.storage.run_folder import RunFolder
+
+MANIFESTS_READ = 50
+"""Steps whose manifests are read, for the times of their lease units: what a trace viewer shows fluently of large
+steps."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class RunRecord:
     incarnations: int = 1
     """Trainer gangs that claimed the folder so far."""
     unused: tuple[UnusedShard, ...] = ()
+    recoveries: tuple[Recovery, ...] = ()
+    """What the gangs after the first made of the steps that were there."""
+    manifests: tuple[StepManifest, ...] = ()
+    """Of the newest ``MANIFESTS_READ`` committed steps, as far as they are kept."""
 
     @property
     def total_steps(self) -> int | None:
@@ -88,6 +96,8 @@ def read_run(store: ObjectStore) -> RunRecord:
         data=folder.data_manifest(),
         incarnations=len(store.list(layout.INCARNATIONS)),
         unused=_unused_shards(store, commits),
+        recoveries=folder.recoveries(),
+        manifests=tuple(m for c in commits[-MANIFESTS_READ:] if (m := folder.step_manifest(c.step)) is not None),
     )
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rz_workers.intervals import Interval, share_covered
 from rz_workers.storage.records import EvalSummary, Phase, StepCommit
 
 SMOOTHING_STEPS = 5
@@ -85,28 +86,16 @@ def step_window(timed: Iterable[tuple[int, Phase]], step: int) -> tuple[float, f
     return min(phase.started for phase in own), max(phase.started + phase.seconds for phase in own)
 
 
-def hidden_fraction(timed: Sequence[tuple[int, Phase]], hidden: str, behind: str) -> float | None:
-    """Share of the time in phases ``hidden`` during which some phase ``behind`` ran; None when there is no such time.
+def critic_hidden_fraction(commits: Sequence[StepCommit]) -> float | None:
+    """Share of the critic's updates that ran while a step was generated; None where there is no such time.
 
-    Example: ``critic_update`` from 10 s to 14 s and ``generate`` from 11 s to 20 s give 0.75.
+    The last step's update is left out: there is no next step, or none committed yet, whose generation it ran behind.
+
+    Example: ``critic_update`` of step 0 from 10 s to 14 s and ``generate`` of step 1 from 11 s to 20 s give 0.75.
     """
-    covers = _union([(p.started, p.started + p.seconds) for _, p in timed if p.name == behind])
-    total = covered = 0.0
-    for _, phase in timed:
-        if phase.name != hidden:
-            continue
-        start, end = phase.started, phase.started + phase.seconds
-        total += phase.seconds
-        covered += sum(max(0.0, min(end, b) - max(start, a)) for a, b in covers)
-    return covered / total if total else None
+    return share_covered(_intervals(commits[:-1], "critic_update"), _intervals(commits, "generate"))
 
 
-def _union(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same set of points as disjoint intervals, sorted."""
-    merged: list[tuple[float, float]] = []
-    for start, end in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
+def _intervals(commits: Sequence[StepCommit], name: str) -> list[Interval]:
+    phases = [phase for commit in commits for phase in commit.phases if phase.name == name]
+    return [(phase.started, phase.started + phase.seconds) for phase in phases]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from rz_workers.report.record import RunRecord
-from rz_workers.report.series import evaluation
+from rz_workers.report.series import critic_hidden_fraction, evaluation
 
 
 class _Model(BaseModel):
@@ -70,6 +70,22 @@ class Summary(_Model):
     handed out again. 0 in a run in which nothing was sampled twice."""
     restarts: int
     """Trainer incarnations after the first."""
+    steps_replayed: int
+    """Committed steps that a later incarnation computed again from their stored trajectories."""
+    replay_seconds: float
+    """What that took, seconds."""
+    trajectories_reused: int
+    """Training trajectories that a later incarnation took from storage, of replayed steps and of the one that was being
+    trained on."""
+    tokens_reused: int
+    """Their response tokens: generation that replay saved."""
+    generation_seconds_saved: float
+    """How long they were sampled for the first time, seconds: wall time that replay saved."""
+    replays_equal: bool | None
+    """Whether every replayed step ended in the same weights, to the bit; null where none was replayed."""
+    critic_hidden_fraction: float | None
+    """Share of the critic's updates that ran while the next step was generated, the last step's left out; null without
+    a critic, and with fewer than two steps."""
     weights_sha256: str
     """Digest of the last published weight version: over names, dtypes, shapes and bytes of all tensors. Equal for two
     runs means equal to the bit."""
@@ -92,6 +108,7 @@ def summarize(record: RunRecord) -> Summary:
         for name, length in evaluated.response_length_mean.items()
     )
     phases = [phase for _, phase in record.phases()]
+    replayed = [recovery for recovery in record.recoveries if recovery.replayed_steps]
     wall = max(p.started + p.seconds for p in phases) - min(p.started for p in phases) if phases else 0.0
     return Summary(
         run=record.run.name,
@@ -110,6 +127,13 @@ def summarize(record: RunRecord) -> Summary:
         trajectories_consumed=sum(shard.rows for shard in shards),
         trajectories_unused=sum(shard.rows for shard in record.unused),
         restarts=max(0, record.incarnations - 1),
+        steps_replayed=sum(recovery.replayed_steps for recovery in replayed),
+        replay_seconds=round(sum(recovery.replay_seconds for recovery in replayed), 3),
+        trajectories_reused=sum(recovery.trajectories_reused for recovery in record.recoveries),
+        tokens_reused=sum(recovery.tokens_reused for recovery in record.recoveries),
+        generation_seconds_saved=round(sum(r.generation_seconds_saved for r in record.recoveries), 3),
+        replays_equal=all(recovery.weights_equal for recovery in replayed) if replayed else None,
+        critic_hidden_fraction=critic_hidden_fraction(record.commits),
         weights_sha256=last.weights.digest,
     )
 

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rz_workers.report.record import RunRecord
-from rz_workers.report.series import chosen_steps, hidden_fraction, phase_seconds, step_window
+from rz_workers.report.series import chosen_steps, critic_hidden_fraction, phase_seconds, step_window
 from rz_workers.report.style import Theme, direct_labels, new_figure, title, version_axis
 from rz_workers.storage.records import Phase
 
 ROLLOUT_PHASES = ("generate", "evaluate")
-TRAINER_PHASES = ("wait", "values", "policy_update", "publish", "critic_update", "checkpoint")
+TRAINER_PHASES = ("wait", "values", "policy_update", "publish", "measure", "critic_update", "checkpoint")
 """In the order of a step; a phase with another name gets a row below these."""
 
 
@@ -34,14 +34,14 @@ def draw(record: RunRecord, theme: Theme) -> Figure:
         axes = figure.add_subplot(grid[place])
         _step_panel(axes, timed, step, rows, colours, theme)
         if place == 0:
-            title(axes, "One step, phase by phase", _overlap_note(timed), theme)
+            title(axes, "One step, phase by phase", _overlap_note(record), theme)
     axes.set_xlabel("seconds since the step's first lease")
     _seconds_panel(figure.add_subplot(grid[len(steps)]), record, timed, colours, theme)
     return figure
 
 
-def _overlap_note(timed: list[tuple[int, Phase]]) -> str:
-    share = hidden_fraction(timed, "critic_update", "generate")
+def _overlap_note(record: RunRecord) -> str:
+    share = critic_hidden_fraction(record.commits)
     hidden = "" if share is None else f" · {share:.0%} of the critic's time was behind generation"
     return f"solid: the step · faint: the steps before and after it{hidden}"
 

@@ -11,6 +11,8 @@ local files     temporary name, fsync, ``link`` to the real name     temporary n
 ``s3://`` etc.  fsspec's conditional put (``mode="create"``)         put
 ``memory://``   check and put under a lock (one process, for tests)  put
 ==============  ===================================================  ==========================================
+
+``write`` is ``replace`` for what is too large to be in memory at once: in a bucket a multipart upload.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -41,16 +43,30 @@ class Backend(Protocol):
 
     def replace(self, key: str, data: bytes) -> None: ...
 
+    def write(self, key: str, parts: Iterable[memoryview]) -> None:
+        """As ``replace`` with the parts one behind the other; what an interrupted call leaves does not count as an
+        object."""
+
     def read(self, key: str) -> bytes:
         """FileNotFoundError when there is no such object."""
+
+    def read_range(self, key: str, start: int, size: int) -> bytearray:
+        """``size`` bytes from ``start``; fewer where the object ends. FileNotFoundError as for ``read``."""
 
     def exists(self, key: str) -> bool: ...
 
     def keys(self, prefix: str) -> list[str]:
         """Every key that starts with ``prefix``, in no particular order."""
 
+    def folders(self, prefix: str) -> list[str]:
+        """What lies directly below the folder ``prefix`` and holds anything, be it what an interrupted ``write``
+        left."""
+
     def delete(self, keys: list[str]) -> None:
         """Objects that are not there are passed over."""
+
+    def delete_folder(self, prefix: str) -> None:
+        """Everything below ``prefix``, what an interrupted ``write`` left too."""
 
     def upload(self, local: Path, key: str) -> None: ...
 
@@ -73,8 +89,18 @@ class LocalFiles:
     def replace(self, key: str, data: bytes) -> None:
         self._store(key, lambda file: file.write(data), os.replace)
 
+    def write(self, key: str, parts: Iterable[memoryview]) -> None:
+        self._store(key, lambda file: file.writelines(parts), os.replace)
+
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
+
+    def read_range(self, key: str, start: int, size: int) -> bytearray:
+        data = bytearray(size)
+        with open(self.root / key, "rb") as file:
+            file.seek(start)
+            del data[file.readinto(data) :]
+        return data
 
     def exists(self, key: str) -> bool:
         try:
@@ -93,12 +119,24 @@ class LocalFiles:
                         keys.append(key)
         return keys
 
+    def folders(self, prefix: str) -> list[str]:
+        try:
+            entries = list(os.scandir(self.root / prefix))
+        except FileNotFoundError:
+            return []
+        return [f"{prefix}/{entry.name}" for entry in entries if entry.is_dir()]
+
     def delete(self, keys: list[str]) -> None:
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.root / key)
         for folder in sorted({(self.root / key).parent for key in keys}, reverse=True):
             self._remove_empty(folder)
+
+    def delete_folder(self, prefix: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.root / prefix)
+        self._remove_empty((self.root / prefix).parent)
 
     def upload(self, local: Path, key: str) -> None:
         with open(local, "rb") as source:
@@ -163,8 +201,9 @@ class FsspecFiles:
             fs.retries = 1
         self._fs = fs
         self._root = str(path).rstrip("/")
+        self._is_memory = protocol == "memory"
         self._create_guard: contextlib.AbstractContextManager[Any] = (
-            _memory_lock if protocol == "memory" else contextlib.nullcontext()
+            _memory_lock if self._is_memory else contextlib.nullcontext()
         )
 
     def create(self, key: str, data: bytes) -> None:
@@ -182,8 +221,24 @@ class FsspecFiles:
     def replace(self, key: str, data: bytes) -> None:
         self._fs.pipe_file(self._path(key), data)
 
+    def write(self, key: str, parts: Iterable[memoryview]) -> None:
+        if self._is_memory:  # its files are there from the moment that they are opened
+            self.replace(key, b"".join(parts))
+            return
+        file = self._fs.open(self._path(key), "wb")
+        try:
+            for part in parts:
+                file.write(part)
+        except BaseException:
+            _abandon(file)
+            raise
+        file.close()
+
     def read(self, key: str) -> bytes:
         return bytes(self._fs.cat_file(self._path(key)))
+
+    def read_range(self, key: str, start: int, size: int) -> bytearray:
+        return bytearray(self._fs.cat_file(self._path(key), start=start, end=start + size))
 
     def exists(self, key: str) -> bool:
         try:
@@ -197,10 +252,21 @@ class FsspecFiles:
         found = self._fs.find(f"{self._root}/{folder}".rstrip("/"))
         return [key for path in found if (key := str(path)[start:]).startswith(prefix)]
 
+    def folders(self, prefix: str) -> list[str]:
+        try:
+            entries = self._fs.ls(self._path(prefix), detail=True)
+        except FileNotFoundError:
+            return []
+        start = len(self._root) + 1
+        return [str(entry["name"]).rstrip("/")[start:] for entry in entries if entry["type"] == "directory"]
+
     def delete(self, keys: list[str]) -> None:
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(self._path(key))
+
+    def delete_folder(self, prefix: str) -> None:
+        self.delete(self.keys(f"{prefix}/"))
 
     def upload(self, local: Path, key: str) -> None:
         self._fs.put_file(str(local), self._path(key))
@@ -210,6 +276,13 @@ class FsspecFiles:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+
+def _abandon(file: Any) -> None:
+    """Give up an upload: closing the file, which its end does too, would make an object of what was sent."""
+    with contextlib.suppress(Exception):  # what matters is the error that is being handled
+        file.discard()
+    file.closed = True
 
 
 def _raise_unless_missing(error: OSError) -> None:

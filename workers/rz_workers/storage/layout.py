@@ -19,6 +19,7 @@ INCARNATIONS = "incarnations/"
 STEPS = "steps/"
 WEIGHTS = "weights/"
 CHECKPOINTS = "checkpoints/"
+RECOVERIES = "recoveries/"
 EVALUATIONS = "eval/"
 TRAJECTORIES = "trajectories/"
 
@@ -26,6 +27,7 @@ _INCARNATION = re.compile(r"incarnations/(\d{6,})")
 _STEP = re.compile(r"steps/step-(\d{6,})(?:-i(\d+))?\.json")
 _WEIGHTS = re.compile(r"weights/v(\d{6,})-i(\d+)(?:/.*)?")
 _CHECKPOINT = re.compile(r"checkpoints/step-(\d{6,})-i(\d+)(?:/.*)?")
+_RECOVERY = re.compile(r"recoveries/(\d{6,})\.json")
 _EVALUATION = re.compile(r"eval/step-(\d{6,})/summary\.json")
 
 
@@ -83,6 +85,21 @@ def checkpoint_prefix(step: int, incarnation: int) -> str:
 def parse_checkpoint(key: str) -> Numbered | None:
     """Of a prefix, or of any key below it."""
     return _numbered(_CHECKPOINT, key)
+
+
+def checkpoint_index_key(prefix: str) -> str:
+    """Which tensor of a checkpoint is where; its manifest names it."""
+    return f"{prefix}/index.json"
+
+
+def recovery_key(incarnation: int) -> str:
+    """What a trainer gang made of the steps that were there when it began."""
+    return f"{RECOVERIES}{incarnation:06d}.json"
+
+
+def parse_recovery(key: str) -> int | None:
+    match = _RECOVERY.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def export_prefix(step: int) -> str:

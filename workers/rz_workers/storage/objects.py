@@ -106,14 +106,28 @@ class ObjectStore:
         only once a manifest names them; everything else is created once, with ``put_new``."""
         self._retrying("write", _checked(key), lambda: self._backend.replace(key, data))
 
+    def put_parts(self, key: str, parts: Callable[[], Iterable[memoryview]]) -> None:
+        """As ``put``, for an object that need not be in memory at once: ``parts()`` gives its bytes piece by piece, and
+        once more from the beginning where a try has failed."""
+        self._retrying("write", _checked(key), lambda: self._backend.write(key, parts()))
+
     def get(self, key: str) -> bytes:
         """An object's bytes. Raises ObjectMissingError."""
         return self._retrying("read", _checked(key), lambda: self._backend.read(key))
+
+    def get_range(self, key: str, start: int, size: int) -> bytearray:
+        """``size`` bytes of an object from byte ``start``; fewer where it ends. Raises ObjectMissingError."""
+        return self._retrying("read", _checked(key), lambda: self._backend.read_range(key, start, size))
 
     def exists(self, key: str) -> bool:
         return self._retrying("look for", _checked(key), lambda: self._backend.exists(key))
 
     # ----------------------------------------------------------------------------------------------- many objects
+
+    def folders(self, prefix: str) -> list[str]:
+        """What lies directly below the folder ``prefix`` and is a folder, sorted: ``folders("checkpoints/")`` gives
+        ``checkpoints/step-000055-i1``. One is there as soon as writing below it began, before its first object."""
+        return sorted(self._retrying("list", prefix, lambda: self._backend.folders(prefix.rstrip("/"))))
 
     def list(self, prefix: str) -> list[str]:
         """All keys that start with ``prefix``, whole and sorted, at any depth; ``"weights/"`` is a folder,
@@ -126,6 +140,10 @@ class ObjectStore:
         doomed = [_checked(key) for key in keys]
         if doomed:
             self._retrying("delete", doomed[0], lambda: self._backend.delete(doomed))
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete everything below ``prefix``, and what writers that were killed left there."""
+        self._retrying("delete", _checked(prefix), lambda: self._backend.delete_folder(prefix))
 
     # ------------------------------------------------------------------------------------------------------ files
 

@@ -5,6 +5,8 @@ Documents are written once (exclusive create) and never changed; see DESIGN.md 4
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pydantic import BaseModel, ConfigDict
 
 from rz_workers.protocol.messages import Canary, ShardRef, WeightsInfo
@@ -55,6 +57,16 @@ class DataManifest(Record):
     """Set -> the same checksum as ``fingerprint``, over the set's prompts."""
 
 
+class UnitTimes(Record):
+    """When a unit was sampled, by the ledger's clock."""
+
+    unit_id: str
+    rollout_id: str
+    leased: float
+    """Unix seconds; of a lease that a restarted ledger took over, when it did."""
+    completed: float
+
+
 class StepManifest(Record):
     """``trajectories/step-…/manifest.json``: the completions that won, frozen by the ledger when the step was complete.
     A replay trains on exactly these."""
@@ -66,6 +78,9 @@ class StepManifest(Record):
     """Unix seconds of the first lease."""
     generation_finished: float
     """Unix seconds of the last completion."""
+    units: tuple[UnitTimes, ...] = ()
+    """Of the shards above, as far as the ledger saw both ends: not of a unit that it found in storage, or whose lease
+    had expired."""
 
 
 class IncarnationClaim(Record):
@@ -103,6 +118,79 @@ class WeightsManifest(Record):
     """What an engine that holds these weights makes of a fixed token sequence."""
 
 
+class Piece(NamedTuple):
+    """Consecutive rows of one tensor of a checkpoint, as they lie in one of its files (little-endian, row-major)."""
+
+    offsets: tuple[int, ...]
+    """Where it begins in the tensor, by dimension."""
+    sizes: tuple[int, ...]
+    file: str
+    """Below the checkpoint's folder."""
+    start: int
+    """First byte in the file."""
+    checksum: str
+    """xxh3_128 (hex) of its bytes."""
+
+
+class StoredTensor(Record):
+    """One tensor of a checkpoint; its pieces cover it without overlap, in no particular order."""
+
+    dtype: str
+    """torch's name without the module, e.g. ``float32``."""
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+class CheckpointIndex(Record):
+    """``checkpoints/step-…-i…/index.json``: where each tensor is, by the names of ``rz_workers.trainer.checkpoint``."""
+
+    tensors: dict[str, StoredTensor]
+
+
+class CheckpointManifest(Record):
+    """``checkpoints/step-…-i…/manifest.json``, written last: a checkpoint without it does not count."""
+
+    step: int
+    """Policy updates that are in it, and the step that training goes on with."""
+    incarnation: int
+    world_size: int
+    """Trainer ranks that wrote it; any number reads it."""
+    policy_steps: int
+    critic_steps: int
+    """Optimizer steps of each model."""
+    files: dict[str, int]
+    """Path below the folder -> bytes. The index has the checksums of what is in them."""
+    index: FileEntry
+
+
+class Recovery(Record):
+    """``recoveries/000003.json``: what a trainer gang that took over from another one found and made of it. Written
+    when the gang commits its first new step, or ends before that.
+
+    Reused are the trajectories of every step from ``resumed_step`` that was complete when the gang began: of the
+    steps that it replayed, and of the one that was being trained on when the gang before it ended.
+    """
+
+    incarnation: int
+    resumed_step: int
+    """Step whose state was loaded; 0 means the start."""
+    replayed_steps: int
+    """Steps that were committed before and were computed again."""
+    trajectories_reused: int
+    tokens_reused: int
+    """Response tokens of these trajectories."""
+    generation_seconds_saved: float
+    """Sum of the durations for which these trajectories were sampled the first time."""
+    replay_seconds: float
+    """From the gang's first step until it had computed every step again that was committed before."""
+    world_size: int
+    weights_equal: bool
+    """Whether every version that was computed again had the bits of the committed one."""
+    canary_difference_max: float | None
+    """Largest absolute difference of a canary log-prob between a version that was computed again and the committed one;
+    None where nothing was replayed or the earlier commits have no canary."""
+
+
 class Phase(Record):
     """One bar of the timeline."""
 
@@ -127,6 +215,8 @@ class StepCommit(Record):
     """What the step produced: version ``step + 1``."""
     metrics: dict[str, float]
     phases: tuple[Phase, ...] = ()
+    canary_logprobs: tuple[float, ...] = ()
+    """Scores of the canary's tokens by the version that the step produced; empty where an earlier release wrote it."""
 
     def outcome(self) -> tuple[str, ...]:
         """What two commits of a step must agree on to be the same commit: consumed shards and resulting weights."""

@@ -38,6 +38,7 @@ from rz_workers.storage.records import (
     IncarnationClaim,
     Manifest,
     Record,
+    Recovery,
     StepCommit,
     StepManifest,
 )
@@ -218,6 +219,19 @@ class RunFolder:
             if version is not None and summary is not None:
                 summaries[version] = summary
         return dict(sorted(summaries.items()))
+
+    def write_recovery(self, recovery: Recovery) -> Recovery:
+        """Record what a gang recovered; returns what it recorded first."""
+        return self._create_or_read(layout.recovery_key(recovery.incarnation), recovery)
+
+    def recoveries(self) -> tuple[Recovery, ...]:
+        """What the run's trainer gangs recovered, in their order. A gang that ended before it got further has none."""
+        found = []
+        for key in self.store.list(layout.RECOVERIES):
+            recovery = None if layout.parse_recovery(key) is None else self._read(key, Recovery)
+            if recovery is not None:
+                found.append(recovery)
+        return tuple(sorted(found, key=lambda recovery: recovery.incarnation))
 
     def document(self, key: str, kind: type[R]) -> R | None:
         """A document of another module of ``rz_workers.storage``, read once per process; None when it is not there."""

@@ -24,16 +24,17 @@ from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.trainer import checkpoint, models, startup
-from rz_workers.trainer.learner import Learner
-from rz_workers.trainer.ranks import Ranks, whole
+from rz_workers.trainer.ranks import whole
 
 MODEL_FILES = ("config.json", "generation_config.json")
 """Files of the run's ``model/`` folder that are not the tokenizer's; the export writes its own."""
 
 
-def gather_state(module: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a model, whole and on the host; every rank must call it."""
-    return {name: whole(tensor.detach()).cpu() for name, tensor in module.state_dict().items()}
+def gather_state(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """All tensors of a model, whole and on the host, one gathered after the other; every rank must call it. Empty
+    unless ``keep``: a host has no room for a whole model a rank."""
+    gathered = ((name, whole(tensor.detach())) for name, tensor in module.state_dict().items())
+    return {name: tensor.cpu() for name, tensor in gathered if keep}
 
 
 def write_policy(model: Any, state: dict[str, Tensor], dtype: torch.dtype, tokenizer_dir: Path, target: Path) -> None:
@@ -96,13 +97,12 @@ def export_checkpoint(storage_uri: str, step: int | None, out: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         model_dir = Path(scratch) / "model"
         folder.fetch_folder(layout.MODEL_PREFIX, model_dir)
-        ranks = Ranks(0, 1, torch.device("cpu"), None)
         policy = models.empty_policy(startup.model_config(model_dir), activation_checkpointing=False)
         critic = None
         if spec.algorithm.name == "ppo":
             critic = models.empty_critic(startup.model_config(model_dir), activation_checkpointing=False)
-        learner = Learner(spec, ranks, policy, critic, None)
-        checkpoint.load(folder, learner, stored[chosen], Path(scratch))
+        parts = {"policy": policy} | ({"critic": critic} if critic is not None else {})
+        checkpoint.load_weights(folder.store, stored[chosen], parts)
         target = out / f"step-{chosen:06d}"
         dtype = getattr(torch, spec.trainer.dtype)
         write_policy(policy.model, gather_state(policy), dtype, model_dir, target / "policy")

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rz_api.shapes import ModelShape
 from rz_workers import metrics as quality
 from rz_workers.progress_files import ProgressFiles
 from rz_workers.protocol.client import LedgerClient
-from rz_workers.protocol.messages import Publication, ShardRef, StepReport, WeightsInfo
+from rz_workers.protocol.messages import Publication, ShardRef, StepReport
 from rz_workers.runtime import DrainedError, Settings
 from rz_workers.storage import layout
 from rz_workers.storage.records import DataManifest, Phase, StepCommit
@@ -25,6 +26,8 @@ from rz_workers.storage.trajectories import Trajectory
 from rz_workers.trainer.batch import TrainBatch
 from rz_workers.trainer.evaluation import Evaluations
 from rz_workers.trainer.housekeeping import apply_retention
+from rz_workers.trainer.recovery import Replay
+from rz_workers.trainer.speed import StepTimes, StepWork, peak_flops, speed_metrics, step_flops
 from rz_workers.trainer.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -44,14 +47,28 @@ class FirstRankDuty:
     """The same, but a request to stop ends its waits."""
     evaluations: Evaluations
     progress: ProgressFiles
+    shape: ModelShape
+    peak_flops: float | None
+    """See ``speed.StepWork``."""
     checkpoint_step: int | None = None
+    replay: Replay | None = None
+    """From ``begin`` on."""
     step_started: float = field(default_factory=time.time)
+    last_times: StepTimes | None = None
+    """Of the step before; None in a gang's first one."""
 
     @staticmethod
     def take_up(
-        settings: Settings, folder: RunFolder, data: DataManifest, stop: threading.Event, on_wait: Callable[[], None]
+        settings: Settings,
+        folder: RunFolder,
+        data: DataManifest,
+        shape: ModelShape,
+        device_name: str | None,
+        stop: threading.Event,
+        on_wait: Callable[[], None],
     ) -> FirstRankDuty:
-        """``on_wait`` is called while a peer is waited for: that is no hang of this process."""
+        """``device_name`` is that of the ranks' GPUs, None on the CPU. ``on_wait`` is called while a peer is waited
+        for: that is no hang of this process."""
         ledger = LedgerClient(settings.ledger_url, settings.token_file, on_wait=on_wait)
         return FirstRankDuty(
             settings=settings,
@@ -60,6 +77,8 @@ class FirstRankDuty:
             waiting_ledger=LedgerClient(settings.ledger_url, settings.token_file, stop, on_wait=on_wait),
             evaluations=Evaluations(folder, ledger, settings.run.spec, data.total_steps),
             progress=ProgressFiles(folder, settings.scratch),
+            shape=shape,
+            peak_flops=peak_flops(device_name, settings.run.spec.trainer.dtype),
         )
 
     def ask_for(self, step: int, newest: Publication | None) -> tuple[tuple[ShardRef, ...] | None, bool]:
@@ -81,22 +100,26 @@ class FirstRankDuty:
         trajectories: list[Trajectory],
         batch: TrainBatch,
         figures: dict[str, float],
-        published: WeightsInfo,
+        published: Publication,
         timeline: Timeline,
     ) -> None:
         """Make the step a fact: in storage, then to the ledger, then in the files that people watch."""
-        generation = self._generation(step)
-        figures = figures | quality.rollout_metrics(trajectories) | self._speed(batch, generation, timeline)
+        times = StepTimes(self.step_started, time.time(), self._generation(step), timeline.take())
+        stop_strings = self.settings.run.spec.rollout.sampling.stop
+        figures = figures | quality.rollout_metrics(trajectories, stop_strings) | self._speed(batch, times)
         figures["staleness_mean"] = float((step - batch.weight_versions).float().mean())
         commit = StepCommit(
             step=step,
             incarnation=self.settings.incarnation,
             shards=shards,
-            weights=published,
+            weights=published.weights,
             metrics=figures,
-            phases=(generation, *timeline.take()),
+            phases=(times.generation, *times.phases),
+            canary_logprobs=published.canary.logprobs if published.canary is not None else (),
         )
         self.folder.commit_step(commit)
+        if self.replay is not None:
+            self.replay.seen(commit)
         self.report(commit.step, commit.weights.version, commit.metrics, "training")
         self.progress.record(commit)
         for summary in self.evaluations.collect(step):
@@ -112,20 +135,11 @@ class FirstRankDuty:
         seconds = manifest.generation_finished - manifest.generation_started
         return Phase(name="generate", role="rollout", started=manifest.generation_started, seconds=seconds)
 
-    def _speed(self, batch: TrainBatch, generation: Phase, timeline: Timeline) -> dict[str, float]:
-        trained = sum(len(sequence) for sequence in batch.sequences)
-        phases = ("wait", "values", "policy_update", "publish", "critic_update", "checkpoint")
-        seconds = {f"seconds_{name}": timeline.seconds(name) for name in phases}
-        busy = seconds["seconds_values"] + seconds["seconds_policy_update"] + seconds["seconds_critic_update"]
-        now = time.time()
-        figures = seconds | {
-            "seconds_step": now - self.step_started,
-            "tokens_generated": float(batch.num_tokens),
-            "tokens_per_second_trained": trained / busy,
-        }
-        self.step_started = now
-        if generation.seconds > 0:  # A ledger that was restarted just before knows no duration.
-            figures["tokens_per_second_generated"] = batch.num_tokens / generation.seconds
+    def _speed(self, batch: TrainBatch, times: StepTimes) -> dict[str, float]:
+        lengths, responses = [len(sequence) for sequence in batch.sequences], batch.num_tokens
+        flops = step_flops(self.shape, self.settings.run.spec.algorithm, lengths, responses, self.settings.world_size)
+        figures = speed_metrics(times, self.last_times, StepWork(sum(lengths), responses, flops, self.peak_flops))
+        self.step_started, self.last_times = times.ended, times
         return figures
 
     def report(
@@ -142,10 +156,28 @@ class FirstRankDuty:
             )
         )
 
+    def begin(self, resumed_step: int) -> None:
+        """The state of ``resumed_step`` is loaded; the steps begin."""
+        settings = self.settings
+        self.step_started = time.time()
+        self.replay = Replay.begin(self.folder, settings.incarnation, settings.world_size, resumed_step)
+
     def checkpointed(self, step: int) -> None:
+        """The checkpoint of ``step`` counts. Called in the thread that wrote it."""
         self.checkpoint_step = step
         self.folder.check_newest(self.settings.incarnation)  # a stale gang must not delete by its old view
-        apply_retention(self.folder, self.settings.run.spec, self.evaluations.pending, newest_version=step)
+        apply_retention(
+            self.folder,
+            self.settings.run.spec,
+            tuple(self.evaluations.pending),
+            newest_version=step,
+            incarnation=self.settings.incarnation,
+        )
+
+    def end_early(self) -> None:
+        """The gang was asked to stop and has saved everything."""
+        if self.replay is not None:
+            self.replay.end()
 
     def evaluations_left(self, version: int) -> int:
         for summary in self.evaluations.collect(version):
@@ -153,6 +185,7 @@ class FirstRankDuty:
         return len(self.evaluations.pending)
 
     def finish(self, local: Path, total_steps: int) -> None:
+        self.end_early()
         self.folder.check_newest(self.settings.incarnation)
         prefix = layout.export_prefix(total_steps)
         if self.folder.manifest(prefix) is None:

@@ -18,13 +18,20 @@ log = logging.getLogger(__name__)
 
 
 def apply_retention(
-    folder: RunFolder, spec: ReasonerZeroRunSpec, evaluating: Collection[int], *, newest_version: int
+    folder: RunFolder,
+    spec: ReasonerZeroRunSpec,
+    evaluating: Collection[int],
+    *,
+    newest_version: int,
+    incarnation: int,
 ) -> None:
-    """Delete weights, checkpoints and trajectories that the spec no longer wants and no resume or evaluation needs.
+    """Delete weights, checkpoints and trajectories that the spec no longer wants and no resume or evaluation needs, and
+    what earlier gangs left half written.
 
     Args:
         evaluating: versions that are still being evaluated.
         newest_version: the version that rollouts sample with.
+        incarnation: of the gang that calls; it must be the newest.
     """
     rules = spec.storage.retention
     published = versions.published(folder)
@@ -34,6 +41,10 @@ def apply_retention(
     for info in published:
         if info.version in unwanted:
             _delete_folder(folder, info.prefix)
+    places = [layout.Numbered(info.version, info.incarnation) for info in published]
+    begun = map(layout.parse_weights, folder.store.folders(layout.WEIGHTS))
+    for place in retention.leftovers(filter(None, begun), places, incarnation):
+        _delete_folder(folder, layout.weights_prefix(*place))
 
     checkpoints = checkpoint.stored(folder)
     steps = {step for step, _ in checkpoints}
@@ -42,17 +53,19 @@ def apply_retention(
     for (step, _), prefix in checkpoints.items():
         if step in dropped:
             _delete_folder(folder, prefix)
+    begun = map(layout.parse_checkpoint, folder.store.folders(layout.CHECKPOINTS))
+    for place in retention.leftovers(filter(None, begun), checkpoints, incarnation):
+        _delete_folder(folder, layout.checkpoint_prefix(*place))
 
     if rules.trajectory_steps is not None:  # else every commit would be read for nothing, at every checkpoint
         oldest = min(steps - set(dropped), default=None)
+        there = set(folder.store.folders(layout.TRAJECTORIES))
         for step in retention.trajectory_steps_to_delete(set(folder.steps()), rules.trajectory_steps, oldest):
-            _delete_folder(folder, layout.trajectories_prefix(step))
+            if layout.trajectories_prefix(step) in there:
+                _delete_folder(folder, layout.trajectories_prefix(step))
 
 
 def _delete_folder(folder: RunFolder, prefix: str) -> None:
-    keys = folder.store.list(f"{prefix}/")
-    if keys:
-        log.info("retention: deleting %s", prefix)
-        manifest = layout.manifest_key(prefix)
-        folder.store.delete([key for key in keys if key == manifest])
-        folder.store.delete([key for key in keys if key != manifest])
+    log.info("retention: deleting %s", prefix)
+    folder.store.delete([layout.manifest_key(prefix)])
+    folder.store.delete_folder(prefix)

@@ -11,9 +11,11 @@ of version v:
 5. **Publish** version v+1, with the scores of a canary by which rollouts prove that they compute with it. From here on
 rollouts generate step v+1.
 6. **Critic update** on step v's data, behind that generation. Values of step v+1 wait for it: they are step 2 of the
-next turn. (Where rollouts share the trainer's devices nothing can run behind them: there 6 comes before 5.)
+next turn. (Where rollouts share the trainer's devices nothing can run behind them, and where
+``trainer.overlapCritic`` is off nothing shall: there 6 comes before 5.)
 7. **Commit** the step: consumed shards, metrics, resulting weights. Evaluations that have finished are written too.
-8. **Checkpoint** every ``trainer.checkpoint.interval`` steps, policy and critic in agreement.
+8. **Checkpoint** every ``trainer.checkpoint.interval`` steps and at each milestone, policy and critic in agreement:
+copied to the host here, stored behind the next step.
 
 A gang that restarts resumes from the newest checkpoint and takes the steps since then again: their trajectories are
 stored, so nothing is generated twice, and a version that comes out with the same bits is not published again.
@@ -24,11 +26,12 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from rz_workers.protocol.messages import Canary, ShardRef, WeightsInfo
+from rz_workers.protocol.messages import Canary, Publication, ShardRef
 from rz_workers.protocol.schedule import is_eval_version
 from rz_workers.runtime import DrainedError, Settings, on_terminate
 from rz_workers.status_server import start_status_server
@@ -36,14 +39,16 @@ from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import read_shard
-from rz_workers.trainer import checkpoint, export, startup
+from rz_workers.storage.trajectories import read_shards
+from rz_workers.trainer import export, startup
 from rz_workers.trainer.batch import TrainBatch, collate
 from rz_workers.trainer.canary import canary_tokens
+from rz_workers.trainer.checkpoint import Checkpoints
 from rz_workers.trainer.first_rank import FirstRankDuty
 from rz_workers.trainer.learner import Learner, advantages_and_returns
 from rz_workers.trainer.publication import Publisher
 from rz_workers.trainer.ranks import Ranks, join
+from rz_workers.trainer.retention import is_checkpoint_step
 from rz_workers.trainer.timeline import Timeline
 from rz_workers.trainer.watchdog import Watchdog
 
@@ -102,11 +107,20 @@ class Trainer:
         self._timeline = Timeline("trainer")
         self._checkpoint_step = 0
         self._duty, self._publisher, self._canary, self._committed = duty, publisher, canary, committed
+        self._checkpoints = Checkpoints(
+            folder,
+            ranks,
+            learner,
+            settings.incarnation,
+            # A resume makes no version again that is older than its checkpoint, and an evaluation may want one.
+            before_manifest=publisher.finish,
+            when_stored=duty.checkpointed if duty is not None else lambda step: None,
+        )
 
     @staticmethod
     def start(settings: Settings, ranks: Ranks, stop: threading.Event, watchdog: Watchdog) -> Trainer:
         """Check the inputs, own the folder, build the models, and resume or publish version 0."""
-        inputs = startup.read_inputs(settings.run.spec, settings.scratch) if ranks.is_first else None
+        inputs = startup.read_inputs(settings.run, settings.scratch) if ranks.is_first else None
         if inputs is not None:
             startup.claim_folder(settings, inputs)
         ranks.barrier()
@@ -118,7 +132,10 @@ class Trainer:
         model_dir = settings.scratch / "run-model"
         folder.fetch_folder(layout.MODEL_PREFIX, model_dir)
         learner = startup.build_learner(settings, ranks, inputs, model_dir, on_progress=watchdog.pat)
-        duty = FirstRankDuty.take_up(settings, folder, data, stop, watchdog.pat) if ranks.is_first else None
+        duty = None
+        if ranks.is_first:
+            device_name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
+            duty = FirstRankDuty.take_up(settings, folder, data, learner.shape, device_name, stop, on_wait=watchdog.pat)
         publisher = Publisher(
             settings,
             ranks,
@@ -132,11 +149,10 @@ class Trainer:
         trainer = Trainer(
             settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty, publisher, canary, committed
         )
-        prefix = ranks.from_first(checkpoint.newest(folder) if ranks.is_first else None)
-        if prefix is not None:
-            trainer.next_step = trainer._checkpoint_step = checkpoint.load(folder, learner, prefix, settings.scratch)
-            log.info("resumed from %s", prefix)
+        trainer.next_step = trainer._checkpoint_step = trainer._checkpoints.resume()
         trainer.publish(trainer.next_step, is_new=False)
+        if duty is not None:
+            duty.begin(trainer.next_step)
         return trainer
 
     # -------------------------------------------------------------------------------------------------- one step
@@ -146,7 +162,7 @@ class Trainer:
         timeline, learner = self._timeline, self.learner
         with timeline.phase("wait"):
             shards = self.take(step)
-        trajectories = [t for shard in shards for t in read_shard(self.folder.store, shard)]
+        trajectories = read_shards(self.folder.store, shards)
         batch = collate(trajectories)
         with timeline.phase("values"):
             values = learner.values(batch)
@@ -154,22 +170,24 @@ class Trainer:
             ref_logprobs = learner.reference_logprobs(batch)
             advantages, returns, figures = advantages_and_returns(self.spec.algorithm, batch, values, ref_logprobs)
             figures |= learner.policy_update(batch, advantages, ref_logprobs)
-        shares_devices = self.spec.rollout.placement == "colocated"
-        if shares_devices:
+        overlaps = self.spec.rollout.placement == "separate" and self.spec.trainer.overlap_critic
+        if not overlaps:
             figures |= self.critic_update(batch, returns, values, step)
         with timeline.phase("publish"):
             published = self.publish(step + 1, is_new=step >= self._committed)
-        if not shares_devices:
+        if overlaps:
             figures |= self.critic_update(batch, returns, values, step)
         if self._duty is not None and published is not None:
             self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
         self.next_step = step + 1
-        draining = self.ranks.from_first(self._stop.is_set())
-        if draining or (step + 1) % self.spec.trainer.checkpoint.interval == 0 or step + 1 == self.total_steps:
+        draining, settled = self.ranks.from_first((self._stop.is_set(), self._checkpoints.is_settled))
+        if settled:
+            self._checkpoints.wait()
+        if draining:
+            self.end_early(f"after step {step}")
+        if is_checkpoint_step(self.spec.trainer.checkpoint, step + 1, self.total_steps):
             with timeline.phase("checkpoint"):
                 self.save_checkpoint()
-        if draining:
-            raise DrainedError(f"stopped on request after step {step}, with a checkpoint")
 
     def take(self, step: int) -> tuple[ShardRef, ...]:
         """Wait for the step's trajectories. A request to stop ends the wait: this is a step boundary."""
@@ -182,60 +200,63 @@ class Trainer:
             if shards is not None and not draining:
                 return shards
             if draining:
-                self.save_checkpoint()
-                raise DrainedError(f"stopped on request before step {step}, with a checkpoint")
+                self.end_early(f"before step {step}")
 
     def critic_update(self, batch: TrainBatch, returns: Tensor, values: Tensor, step: int) -> dict[str, float]:
+        """Also measures how far the policy moved: neither delays the new version where both run behind it."""
+        with self._timeline.phase("measure"):
+            moved = self.learner.update_kl(batch)
         with self._timeline.phase("critic_update"):
-            return self.learner.critic_update(batch, returns, values, step)
+            return moved | self.learner.critic_update(batch, returns, values, step)
 
-    def publish(self, version: int, *, is_new: bool) -> WeightsInfo | None:
+    def publish(self, version: int, *, is_new: bool) -> Publication | None:
         """Score the canary with the policy as it is, and hand the policy out as ``version``; None but on rank 0.
 
         Args:
             is_new: whether rollouts cannot hold the version yet: no gang has committed the step that made it.
         """
         canary = Canary(token_ids=self._canary, logprobs=self.learner.score(self._canary))
-        return self._publisher.publish(
+        weights = self._publisher.publish(
             self.learner.policy,
             version,
             canary,
             is_new=is_new,
             must_be_stored=is_eval_version(self.spec, version, self.total_steps),
         )
+        return Publication(weights=weights, canary=canary) if weights is not None else None
 
     def save_checkpoint(self) -> None:
-        """Save the state before ``next_step``, unless that is what the newest checkpoint holds (or nothing has
-        happened yet)."""
-        if self.next_step == self._checkpoint_step:
-            return
-        self._publisher.finish()  # a resume from here makes no earlier version again, which an evaluation may want
-        checkpoint.save(
-            self.folder,
-            self.ranks,
-            self.learner,
-            step=self.next_step,
-            incarnation=self.settings.incarnation,
-            scratch=self.settings.scratch,
-        )
-        self._checkpoint_step = self.next_step
-        if self._duty is not None:
-            self._duty.checkpointed(self.next_step)
+        """Begin the checkpoint of the state before ``next_step``, unless that is what the newest one holds (or nothing
+        has happened yet)."""
+        if self.next_step != self._checkpoint_step:
+            self._checkpoint_step = self.next_step
+            self._checkpoints.save(self.next_step)
 
     # ---------------------------------------------------------------------------------------------------- the end
 
+    def end_early(self, when: str) -> NoReturn:
+        """Checkpoint and stop, as asked."""
+        self.save_checkpoint()
+        self._checkpoints.wait()
+        if self._duty is not None:
+            self._duty.end_early()
+        raise DrainedError(f"stopped on request {when}, with a checkpoint")
+
     def finish(self) -> None:
         """Wait for the last evaluation, export both models, and tell the ledger that the run is complete."""
+        self._checkpoints.wait()
         self.await_evaluations()
         self._publisher.finish()
         policy, critic = self.learner.policy, self.learner.critic
-        policy_state = export.gather_state(policy)
-        critic_state = export.gather_state(critic) if critic is not None else None
+        local, dtype = self.settings.scratch / "export", getattr(torch, self.spec.trainer.dtype)
+        state = export.gather_state(policy, keep=self.ranks.is_first)
+        if self.ranks.is_first:
+            export.write_policy(policy.model, state, dtype, self.model_dir, local / "policy")
+        if critic is not None:
+            state = export.gather_state(critic, keep=self.ranks.is_first)
+            if self.ranks.is_first:
+                export.write_critic(critic.backbone, state, dtype, self.model_dir, local / "critic")
         if self._duty is not None:
-            local, dtype = self.settings.scratch / "export", getattr(torch, self.spec.trainer.dtype)
-            export.write_policy(policy.model, policy_state, dtype, self.model_dir, local / "policy")
-            if critic is not None and critic_state is not None:
-                export.write_critic(critic.backbone, critic_state, dtype, self.model_dir, local / "critic")
             self._duty.finish(local, self.total_steps)
         self.ranks.barrier()
 
@@ -260,5 +281,7 @@ class Trainer:
             "incarnation": self.settings.incarnation,
             "next_step": self.next_step,
             "total_steps": self.total_steps,
-            "last_checkpoint_step": self._checkpoint_step,
+            "last_checkpoint_step": self._checkpoints.step,
+            "checkpoint": self._checkpoints.doing,
+            "phase": self._timeline.current,
         }

@@ -7,19 +7,17 @@ parameter.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rz_workers.runtime import UserError
-from rz_workers.trainer.attention import PACKED_SDPA, layout
-
-LOGIT_ROWS = 4096
-"""Response rows whose full-vocabulary logits exist at a time: 4096 x 152k in fp32 are 2.5 GB."""
+from rz_workers.trainer import scoring
+from rz_workers.trainer.attention import PACKED_SDPA, PackLayout
 
 
 class Policy(nn.Module):
@@ -30,29 +28,28 @@ class Policy(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, segments: Tensor, rows: Tensor, targets: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        lengths: Sequence[int],
+        rows: Tensor,
+        targets: Tensor,
+        temperature: float,
     ) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies at ``rows``.
 
         Args:
-            input_ids, positions, segments: ``[T]`` (``rz_workers.trainer.batch.MicroBatch``).
+            input_ids, positions: ``[T]`` (``rz_workers.trainer.batch.MicroBatch``).
+            lengths: tokens of each trajectory, T in all.
             rows, targets: ``[n]``.
             temperature: logits are divided by it, as the sampler does.
 
         Returns:
             ``[n]`` fp32 log-probs of ``targets``, and ``[n]`` fp32 entropies (nats, without gradient).
         """
-        hidden = _hidden_states(self.model.base_model, input_ids, positions, segments)[rows]
+        hidden = _hidden_states(self.model.base_model, input_ids, positions, lengths)[rows]
         head = self.model.get_output_embeddings()
-        pieces = [
-            _score(head, hidden[i : i + LOGIT_ROWS], targets[i : i + LOGIT_ROWS], temperature)
-            if len(rows) <= LOGIT_ROWS
-            else checkpoint(
-                _score, head, hidden[i : i + LOGIT_ROWS], targets[i : i + LOGIT_ROWS], temperature, use_reentrant=False
-            )
-            for i in range(0, len(rows), LOGIT_ROWS)
-        ]
-        return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces])
+        return scoring.score(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
 
 
 class Critic(nn.Module):
@@ -63,35 +60,24 @@ class Critic(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, input_ids: Tensor, positions: Tensor, segments: Tensor, rows: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, lengths: Sequence[int], rows: Tensor) -> Tensor:
         """Values ``[n]`` fp32 of the states that end at ``rows``; arguments as for ``Policy.forward``."""
-        hidden = _hidden_states(self.backbone, input_ids, positions, segments)[rows]
-        return _at_least_fp32(self.head(hidden).squeeze(-1))
+        hidden = _hidden_states(self.backbone, input_ids, positions, lengths)[rows]
+        values: Tensor = self.head(hidden).squeeze(-1)
+        return values.to(torch.promote_types(values.dtype, torch.float32), copy=True)  # FSDP wants no view
 
 
-def _hidden_states(backbone: Any, input_ids: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-    """Last hidden states ``[T, D]`` of one packed sequence; a token attends to its own segment's earlier tokens and
+def _hidden_states(backbone: Any, input_ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Last hidden states ``[T, D]`` of one packed sequence; a token attends to its own trajectory's earlier tokens and
     itself."""
     out = backbone(
-        input_ids=input_ids[None], position_ids=positions[None], use_cache=False, pack_layout=layout(segments)
+        input_ids=input_ids[None],
+        position_ids=positions[None],
+        use_cache=False,
+        pack_layout=PackLayout(lengths, input_ids.device),
     )
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
-
-
-def _at_least_fp32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _score(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = _at_least_fp32(head(hidden))
-    if temperature != 1.0:
-        logits = logits / temperature
-    log_distribution = torch.log_softmax(logits, dim=-1)
-    logprobs = log_distribution.gather(-1, targets[:, None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = -(log_distribution.exp() * log_distribution).sum(-1)
-    return logprobs, entropy
 
 
 def load_policy(
@@ -111,7 +97,7 @@ def load_policy(
                 "which is not supported; "
                 f"a model whose logits are a linear head's is required: change model.name"
             )
-    _prepare(model, activation_checkpointing)
+    prepare(model, activation_checkpointing=activation_checkpointing)
     return Policy(model)
 
 
@@ -121,7 +107,7 @@ def load_critic(
     """The base model at ``source`` with a fresh value head (``new_value_head``) in fp32, or, where ``source`` is a
     critic that this project exported, with the exported head."""
     backbone = _load(AutoModel, source, revision, trust_remote_code)
-    _prepare(backbone, activation_checkpointing)
+    prepare(backbone, activation_checkpointing=activation_checkpointing)
     head = read_exported_head(Path(source))
     if head is None:
         head = new_value_head(backbone.config.get_text_config().hidden_size, init=init, seed=seed)
@@ -132,7 +118,7 @@ def empty_policy(config: Any, *, activation_checkpointing: bool) -> Policy:
     """A policy of this configuration whose weights are still to be loaded."""
     factory: Any = AutoModelForCausalLM
     model = factory.from_config(config, attn_implementation=PACKED_SDPA)
-    _prepare(model, activation_checkpointing)
+    prepare(model, activation_checkpointing=activation_checkpointing)
     return Policy(model)
 
 
@@ -140,7 +126,7 @@ def empty_critic(config: Any, *, activation_checkpointing: bool) -> Critic:
     """A critic of this configuration whose weights, the head's too, are still to be loaded."""
     factory: Any = AutoModel
     backbone = factory.from_config(config, attn_implementation=PACKED_SDPA)
-    _prepare(backbone, activation_checkpointing)
+    prepare(backbone, activation_checkpointing=activation_checkpointing)
     return Critic(backbone, nn.Linear(config.get_text_config().hidden_size, 1, bias=False))
 
 
@@ -192,7 +178,7 @@ def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
 def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        config.get_text_config().attention_dropout = 0.0  # see _prepare
+        config.get_text_config().attention_dropout = 0.0  # see prepare
         return factory.from_pretrained(
             source,
             config=config,
@@ -211,10 +197,15 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
         ) from error
 
 
-def _prepare(model: Any, activation_checkpointing: bool) -> None:
+def prepare(model: Any, *, activation_checkpointing: bool) -> None:
+    """Make a transformers model ready to train: no dropout, and recomputation where it is wanted."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # Sampling has none, and the ratio of PPO compares the same network.
     if activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        options = {"use_reentrant": False}
+        if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.23
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

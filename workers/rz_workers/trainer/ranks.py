@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -108,10 +109,13 @@ def _mesh(trainer: TrainerSpec, world_size: int, device: torch.device) -> Device
 
 def shard(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> nn.Module:
     """FSDP2 over the gang: one group per decoder layer and one for the rest; fp32 masters, ``trainer.dtype`` in the
-    passes.
+    passes. With ``trainer.compile`` each layer is compiled at its first pass.
 
     Gradients are summed over ranks, not averaged: losses are divided by the token count of the whole batch.
     """
+    if trainer.compile:
+        for layer in decoder_layers(module):
+            layer.compile(dynamic=True)
     if ranks.mesh is None:
         return module.to(ranks.device)
     dtype = getattr(torch, trainer.dtype)
@@ -128,6 +132,36 @@ def shard(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> nn.Module:
     return module
 
 
+def distribute(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> None:
+    """Shard a model over the gang, with the first rank's weights and buffers; the other ranks' may be on the meta
+    device. Every rank must call it; no rank but the first ever holds a whole model."""
+    if ranks.world_size == 1:
+        shard(module, ranks, trainer)
+        return
+    weights = {name: tensor.detach() for name, tensor in module.state_dict().items()} if ranks.is_first else {}
+    shard(module, ranks, trainer)
+    if not ranks.is_first:
+        _materialize(module, torch.device("cpu") if trainer.offload == "all" else ranks.device, ranks.device)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(module, weights, options=options)
+    for buffer in module.buffers():  # those of rotary embeddings are in no state dict
+        dist.broadcast(buffer, src=0)
+
+
+def _materialize(module: nn.Module, parameters_on: torch.device, buffers_on: torch.device) -> None:
+    """Memory for what is on the meta device; a tensor of several places stays one."""
+    made: dict[int, Any] = {}
+    for part in module.modules():
+        for tensors, device in ((part._parameters, parameters_on), (part._buffers, buffers_on)):
+            for name, tensor in tensors.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if id(tensor) not in made:
+                    empty = torch.empty_like(tensor, device=device)
+                    made[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+                tensors[name] = made[id(tensor)]
+
+
 def decoder_layers(module: nn.Module) -> nn.ModuleList:
     """The list of transformer layers: the longest ModuleList of the model."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
@@ -136,6 +170,11 @@ def decoder_layers(module: nn.Module) -> nn.ModuleList:
             "the model has no list of layers to shard; a decoder-only transformer is required: change model.name"
         )
     return max(lists, key=len)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""What may be deleted: pure functions over what is stored. The trainer applies them after each checkpoint.
+"""When checkpoints are taken, and what may be deleted: pure functions over the spec and what is stored. The trainer
+applies the latter after each checkpoint.
 
 The rule behind them: a resume needs the newest complete checkpoint and every trajectory since; a rollout needs the
 newest weights, an evaluation in progress its own version.
@@ -6,7 +7,23 @@ newest weights, an evaluation in progress its own version.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+
+from rz_api.spec import CheckpointSpec
+from rz_workers.storage.layout import Numbered
+
+
+def is_checkpoint_step(spec: CheckpointSpec, steps_done: int, total_steps: int) -> bool:
+    """Whether a checkpoint follows the ``steps_done``-th step: every ``interval``, every ``milestoneInterval``, and
+    after the last."""
+    intervals = [spec.interval, *([spec.milestone_interval] if spec.milestone_interval else [])]
+    return steps_done == total_steps or any(steps_done % interval == 0 for interval in intervals)
+
+
+def leftovers(begun: Iterable[Numbered], complete: Collection[Numbered], incarnation: int) -> list[Numbered]:
+    """What gangs before ``incarnation`` began to write and never finished. What this gang has not finished may be under
+    way; a newer one's is not this gang's business."""
+    return sorted(place for place in set(begun) - set(complete) if place.incarnation < incarnation)
 
 
 def weights_to_delete(versions: Collection[int], keep: int, needed: Collection[int]) -> list[int]:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import AutoConfig
 
-from rz_api.spec import ReasonerZeroRunSpec
+from rz_api.run import ResolvedRun
+from rz_api.shapes import ModelShape
 from rz_workers.prompt_table import PreparedData, prepare, publish_data
 from rz_workers.prompts import check_round_trip, load_tokenizer
 from rz_workers.runtime import Settings, UserError
@@ -28,10 +27,10 @@ from rz_workers.storage.credentials import HUB_TOKEN, read_hub_token
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.trainer import models
+from rz_workers.trainer import checkpoint, initial, memory, models
 from rz_workers.trainer.learner import Learner
 from rz_workers.trainer.models import Critic, Policy
-from rz_workers.trainer.ranks import Ranks, shard
+from rz_workers.trainer.ranks import Ranks, distribute
 from rz_workers.trainer.sources import local_source
 
 log = logging.getLogger(__name__)
@@ -48,15 +47,15 @@ class Inputs:
     reference: Policy | None
 
 
-def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
+def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     """Read data, tokenizer and models. Writes nothing but downloads under ``scratch``.
 
     Raises UserError for whatever the user must change.
     """
+    spec = run.spec
     model, algorithm = spec.model, spec.algorithm
-    ObjectStore(
-        spec.storage.uri, spec.storage.secret_name
-    ).check_writable()  # first: nobody waits for a download to learn that
+    store = ObjectStore(spec.storage.uri, spec.storage.secret_name)
+    store.check_writable()  # first: nobody waits for a download to learn that
     source = local_source(model.name, scratch, model.secret_name)
     if source == model.name and not Path(source).is_dir():
         _use_hub_token(source, model.secret_name)
@@ -70,16 +69,28 @@ def read_inputs(spec: ReasonerZeroRunSpec, scratch: Path) -> Inputs:
         "trust_remote_code": model.trust_remote_code,
         "activation_checkpointing": spec.trainer.activation_checkpointing,
     }
-    initial = Path(local_source(model.init_from, scratch, model.secret_name)) if model.init_from else None
-    policy = models.load_policy(str(initial / "policy") if initial else source, **options)
+    starts_from = None
+    if model.init_from is not None and not _resumes(store, run):
+        starts_from = initial.find(model.init_from, scratch, model.secret_name)
+    export = starts_from if isinstance(starts_from, initial.Export) else None
+    policy = models.load_policy(export.part("policy") if export else source, **options)
     _check_vocabulary(policy, tokenizer, source)
     critic = None
     if algorithm.name == "ppo":
         seed = int.from_bytes(hashlib.sha256(f"value-head:{algorithm.seed}".encode()).digest()[:4], "big")
-        critic_source = str(initial / "critic") if initial else source
+        critic_source = export.part("critic") if export else source
         critic = models.load_critic(critic_source, init=algorithm.critic.value_head_init, seed=seed, **options)
+    if isinstance(starts_from, initial.Checkpoint):
+        starts_from.load({"policy": policy} | ({"critic": critic} if critic is not None else {}))
     reference = models.load_policy(source, **options) if algorithm.kl_coefficient > 0 else None
     return Inputs(prepared, tokenizer, policy, critic, reference)
+
+
+def _resumes(store: ObjectStore, run: ResolvedRun) -> bool:
+    """Whether the run has a checkpoint of its own, which the gang will load: what ``model.initFrom`` names is not
+    needed then, and may be gone."""
+    folder = RunFolder.open(store, run)
+    return folder is not None and checkpoint.newest(folder) is not None
 
 
 def _use_hub_token(model: str, secret_name: str | None) -> None:
@@ -110,29 +121,30 @@ def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataMan
 
 
 def build_learner(settings: Settings, ranks: Ranks, inputs: Inputs | None, model_dir: Path, **options: Any) -> Learner:
-    """The learner on every rank; ``inputs`` on the first one, whose weights the others receive."""
-    spec = settings.run.spec
-    empty = {"activation_checkpointing": spec.trainer.activation_checkpointing}
-    policy = inputs.policy if inputs else models.empty_policy(model_config(model_dir), **empty)
-    critic = inputs.critic if inputs else None
-    if inputs is None and spec.algorithm.name == "ppo":
-        critic = models.empty_critic(model_config(model_dir), **empty)
-    reference = inputs.reference if inputs else None
-    if inputs is None and spec.algorithm.kl_coefficient > 0:
-        reference = models.empty_policy(model_config(model_dir), **empty)
+    """The learner on every rank; ``inputs`` on the first one, whose weights the others receive.
+
+    Raises UserError when this is no model that the trainer knows, or this rank has not the memory that it will need.
+    """
+    spec, config = settings.run.spec, model_config(model_dir)
+    try:
+        shape = ModelShape.from_config(config.to_dict())
+    except ValueError as error:
+        raise UserError(f"{spec.model.name}: {error}: change model.name") from None
+    memory.check(spec, shape, ranks.device)
+    reference: Policy | None
+    if inputs is not None:
+        policy, critic, reference = inputs.policy, inputs.critic, inputs.reference
+    else:  # shapes alone: a host has no room for a whole model a rank
+        recomputes = spec.trainer.activation_checkpointing
+        with torch.device("meta"):
+            policy = models.empty_policy(config, activation_checkpointing=recomputes)
+            is_ppo, has_kl = spec.algorithm.name == "ppo", spec.algorithm.kl_coefficient > 0
+            critic = models.empty_critic(config, activation_checkpointing=recomputes) if is_ppo else None
+            reference = models.empty_policy(config, activation_checkpointing=recomputes) if has_kl else None
     for module in (policy, critic, reference):
         if module is not None:
-            _spread(module, settings, ranks)
+            distribute(module, ranks, spec.trainer)
     return Learner(spec, ranks, policy, critic, reference, **options)
-
-
-def _spread(module: nn.Module, settings: Settings, ranks: Ranks) -> None:
-    """Shard a model over the ranks, with the first rank's weights."""
-    weights = module.state_dict() if ranks.is_first and ranks.world_size > 1 else {}
-    weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
-    shard(module, ranks, settings.run.spec.trainer)
-    if ranks.world_size > 1:
-        set_model_state_dict(module, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
 
 def model_config(model_dir: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,16 +18,17 @@ class Timeline:
     def __init__(self, role: str, clock: Callable[[], float] = time.time) -> None:
         self._role, self._clock = role, clock
         self._phases: list[Phase] = []
+        self.current: str | None = None
+        """The phase that runs now, None between two; the status port reads it from another thread."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        started = self._clock()
-        yield
+        started, self.current = self._clock(), name
+        try:
+            yield
+        finally:
+            self.current = None
         self._phases.append(Phase(name=name, role=self._role, started=started, seconds=self._clock() - started))
-
-    def seconds(self, name: str) -> float:
-        """Seconds of all bars of that name since the last ``take``."""
-        return math.fsum(phase.seconds for phase in self._phases if phase.name == name)
 
     def take(self) -> tuple[Phase, ...]:
         phases, self._phases = tuple(self._phases), []
