@@ -1,9 +1,11 @@
-"""``kill -9`` of a trainer rank at 20 random moments, each in a phase that its read-only port shows: the run ends
-with the undisturbed run's weights, to the bit (tier *bitwise*), and no trajectory is generated twice or lost.
+"""``kill -9`` of a trainer rank at random moments, each in a phase that its read-only port shows: the run ends with
+the undisturbed run's weights, to the bit (tier *bitwise*), and no trajectory is generated twice or lost.
 
+``RZ_TEST_KILLS`` is their number: 5, each phase once; CI (``.ci/run``) asks for 20, which take 5 to 10 minutes.
 ``RZ_TEST_SEED`` chooses other moments.
 """
 
+import itertools
 import json
 import os
 import random
@@ -18,7 +20,7 @@ pytestmark = [pytest.mark.local, pytest.mark.timeout(1800)]
 
 MOMENTS = ["policy_update", "publish", "critic_update", "data", "manifest"]
 """The last two: a checkpoint's files are being written; they are there and the manifest is not."""
-KILLS = 20
+KILLS = int(os.environ.get("RZ_TEST_KILLS", "5"))
 STEPS = 10
 
 SLOW_STORAGE = '''
@@ -64,13 +66,14 @@ def cheap_run(make_run, tmp_path, monkeypatch):
     return make
 
 
-def test_kill_9_of_a_trainer_rank_at_20_moments_changes_nothing(cheap_run, capsys):
+def test_kill_9_of_a_trainer_rank_at_random_moments_changes_nothing(cheap_run, capsys):
     undisturbed = cheap_run("undisturbed")
     code, output = undisturbed.run()
     assert code == 0, f"{output}\n{undisturbed.logs()}"
 
     run, moments = cheap_run("killed"), random.Random(os.environ.get("RZ_TEST_SEED", "0"))
-    targets = [(moment, rank) for moment in MOMENTS for rank in (0, 1)] * (KILLS // 10)
+    both = [(moment, (place + turn) % 2) for turn in (0, 1) for place, moment in enumerate(MOMENTS)]
+    targets = list(itertools.islice(itertools.cycle(both), KILLS))
     moments.shuffle(targets)
     process, gangs, started = run.start(), set(), time.monotonic()
     for number, (moment, rank) in enumerate(targets):

@@ -67,7 +67,7 @@ def _score(policy: Policy, request: SampleRequest, response: Finished, temperatu
     ids = torch.tensor([*request.prompt_token_ids, *response.token_ids])
     rows = torch.arange(len(request.prompt_token_ids) - 1, len(ids) - 1)
     with torch.no_grad():
-        logprobs, _ = policy(ids, torch.arange(len(ids)), torch.zeros_like(ids), rows, ids[rows + 1], temperature)
+        logprobs, _ = policy(ids, torch.arange(len(ids)), (len(ids),), rows, ids[rows + 1], temperature)
     return logprobs
 
 

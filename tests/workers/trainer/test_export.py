@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from rz_workers.trainer import export, models
@@ -23,6 +24,16 @@ def test_the_policy_loads_as_a_causal_language_model_with_the_same_logits(make_m
     ids = torch.tensor([[1, 5, 9]])
     assert torch.equal(loaded(ids).logits, policy.model.eval()(ids).logits)
     assert (tmp_path / "policy" / "tokenizer.json").exists()
+
+
+def test_a_tied_tensor_is_exported_once(make_models, tokenizer_dir, tmp_path):
+    policy, _ = make_models()
+    target = tmp_path / "policy"
+    export.write_policy(policy.model, export.gather_state(policy), torch.bfloat16, tokenizer_dir, target)
+    assert "lm_head.weight" not in load_file(target / "model.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(target)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert torch.equal(loaded.lm_head.weight, policy.model.lm_head.weight.bfloat16())
 
 
 def test_the_critic_loads_as_a_token_classifier_whose_logit_is_the_value(make_models, tokenizer_dir, tmp_path):

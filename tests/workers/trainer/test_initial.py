@@ -53,8 +53,10 @@ def test_a_checkpoint_in_a_bucket_is_read_where_it_lies(checkpoint_of, make_mode
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("in_bucket", [False, True], ids=["on this machine", "in a bucket"])
-def test_an_export_gives_its_parts(make_models, tmp_path, scratch, in_bucket):
+@pytest.mark.parametrize(
+    "place", ["{}", "file://{}", "memory://exports/step-000002"], ids=["a path", "a file URL", "a bucket"]
+)
+def test_an_export_gives_its_parts(make_models, tmp_path, scratch, place):
     policy, critic = make_models()
     (tmp_path / "model").mkdir()
     folder = tmp_path / "export" / "step-000002"
@@ -62,9 +64,8 @@ def test_an_export_gives_its_parts(make_models, tmp_path, scratch, in_bucket):
     export.write_critic(
         critic.backbone, export.gather_state(critic), torch.float32, tmp_path / "model", folder / "critic"
     )
-    uri = str(folder)
-    if in_bucket:
-        uri = "memory://exports/step-000002"
+    uri = place.format(folder)
+    if uri.startswith("memory://"):
         for path in folder.rglob("*.*"):
             ObjectStore(uri).upload(path, path.relative_to(folder).as_posix())
     found = initial.find(uri, scratch)

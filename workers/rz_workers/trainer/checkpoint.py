@@ -41,9 +41,10 @@ from rz_workers.storage.records import CheckpointIndex, CheckpointManifest
 from rz_workers.storage.run_folder import RunFolder, check_entry
 from rz_workers.trainer.checkpoint_files import ObjectReader, ObjectWriter, PiecePlanner, load_planner
 from rz_workers.trainer.learner import Learner
+from rz_workers.trainer.models import distinct_tensors
 from rz_workers.trainer.ranks import Ranks, local
 
-__all__ = ["Checkpoints", "difference", "load_weights", "newest", "read_index", "stored"]
+__all__ = ["Checkpoints", "load_weights", "newest", "read_index", "stored"]
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +104,13 @@ def load_weights(store: ObjectStore, prefix: str, models: Mapping[str, nn.Module
     """
     _, index = read_index(store, prefix)
     state = {name: tensor for part, module in models.items() for name, tensor in _weights(part, module).items()}
-    unlike = difference(index, state)
+    unlike = _difference(index, state)
     if unlike is not None:
         raise ValueError(unlike)
     _read(store, prefix, index, state, group=None)
 
 
-def difference(index: CheckpointIndex, state: Mapping[str, Tensor]) -> str | None:
+def _difference(index: CheckpointIndex, state: Mapping[str, Tensor]) -> str | None:
     """The first of these tensors that the checkpoint has not, or has in another shape; None where it has them all."""
     for name, tensor in state.items():
         stored = index.tensors.get(name)
@@ -262,11 +263,7 @@ def _state(learner: Learner) -> dict[str, Tensor]:
 
 
 def _weights(part: str, module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, a tied tensor once (under its first name)."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        found.setdefault(id(tensor), (name, tensor))
-    return {f"{part}/weights/{name}": tensor.detach() for name, tensor in found.values()}
+    return {f"{part}/weights/{name}": tensor for name, tensor in distinct_tensors(module).items()}
 
 
 def _put_back(learner: Learner, state: Mapping[str, Tensor]) -> None:

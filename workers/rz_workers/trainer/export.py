@@ -31,9 +31,9 @@ MODEL_FILES = ("config.json", "generation_config.json")
 
 
 def gather_state(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
-    """All tensors of a model, whole and on the host, one gathered after the other; every rank must call it. Empty
-    unless ``keep``: a host has no room for a whole model a rank."""
-    gathered = ((name, whole(tensor.detach())) for name, tensor in module.state_dict().items())
+    """All tensors of a model, a tied one once, whole and on the host, one gathered after the other; every rank must
+    call it. Empty unless ``keep``: a host has no room for a whole model a rank."""
+    gathered = ((name, whole(tensor)) for name, tensor in models.distinct_tensors(module).items())
     return {name: tensor.cpu() for name, tensor in gathered if keep}
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from rz_workers.runtime import UserError
 from rz_workers.storage import layout
-from rz_workers.storage.objects import ObjectStore, is_local
+from rz_workers.storage.objects import ObjectStore
 from rz_workers.trainer import checkpoint
 from rz_workers.trainer.sources import local_source
 
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def find(uri: str, scratch: Path, secret_name: str | None = None) -> Checkpoint | Export:
-    """What lies at ``uri``. An export in a bucket is copied below ``scratch``; ``secret_name`` gives access to it.
+    """What lies at ``uri``. An export with a URL is copied below ``scratch``; ``secret_name`` gives access to it.
 
     Raises UserError, saying what was found, when it is neither a complete checkpoint nor an export.
     """
@@ -80,7 +80,7 @@ def find(uri: str, scratch: Path, secret_name: str | None = None) -> Checkpoint 
     if {layout.manifest_key(name), layout.checkpoint_index_key(name)} <= set(keys):
         return Checkpoint(store, name)
     if f"{name}/policy/config.json" in keys:
-        return Export(Path(local_source(uri, scratch, secret_name) if not is_local(uri) else f"{store.uri}/{name}"))
+        return Export(Path(local_source(uri, scratch, secret_name) if "://" in uri else uri))
     raise UserError(f"found {_contents(name, keys)} at {uri}; {REQUIRED}")
 
 

@@ -160,19 +160,20 @@ def read_exported_head(folder: Path) -> nn.Linear | None:
     return None
 
 
-def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers of the policy under their Hugging Face names, a tied tensor once (under its
-    first name).
+def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, detached and not copied, a tied tensor once (under its first name).
 
     Sharded parameters are returned as they are: gathering them is the caller's business.
     """
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in policy.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name.removeprefix("model.")] = tensor.detach()
-    return tensors
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor))
+    return {name: tensor.detach() for name, tensor in found.values()}
+
+
+def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
+    """The policy's ``distinct_tensors`` under their Hugging Face names."""
+    return {name.removeprefix("model."): tensor for name, tensor in distinct_tensors(policy).items()}
 
 
 def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
