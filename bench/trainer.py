@@ -28,11 +28,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -253,6 +253,12 @@ def whole_logits(policy: Policy, batch: TrainBatch) -> Tensor:
     return -logprobs.mean()
 
 
+def resident(field: str) -> int:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at its peak (Linux)."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")]
+    return 1024 * int(line.split()[1])
+
+
 def measure_memory(way: str, tokens: int, arguments: argparse.Namespace) -> None:
     """In this process; prints the peak in bytes."""
     config = config_of(MEMORY_SHAPE)
@@ -261,14 +267,15 @@ def measure_memory(way: str, tokens: int, arguments: argparse.Namespace) -> None
     batch = make_batch(max(1, tokens // 1024), 1000, config.vocab_size)
     warm_up = make_batch(1, 16, config.vocab_size)
     learner.policy_update(warm_up, torch.zeros(warm_up.num_tokens), None)  # optimizer states, gradients
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = resident("VmRSS")
     if way == "ours":
         learner.policy_update(batch, torch.randn(batch.num_tokens), None)
     else:
         whole_logits(learner.policy, batch).backward()  # type: ignore[no-untyped-call]
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resident("VmHWM")
     total = sum(len(sequence) for sequence in batch.sequences)
-    print(json.dumps({"bytes": 1024 * (after - before), "tokens": total, "responses": batch.num_tokens}))
+    print(json.dumps({"bytes": peak - before, "tokens": total, "responses": batch.num_tokens}))
 
 
 def compare_memory(tokens: int) -> None:

@@ -17,7 +17,7 @@ from rz_workers.trainer.ranks import Ranks, distribute, local, whole
 
 rank, store, tied = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "tied"
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=300))
 ranks = Ranks(rank, 2, torch.device("cpu"), init_device_mesh("cpu", (2,), mesh_dim_names=("shard",)))
 config = Qwen2Config(
     vocab_size=64,
