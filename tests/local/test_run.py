@@ -48,10 +48,10 @@ def test_metrics_hold_one_line_a_step_with_the_sampler_close_to_the_trainer(undi
 
 
 def test_every_stored_metric_is_documented(undisturbed):
-    from rz_workers.metrics import METRICS
+    from rz_api.step_metrics import STEP_METRICS
 
     for commit in undisturbed.commits().values():
-        assert set(commit["metrics"]) <= set(METRICS)
+        assert set(commit["metrics"]) <= set(STEP_METRICS)
 
 
 def test_the_exported_models_load_with_transformers(undisturbed):

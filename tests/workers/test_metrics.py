@@ -8,9 +8,8 @@ from typing import get_args
 import pytest
 
 from rz_api.spec import SamplingSpec
+from rz_api.step_metrics import MAX_STOP_STRINGS, STEP_METRICS
 from rz_workers.metrics import (
-    MAX_STOP_STRINGS,
-    METRICS,
     has_format,
     percentile,
     reflection_count,
@@ -170,10 +169,10 @@ def test_every_stop_string_that_the_spec_allows_has_a_metric() -> None:
     assert len(SamplingSpec(stop=texts).stop) == MAX_STOP_STRINGS
     with pytest.raises(ValueError, match="at most 32"):
         SamplingSpec(stop=[*texts, "one more"])
-    assert {f"stop_string_{i}_fraction" for i in range(MAX_STOP_STRINGS)} <= set(METRICS)
+    assert {f"stop_string_{i}_fraction" for i in range(MAX_STOP_STRINGS)} <= set(STEP_METRICS)
 
 
 def test_every_metric_of_a_step_is_documented() -> None:
-    assert set(rollout_metrics(STEP, STOP)) <= set(METRICS)
-    assert {f"reward_status_{status}_fraction" for status in get_args(RewardStatus)} <= set(METRICS)
-    assert all(doc.unit and doc.formula for doc in METRICS.values())
+    assert set(rollout_metrics(STEP, STOP)) <= set(STEP_METRICS)
+    assert {f"reward_status_{status}_fraction" for status in get_args(RewardStatus)} <= set(STEP_METRICS)
+    assert all(doc.unit and doc.formula for doc in STEP_METRICS.values())

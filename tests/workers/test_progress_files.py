@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.metrics import METRICS
+from rz_api.step_metrics import STEP_METRICS
 from rz_workers.progress_files import ProgressFiles, tag
 from rz_workers.protocol.messages import WeightsInfo
 from rz_workers.storage.objects import ObjectStore
@@ -156,6 +156,6 @@ def test_tags(metric: str, want: str) -> None:
 
 
 def test_every_documented_metric_has_a_place_and_a_tag_of_its_own() -> None:
-    tags = [tag(name) for name in METRICS]
+    tags = [tag(name) for name in STEP_METRICS]
     assert [found for found in tags if found.startswith("other/")] == []
     assert len(set(tags)) == len(tags)

@@ -13,7 +13,7 @@ import pytest
 from report_builders import a_folder, a_recovery, growing_metrics, weights
 
 from rz_api import exit_codes
-from rz_workers.metrics import METRICS
+from rz_api.step_metrics import STEP_METRICS
 from rz_workers.report import timeline
 from rz_workers.report.charts import charts
 from rz_workers.report.html import duration
@@ -73,7 +73,7 @@ def test_every_metric_of_the_last_step_is_explained(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     for name in growing_metrics(2, random.Random(0)):
         assert f"<td>{name}</td>" in page
-        assert escape(METRICS[name].formula) in page
+        assert escape(STEP_METRICS[name].formula) in page
 
 
 def test_a_stop_string_with_a_dollar_sign_is_no_formula(tmp_path: Path) -> None:

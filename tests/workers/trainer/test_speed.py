@@ -4,7 +4,7 @@ import pytest
 
 from rz_api.shapes import ModelShape, forward_flops
 from rz_api.spec import AlgorithmSpec
-from rz_workers.metrics import METRICS
+from rz_api.step_metrics import STEP_METRICS
 from rz_workers.storage.records import Phase
 from rz_workers.trainer.speed import TIMED, StepTimes, StepWork, peak_flops, speed_metrics, step_flops
 
@@ -57,7 +57,7 @@ def test_a_step_in_seconds_rates_and_shares():
             "mfu": 4e12 / 10 / 2e12,
         }
     )
-    assert set(found) <= set(METRICS)
+    assert set(found) <= set(STEP_METRICS)
     assert {f"seconds_{name}" for name in TIMED} <= set(found)
 
 

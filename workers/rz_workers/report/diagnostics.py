@@ -1,6 +1,6 @@
 """How the training went: charts by which a researcher judges whether a run can be trusted. ``charts`` takes them.
 
-Names and formulas of what is drawn are in ``rz_workers.metrics.METRICS``.
+Names and formulas of what is drawn are in ``rz_api.step_metrics``.
 """
 
 from __future__ import annotations

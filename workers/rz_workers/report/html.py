@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rz_workers.metrics import METRICS
+from rz_api.step_metrics import STEP_METRICS
 from rz_workers.report.record import RunRecord
 from rz_workers.report.samples import SHARDS_READ, StepSamples, question_of
 from rz_workers.report.summary import Summary
@@ -264,7 +264,7 @@ def _metrics(record: RunRecord) -> str:
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{_number(first.metrics.get(name))}</td><td>{_number(last.metrics.get(name))}</td>"
         f"<td>{escape(doc.unit)}</td><td>{escape(doc.formula)}</td></tr>"
-        for name, doc in METRICS.items()
+        for name, doc in STEP_METRICS.items()
         if name in first.metrics or name in last.metrics
     )
     head = _cells(("metric", f"step {first.step}", f"step {last.step}", "unit", "what it is"))

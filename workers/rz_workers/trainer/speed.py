@@ -81,7 +81,7 @@ def step_flops(
 
 
 def speed_metrics(times: StepTimes, before: StepTimes | None, work: StepWork) -> dict[str, float]:
-    """Seconds, rates and shares by the names and formulas of ``rz_workers.metrics.METRICS``.
+    """Seconds, rates and shares by the names and formulas of ``rz_api.step_metrics``.
 
     Args:
         before: the step before, None for the first one of a gang: what compares the two is then absent.
