@@ -151,6 +151,7 @@ def test_two_gangs_that_got_a_part_each_do_not_block_each_other(cluster: Cluster
     cluster.wait(lambda: cluster.running() == ["young"], "then the younger one")
 
 
+@pytest.mark.thorough
 def test_random_arrivals_all_come_to_their_end(cluster: Cluster, operator: Operator) -> None:
     """8 gangs of 1 to 4 nodes come at random times to a cluster in which the largest just fits."""
     seed = random.randrange(1 << 30)

@@ -47,7 +47,7 @@ def phase(commit, name):
     return found["started"], found["started"] + found["seconds"]
 
 
-@pytest.mark.parametrize("correction", ["none", "tis"])
+@pytest.mark.parametrize("correction", [pytest.param("none", marks=pytest.mark.thorough), "tis"])
 def test_at_staleness_1_the_next_step_is_generated_while_this_one_is_trained(finished, correction):
     _, commits = finished(maxStaleness=1, samplerCorrection=correction)
     for commit in commits:
@@ -83,6 +83,7 @@ def test_grpo_trains_without_a_critic_on_groups_with_both_rewards(finished):
     assert not (export / "critic").exists()
 
 
+@pytest.mark.thorough
 def test_a_kl_loss_and_the_other_options_of_the_papers_ablations(finished):
     schedule = {"learningRate": 1e-3, "lrSchedule": "linear", "finalLearningRate": 1e-4, "decaySteps": 3}
     _, commits = finished(

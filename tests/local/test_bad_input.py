@@ -26,6 +26,7 @@ def test_a_wrong_type_is_named_with_what_is_required(make_run, tmp_path):
     assert_refused(make_run(tmp_path, algorithm={"totalSteps": "many"}), "algorithm.totalSteps", "many", "whole number")
 
 
+@pytest.mark.thorough
 def test_a_missing_data_file_is_named(make_run, tmp_path):
     assert_refused(make_run(tmp_path, data={"train": [{"uri": "nowhere.jsonl"}]}), "nowhere.jsonl")
 
@@ -38,6 +39,7 @@ def test_a_malformed_record_is_named_with_file_and_line(make_run, tmp_path):
     assert_refused(run, "broken.jsonl", "line 2", "answer")
 
 
+@pytest.mark.thorough
 def test_a_model_that_does_not_load_is_named(make_run, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
@@ -45,6 +47,7 @@ def test_a_model_that_does_not_load_is_named(make_run, tmp_path):
     assert_refused(make_run(tmp_path / "run", model={"name": str(model)}), str(model))
 
 
+@pytest.mark.thorough
 def test_a_storage_folder_that_cannot_be_written_is_named(make_run, tmp_path):
     blocker = tmp_path / "a-file"
     blocker.write_text("")

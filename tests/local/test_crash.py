@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.local, pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 MOMENTS = ["policy_update", "publish", "critic_update", "data", "manifest"]
 """The last two: a checkpoint's files are being written; they are there and the manifest is not."""

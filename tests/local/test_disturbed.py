@@ -25,6 +25,7 @@ def test_kill_9_of_every_role_changes_nothing(make_run, undisturbed, tmp_path):
     run.assert_same_outcome(undisturbed)
 
 
+@pytest.mark.thorough
 def test_a_rollout_frozen_past_its_lease_and_continued_changes_nothing(make_run, undisturbed, tmp_path):
     run = make_run(tmp_path / "frozen")
     process = run.start()
@@ -57,6 +58,7 @@ def _sampling(run):
     return any(run.storage.glob("trajectories/*/*.parquet"))
 
 
+@pytest.mark.thorough
 def test_a_run_resumed_on_more_ranks_replays_and_records_how_far_it_diverged(make_run, tmp_path):
     """Tier *equivalent*: two ranks add up in another order than one."""
     run = make_run(

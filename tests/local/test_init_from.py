@@ -11,7 +11,9 @@ STEPS = ("step-000004", "step-000001")
 
 
 @pytest.mark.parametrize(
-    ("folder", "nodes"), [("checkpoints/step-000004-i1", 2), ("export/step-000004", 1)], ids=["checkpoint", "export"]
+    ("folder", "nodes"),
+    [("checkpoints/step-000004-i1", 2), pytest.param("export/step-000004", 1, marks=pytest.mark.thorough)],
+    ids=["checkpoint", "export"],
 )
 def test_policy_and_critic_begin_with_the_bits_that_the_earlier_run_ended_with(
     make_run, undisturbed, tmp_path, folder, nodes
@@ -35,6 +37,7 @@ def test_policy_and_critic_begin_with_the_bits_that_the_earlier_run_ended_with(
         assert files[0].read_bytes() == files[1].read_bytes(), model
 
 
+@pytest.mark.thorough
 def test_a_whole_run_is_no_place_to_start_from(make_run, undisturbed, tmp_path):
     run = make_run(tmp_path)
     run.document["spec"]["model"]["initFrom"] = str(undisturbed.storage)

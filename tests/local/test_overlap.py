@@ -10,7 +10,7 @@ import pytest
 
 from rz_workers.intervals import share_covered
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.local, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 STEPS = 4
 

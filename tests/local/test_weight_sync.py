@@ -27,7 +27,7 @@ def updates(run, what):
 
 @pytest.mark.parametrize(
     "rollout",
-    [BROADCAST, COLOCATED, COLOCATED | BROADCAST],
+    [BROADCAST, pytest.param(COLOCATED, marks=pytest.mark.thorough), COLOCATED | BROADCAST],
     ids=["separate, broadcast", "colocated, storage", "colocated, broadcast"],
 )
 def test_the_way_of_the_weights_changes_nothing(make_run, undisturbed, tmp_path, rollout):
@@ -39,6 +39,7 @@ def test_the_way_of_the_weights_changes_nothing(make_run, undisturbed, tmp_path,
     assert bool(updates(run, r"received version \d+")) == ("weightSync" in rollout), run.logs()
 
 
+@pytest.mark.thorough
 def test_each_of_two_trainer_ranks_sends_to_a_rollout(make_run, tmp_path):
     run = make_run(tmp_path, trainer={"nodes": 2}, algorithm={"totalSteps": 3}, evaluation={"interval": 100})
     run.document["spec"]["rollout"] |= BROADCAST
@@ -68,6 +69,7 @@ def by_step(run):
     return [commit for _, commit in sorted(run.commits().items())]
 
 
+@pytest.mark.thorough
 def test_a_rollout_that_hangs_is_left_out_of_the_broadcast(make_run, undisturbed, tmp_path):
     run = with_rollout(make_run, tmp_path, **BROADCAST | {"transferSeconds": 2})
     process = run.start()
@@ -82,6 +84,7 @@ def test_a_rollout_that_hangs_is_left_out_of_the_broadcast(make_run, undisturbed
     run.assert_same_outcome(undisturbed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rollout", [BROADCAST, COLOCATED | BROADCAST], ids=["separate", "colocated"])
 def test_kill_9_of_every_role_while_weights_are_broadcast(make_run, undisturbed, tmp_path, rollout):
     run = with_rollout(make_run, tmp_path, **rollout)
@@ -95,6 +98,7 @@ def test_kill_9_of_every_role_while_weights_are_broadcast(make_run, undisturbed,
     run.assert_same_outcome(undisturbed)
 
 
+@pytest.mark.thorough
 def test_a_corrupt_weight_object_is_loaded_by_nobody(make_run, undisturbed, tmp_path):
     """The version is in use when its object is damaged: who holds it goes on, who comes later waits for the next."""
     run = with_rollout(make_run, tmp_path)
@@ -142,6 +146,7 @@ if os.environ.get("RZ_ROLE") == "rollout" and os.environ.get("RZ_INDEX") == "1":
 '''
 
 
+@pytest.mark.thorough
 def test_an_engine_that_skips_updates_is_found_out_and_replaced(make_run, undisturbed, tmp_path, monkeypatch):
     patch = tmp_path / "patch"
     patch.mkdir()

@@ -279,6 +279,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, new_learner, make_mode
         checkpoint.load_weights(folder.store, "checkpoints/step-000001-i1", {"policy": policy})
 
 
+@pytest.mark.thorough
 def test_checkpoints_move_between_1_2_and_4_ranks_and_replicated_shards(make_run, make_trajectories, tmp_path):
     (tmp_path / "step-0.parquet").write_bytes(encode(make_trajectories(groups=3, samples=3)))
     (tmp_path / "run.json").write_text(make_run().model_dump_json(by_alias=True))

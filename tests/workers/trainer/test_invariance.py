@@ -76,7 +76,11 @@ def test_on_one_rank(check, method, batch, packing):
 
 @pytest.mark.parametrize(
     "layout",
-    [{"nodes": 2}, {"nodes": 4}, {"nodes": 4, "shardSize": 2}],
+    [
+        {"nodes": 2},
+        pytest.param({"nodes": 4}, marks=pytest.mark.thorough),
+        pytest.param({"nodes": 4, "shardSize": 2}, marks=pytest.mark.thorough),
+    ],
     ids=["2 ranks", "4 ranks", "4 ranks, 2 copies of the shards (HSDP)"],
 )
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])

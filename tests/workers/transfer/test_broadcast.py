@@ -222,7 +222,11 @@ def test_a_tensor_that_changed_on_the_way_is_named(
     assert second.hear()["digest"] == DIGEST
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)],
+    ids=["dies", "hangs"],
+)
 def test_a_receiver_whose_sender_fails_gives_up_and_can_join_another(
     how: signal.Signals, backend: Backend, make_sender: MakeSender, first: Rollout
 ) -> None:
