@@ -1,8 +1,9 @@
 """A real etcd and kube-apiserver on loopback: started in seconds, no root, all state in one temporary folder.
 
-Used by ``conftest.py`` (once for all tests) and by ``bench/``. There are no controllers, no scheduler and no kubelet:
-``players.py`` does what these would do. Authorization is RBAC; the administrator has a fixed token, everyone else is a
-ServiceAccount whose token comes from the TokenRequest API. Every request of a ServiceAccount is in the audit log.
+Used by ``conftest.py`` (once for all tests) and by ``bench/``; ``tests/cluster`` puts a node beside it. There are no
+controllers, no scheduler and no kubelet: ``players.py`` does what these would do. Authorization is RBAC; the
+administrator has a fixed token, everyone else is a ServiceAccount whose token comes from the TokenRequest API. Every
+request of a ServiceAccount is in the audit log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -50,8 +51,9 @@ class Request:
 class ControlPlane:
     """``with ControlPlane(binaries) as plane:``; ``plane.api`` is the administrator."""
 
-    def __init__(self, binaries: Path) -> None:
-        self._binaries = binaries
+    def __init__(self, binaries: Path, address: str = "127.0.0.1", flags: Mapping[str, object] | None = None) -> None:
+        """``address``: where the API server listens. ``flags``: over those that it gets here; None leaves one out."""
+        self._binaries, self._address, self._flags = binaries, address, flags or {}
         self._temporary = tempfile.TemporaryDirectory(prefix="rz-control-plane-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self._servers: list[Server] = []
@@ -88,7 +90,7 @@ class ControlPlane:
     def _start_once(self) -> None:
         etcd_port, peer_port, api_port = free_ports(3)
         self.etcd_url, peer_url = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
-        self.url = f"https://127.0.0.1:{api_port}"
+        self.url = f"https://{self._address}:{api_port}"
         etcd_flags = {
             "data-dir": self.folder / "etcd",
             "listen-client-urls": self.etcd_url,
@@ -101,8 +103,8 @@ class ControlPlane:
         wait_until_up(etcd, lambda: httpx.get(f"{self.etcd_url}/health", trust_env=False).is_success)
         api_flags = {
             "etcd-servers": self.etcd_url,
-            "bind-address": "127.0.0.1",
-            "advertise-address": "127.0.0.1",
+            "bind-address": self._address,
+            "advertise-address": self._address,
             "endpoint-reconciler-type": "none",
             "secure-port": api_port,
             "cert-dir": self.folder / "certificates",
@@ -119,6 +121,7 @@ class ControlPlane:
             "enable-priority-and-fairness": "false",
             "max-requests-inflight": 1000,
             "max-mutating-requests-inflight": 500,
+            **self._flags,
         }
         server = self.run(API_SERVER, [str(self._binaries / API_SERVER), *_flags(api_flags)])
         self._wait_for_certificate(server)
@@ -293,4 +296,4 @@ def kubeconfig(server: str, ca_file: str, token: str, namespace: str) -> Object:
 
 
 def _flags(flags: dict[str, object]) -> list[str]:
-    return [f"--{name}={value}" for name, value in flags.items()]
+    return [f"--{name}={value}" for name, value in flags.items() if value is not None]

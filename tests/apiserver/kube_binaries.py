@@ -1,7 +1,7 @@
 """Finds the servers that these tests run, and builds them once where they are not at hand. No root is needed.
 
-Called by ``conftest.py`` and, as ``python tests/apiserver/kube_binaries.py [--crd]``, before the tests by whoever wants
-to see the minutes that the first build takes.
+Called by ``conftest.py``, by ``tests/cluster`` and, as ``python tests/apiserver/kube_binaries.py [--crd] [--node]``,
+before the tests by whoever wants to see the minutes that the first build takes.
 
 1. ``KUBEBUILDER_ASSETS``: a folder with ``etcd`` and ``kube-apiserver`` (envtest's convention).
 2. The user's cache, below ``reasonerzero/kubernetes``.
@@ -29,6 +29,8 @@ KUBERNETES = "1.20.2"
 STABLE, UNSTABLE = "bookworm", "sid"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ETCD, API_SERVER, CRD_SERVER = "etcd", "kube-apiserver", "kube-crd-server"
+NODE_BINARIES = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+"""What a whole cluster needs beside the two above (``tests/cluster``)."""
 ADVICE = (
     "set KUBEBUILDER_ASSETS to a folder with etcd and kube-apiserver (setup-envtest makes one), "
     "or run on Debian, where they are built once from Debian's packages"
@@ -55,6 +57,11 @@ def control_plane_binaries() -> Path:
 def crd_server_binary() -> Path:
     """The API server of custom resources alone, of a Kubernetes that evaluates CEL. Raises BinariesMissingError."""
     return _cached(cache_folder() / "crd-server", (CRD_SERVER,), _build_crd_server) / CRD_SERVER
+
+
+def node_binaries() -> Path:
+    """Folder with ``NODE_BINARIES``, of the same release as the API server. Raises BinariesMissingError."""
+    return _cached(cache_folder() / f"{KUBERNETES}-node", NODE_BINARIES, _build_node)
 
 
 def cache_folder() -> Path:
@@ -107,9 +114,24 @@ def _require_debian() -> None:
 
 def _build_control_plane(work: Path, made: Path) -> None:
     _say(f"building kube-apiserver {KUBERNETES} from Debian's source, once (about 7 minutes on 2 cores, 3 GB of disk)")
+    root, source, env = _source(work, ("etcd-server",))
+    _generate_openapi(source, work, env)
+    _compile(API_SERVER, source, made, env)
+    shutil.copy2(root / "usr/bin/etcd", made / ETCD)
+
+
+def _build_node(work: Path, made: Path) -> None:
+    _say(f"building what runs on a node, {KUBERNETES}, from Debian's source, once (about 7 minutes on 2 cores)")
+    _, source, env = _source(work, ())
+    _generate_openapi(source, work, env)
+    for name in NODE_BINARIES:
+        _compile(name, source, made, env)
+
+
+def _source(work: Path, packages: tuple[str, ...]) -> tuple[Path, Path, dict[str, str]]:
+    """Unpacked Debian packages (Go and ``packages``), the source of Kubernetes ready to compile, Go's environment."""
     apt = _Apt(work / "apt", STABLE)
-    packages = ("golang-1.19-go", "golang-1.19-src", "golang-github-modern-go-reflect2-dev", "etcd-server")
-    root = apt.unpack(packages)
+    root = apt.unpack(("golang-1.19-go", "golang-1.19-src", "golang-github-modern-go-reflect2-dev", *packages))
     apt.run("source", "--download-only", "kubernetes", cwd=apt.folder)
     (archive,) = apt.folder.glob("kubernetes_*.orig.tar.gz")
 
@@ -118,14 +140,14 @@ def _build_control_plane(work: Path, made: Path) -> None:
     source.mkdir(parents=True)
     _run(["tar", "--extract", "--gzip", "--file", str(archive), "--directory", str(source), "--strip-components=1"])
     _replace_reflect2(source / "vendor/github.com/modern-go/reflect2", root)
-    env = _go(root, path, work)
-    _generate_openapi(source, work, env)
     for package in ("component-base/version", "client-go/pkg/version"):
         _set_version(source / "staging/src/k8s.io" / package / "base.go")
-    _say("compiling kube-apiserver")
-    command = ["go", "build", "-ldflags", "-s -w", "-o", str(made / API_SERVER), "./cmd/kube-apiserver"]
-    _run(command, cwd=source, env=env)
-    shutil.copy2(root / "usr/bin/etcd", made / ETCD)
+    return root, source, _go(root, path, work)
+
+
+def _compile(name: str, source: Path, made: Path, env: dict[str, str]) -> None:
+    _say(f"compiling {name}")
+    _run(["go", "build", "-ldflags", "-s -w", "-o", str(made / name), f"./cmd/{name}"], cwd=source, env=env)
 
 
 def _replace_reflect2(vendored: Path, root: Path) -> None:
@@ -267,11 +289,14 @@ def _say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the servers of tests/apiserver once; print where they are.")
     parser.add_argument("--crd", action="store_true", help="the CRD server too, which evaluates CEL")
+    parser.add_argument("--node", action="store_true", help="what a whole cluster needs, too")
     options = parser.parse_args()
     try:
         print(control_plane_binaries())
         if options.crd:
             print(crd_server_binary().parent)
+        if options.node:
+            print(node_binaries())
     except BinariesMissingError as missing:
         print(missing, file=sys.stderr)
         return 1

@@ -178,7 +178,10 @@ async def _watch(
     from rz_operator.service.handlers import kopf_settings, registry
 
     ours = asyncio.all_tasks()
+    # kopf would ask for the name of the user, which number 65532 has not in most images. Used in peering alone.
+    identity: Any = socket.gethostname()
     tasks = await kopf.spawn_tasks(
+        identity=identity,
         registry=registry(cache, queue.add, cluster.credentials),
         settings=kopf_settings(settings),
         namespaces=[settings.watch_namespace] if settings.watch_namespace else [],

@@ -1,0 +1,234 @@
+"""A run from ``helm install`` to its exported model, on a real Kubernetes: real pods, probes, names, Secrets, volumes.
+
+The steps are one story on one cluster, one test after the other. The worker pods are made of the operator's image, into
+which this repository and its environment are mounted: the image of the workers is too large to be built for a test.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from bucket import Bucket
+from helm import NAMESPACE, RELEASE, ROOT, Helm
+from kube_api import ApiError
+from whole_cluster import OPERATOR_IMAGE, WholeCluster
+
+from rz_api import names
+
+TEAM, RUN = "team", "tiny"
+ROLES = ("ledger", "reward", "rollout", "trainer")
+BASE = Path(__file__).parent.parent / "local" / "build_base.py"
+
+
+@dataclass
+class Story:
+    """The cluster with a run in it."""
+
+    cluster: WholeCluster
+    bucket: Bucket
+
+    def run(self) -> dict[str, Any]:
+        return self.cluster.api.get(names.KIND, TEAM, RUN)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.run().get("status") or {}
+        return found
+
+    def pods(self, role: str) -> list[dict[str, Any]]:
+        pods = self.cluster.api.list("Pod", TEAM)
+        return [each for each in pods if each["metadata"]["labels"].get(names.LABEL_ROLE) == role]
+
+    def step(self) -> int:
+        return int(self.status().get("progress", {}).get("step", 0))
+
+    def wait(self, what: Callable[[], Any], meaning: str, seconds: float = 420.0) -> Any:
+        def or_failed() -> Any:
+            status = self.status()
+            assert status.get("phase") != "Failed", json.dumps(status["conditions"], indent=1)
+            return what()
+
+        return self.cluster.wait(or_failed, meaning, seconds)
+
+    def stored(self, pattern: str) -> list[str]:
+        files = fsspec.filesystem("s3", use_listings_cache=False, **self.bucket.options)
+        return sorted(str(key) for key in files.glob(f"runs/{RUN}/{pattern}"))
+
+    def read(self, key: str) -> bytes:
+        data: bytes = fsspec.filesystem("s3", **self.bucket.options).cat_file(key)
+        return data
+
+
+@pytest.fixture(scope="module")
+def story(cluster: WholeCluster, bucket: Bucket, release: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    base = tmp_path_factory.mktemp("base")
+    subprocess.run([sys.executable, BASE, base], check=True, capture_output=True)
+    files = fsspec.filesystem("s3", **bucket.options)
+    for name in ("runs", "data"):
+        files.mkdir(name, create_parents=True)
+    files.put(str(base), "data/base", recursive=True)
+    cluster.plane.create_namespace(TEAM)
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in bucket.secret.items()}
+    cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "data": data}, TEAM)
+    cluster.api.create(document((base / "template.txt").read_text()), TEAM)
+    return Story(cluster, bucket)
+
+
+def document(template: str) -> dict[str, Any]:
+    """The run of tests/local, for a cluster: 4 steps of 8 prompts x 4 samples, two trainer nodes, two rollouts."""
+    here = {
+        "image": OPERATOR_IMAGE,
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
+        "podTemplate": with_this_repository(),
+    }
+    spec: dict[str, Any] = {
+        "model": {"name": "s3://data/base/model", "secretName": "bucket"},
+        "data": {
+            "train": [{"uri": "s3://data/base/train.jsonl", "secretName": "bucket"}],
+            "eval": [{"name": "heldout", "uri": "s3://data/base/heldout.jsonl", "secretName": "bucket"}],
+            "promptTemplate": template,
+            "maxPromptTokens": 128,
+        },
+        "storage": {"uri": f"s3://runs/{RUN}", "secretName": "bucket"},
+        "algorithm": {
+            "totalSteps": 6,
+            "promptsPerStep": 8,
+            "samplesPerPrompt": 4,
+            "policy": {"learningRate": 1e-3, "warmupSteps": 0},
+            "critic": {"learningRate": 1e-3, "warmupSteps": 0, "miniBatches": 4},
+        },
+        "evaluation": {"interval": 3, "samples": 2},
+        "rollout": {
+            **here,
+            "replicas": 2,
+            "groupsPerLease": 2,
+            "samplesPerLease": 4,
+            "leaseSeconds": 5,
+            "maxModelLength": 256,
+            "sampling": {"maxNewTokens": 48, "stop": ["</answer>"]},
+        },
+        "trainer": {
+            **here,
+            "nodes": 2,
+            "gpusPerNode": 0,
+            "dtype": "float32",
+            "activationCheckpointing": False,
+            "maxTokensPerMicroBatch": 512,
+            "checkpoint": {"interval": 2},
+        },
+        "reward": {**here, "workers": 1},
+        "ledger": here,
+        "failurePolicy": {"backoffSeconds": 0.5, "maxBackoffSeconds": 2.0},
+    }
+    return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": RUN}, "spec": spec}
+
+
+def with_this_repository() -> dict[str, Any]:
+    """A podTemplate that mounts the repository, its environment and its Python, at the places that they have here."""
+    places = {"repository": str(ROOT), "python": sys.base_prefix, "environment": sys.prefix}
+    inside = {
+        name: path for name, path in places.items() if name == "repository" or not Path(path).is_relative_to(ROOT)
+    }
+    return {
+        "spec": {
+            "volumes": [{"name": name, "hostPath": {"path": path}} for name, path in inside.items()],
+            "containers": [
+                {
+                    "name": names.MAIN_CONTAINER,
+                    "env": [{"name": "PATH", "value": f"{sys.prefix}/bin:/usr/bin:/bin"}],
+                    "volumeMounts": [
+                        {"name": name, "mountPath": path, "readOnly": True} for name, path in inside.items()
+                    ],
+                }
+            ],
+        }
+    }
+
+
+def test_1_the_chart_brings_an_operator_that_is_ready(cluster: WholeCluster, release: str) -> None:
+    [pod] = cluster.api.list("Pod", NAMESPACE)
+    assert pod["status"]["phase"] == "Running"
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_2_every_role_comes_up_and_the_first_step_is_committed(story: Story) -> None:
+    story.wait(lambda: story.step() >= 1, "the first step")
+    for role in ROLES:
+        pods = story.pods(role)
+        assert len(pods) == {"rollout": 2, "trainer": 2}.get(role, 1)
+        for pod in pods:
+            assert pod["status"]["phase"] == "Running"
+            context = pod["spec"]["containers"][0]["securityContext"]
+            assert context["readOnlyRootFilesystem"], role
+
+
+def test_3_a_trainer_pod_that_is_deleted_is_a_new_gang_and_no_restart_that_counts(story: Story) -> None:
+    first = {pod["metadata"]["name"] for pod in story.pods("trainer")}
+    story.cluster.api.delete("Pod", TEAM, sorted(first)[0], grace=0)
+    story.wait(lambda: story.status()["trainer"]["incarnation"] == 2, "the next incarnation")
+    step = story.step()
+    story.wait(lambda: story.step() > step, "a step of the second gang")
+    assert not first & {pod["metadata"]["name"] for pod in story.pods("trainer")}
+
+
+def test_4_a_rollout_pod_that_is_deleted_is_replaced_alone(story: Story) -> None:
+    gang = {pod["metadata"]["uid"] for pod in story.pods("trainer")}
+    [gone, _] = sorted(pod["metadata"]["uid"] for pod in story.pods("rollout"))
+    name = next(pod["metadata"]["name"] for pod in story.pods("rollout") if pod["metadata"]["uid"] == gone)
+    story.cluster.api.delete("Pod", TEAM, name, grace=0)
+
+    def is_replaced() -> bool:
+        uids = {pod["metadata"]["uid"] for pod in story.pods("rollout")}
+        return story.status().get("phase") == "Succeeded" or (len(uids) == 2 and gone not in uids)
+
+    story.wait(is_replaced, "another rollout in its place")
+    assert {pod["metadata"]["uid"] for pod in story.pods("trainer")} <= gang
+
+
+def test_5_it_succeeds_with_every_trajectory_consumed_once_and_both_models_exported(story: Story) -> None:
+    story.wait(lambda: story.status().get("phase") == "Succeeded", "the end")
+    commits = {}
+    for key in story.stored("steps/*.json"):
+        commit = json.loads(story.read(key))
+        if commit["incarnation"] >= commits.get(commit["step"], commit)["incarnation"]:
+            commits[commit["step"]] = commit
+    assert sorted(commits) == list(range(6))
+    consumed = {f"runs/{RUN}/{shard['key']}" for commit in commits.values() for shard in commit["shards"]}
+    assert consumed == set(story.stored("trajectories/*/*.parquet"))
+    assert story.stored("export/step-000006/policy/model.safetensors")
+    assert story.stored("export/step-000006/critic/model.safetensors")
+    status = story.status()
+    assert status["progress"]["step"] == 6
+    assert {each["type"]: each["status"] for each in status["conditions"]}["Succeeded"] == "True"
+
+
+def test_6_uninstalling_keeps_the_crd_and_the_run(story: Story, helm: Helm) -> None:
+    before = story.run()["metadata"]["uid"]
+    helm.run("uninstall", RELEASE, "--namespace", NAMESPACE)
+    assert story.run()["metadata"]["uid"] == before
+
+
+def test_7_a_deleted_run_takes_everything_with_it_without_an_operator(story: Story) -> None:
+    story.cluster.api.delete(names.KIND, TEAM, RUN)
+
+    def left() -> list[str]:
+        found = []
+        for kind in ("Pod", "Deployment", "Service", "ConfigMap", "Secret", "NetworkPolicy"):
+            for each in story.cluster.api.list(kind, TEAM):
+                owners = [owner["kind"] for owner in each["metadata"].get("ownerReferences", [])]
+                if names.KIND in owners or "ReplicaSet" in owners:
+                    found.append(f"{kind} {each['metadata']['name']}")
+        return found
+
+    story.cluster.wait(lambda: not left(), "everything of the run to be gone")
+    with pytest.raises(ApiError):
+        story.run()
+    assert story.stored("export/step-000006/policy/model.safetensors"), "what it stored stays"
