@@ -22,6 +22,8 @@ VLLM_VENV := .venv-vllm
 DEMO_BIN := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/bin,$(BIN))
 DEMO_INSTALLED := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed)
 
+CLUSTER_IMAGES := .images
+
 .PHONY: help
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,12 +75,13 @@ test-vllm: $(VLLM_VENV)/.installed ## The engine's tests over vLLM on the CPU (.
 	@OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/workers/rollout/test_vllm_engine.py
 
 .PHONY: test-cluster
-test-cluster: setup ## Tests on a real Kubernetes on this machine
-	@if [ ! -d tests/cluster ]; then \
-	  echo "test-cluster: there is no tests/cluster yet; the operator's Kubernetes side, which it is to test, is not written" >&2; \
-	  exit 1; \
-	fi
-	@$(BIN)/python -m pytest tests/cluster
+test-cluster: setup ## Tests on a real Kubernetes on this machine (root, Debian): the chart, the operator's image, a whole run
+	@tests/cluster/prepare.sh $(BIN)/python
+	@RZ_OPERATOR_ARCHIVE=$(CLUSTER_IMAGES)/operator.tar unshare --net -- $(BIN)/python -m pytest tests/cluster
+
+.PHONY: images
+images: ## Build the container images with buildah or docker (docker/build.sh says what can be chosen)
+	@docker/build.sh operator reward worker
 
 .PHONY: bench
 bench: setup ## Measure speed: every program in bench/
@@ -87,6 +90,7 @@ bench: setup ## Measure speed: every program in bench/
 .PHONY: verify
 verify: setup ## What needs no run: drift of CRD and chart, lint, format, types, direction of imports
 	@$(BIN)/python -m rz_api.crd --check
+	@$(BIN)/python -m rz_api.metrics_doc --check
 	@$(BIN)/python charts/generate.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -98,6 +102,7 @@ fmt: setup ## Put the code in form, and the generated CRD up to date
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m rz_api.crd
+	@$(BIN)/python -m rz_api.metrics_doc
 	@$(BIN)/python charts/generate.py
 
 .PHONY: clean

@@ -96,15 +96,15 @@ _ALL: list[Family] = [
         "ledger",
         "gauge",
         "s",
-        "Now minus the time at which the oldest lease that is held was issued (or adopted); 0 where none is held.",
+        "Now minus the time at which the oldest lease that is held was issued or adopted; 0 where none is held.",
     ),
     Family(
         "rz_ledger_oldest_unit_seconds",
         "ledger",
         "gauge",
         "s",
-        "Age of the queue: now minus the time at which the oldest batch of units with one that is not done was opened; "
-        "0 where all are done.",
+        "Age of the queue: now minus the first lease of the oldest batch that is begun and not complete; 0 where there "
+        "is none.",
     ),
     Family("rz_ledger_rollouts", "ledger", "gauge", "rollouts", "Rollouts heard of lately."),
     Family("rz_ledger_rollouts_asleep", "ledger", "gauge", "rollouts", "Those of them that sleep (shared devices)."),

@@ -10,12 +10,14 @@ import base64
 import json
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import httpx
 import pytest
 from bucket import Bucket
 from helm import NAMESPACE, RELEASE, ROOT, Helm
@@ -73,7 +75,7 @@ def story(cluster: WholeCluster, bucket: Bucket, release: str, tmp_path_factory:
     subprocess.run([sys.executable, BASE, base], check=True, capture_output=True)
     files = fsspec.filesystem("s3", **bucket.options)
     for name in ("runs", "data"):
-        files.mkdir(name, create_parents=True)
+        httpx.put(f"{bucket.endpoint}/{name}", trust_env=False).raise_for_status()
     files.put(str(base), "data/base", recursive=True)
     cluster.plane.create_namespace(TEAM)
     data = {key: base64.b64encode(value.encode()).decode() for key, value in bucket.secret.items()}
@@ -132,21 +134,24 @@ def document(template: str) -> dict[str, Any]:
 
 
 def with_this_repository() -> dict[str, Any]:
-    """A podTemplate that mounts the repository, its environment and its Python, at the places that they have here."""
-    places = {"repository": str(ROOT), "python": sys.base_prefix, "environment": sys.prefix}
-    inside = {
-        name: path for name, path in places.items() if name == "repository" or not Path(path).is_relative_to(ROOT)
+    """A podTemplate that mounts the repository, its environment and its Python; below /opt, for where they are here may
+    be a folder that the pods' user must not enter."""
+    places = {"repository": str(ROOT), "environment": sysconfig.get_path("purelib"), "python": sys.base_prefix}
+    found = [f"/opt/repository/{folder}" for folder in ("crds", "operator", "workers")] + ["/opt/environment"]
+    env = {
+        "PATH": "/opt/python/bin:/usr/bin:/bin",
+        "LD_LIBRARY_PATH": "/opt/python/lib",
+        "PYTHONPATH": ":".join(found),
     }
+    mounts = [{"name": name, "mountPath": f"/opt/{name}", "readOnly": True} for name in places]
     return {
         "spec": {
-            "volumes": [{"name": name, "hostPath": {"path": path}} for name, path in inside.items()],
+            "volumes": [{"name": name, "hostPath": {"path": path}} for name, path in places.items()],
             "containers": [
                 {
                     "name": names.MAIN_CONTAINER,
-                    "env": [{"name": "PATH", "value": f"{sys.prefix}/bin:/usr/bin:/bin"}],
-                    "volumeMounts": [
-                        {"name": name, "mountPath": path, "readOnly": True} for name, path in inside.items()
-                    ],
+                    "env": [{"name": name, "value": value} for name, value in env.items()],
+                    "volumeMounts": mounts,
                 }
             ],
         }
@@ -173,7 +178,7 @@ def test_2_every_role_comes_up_and_the_first_step_is_committed(story: Story) -> 
 def test_3_a_trainer_pod_that_is_deleted_is_a_new_gang_and_no_restart_that_counts(story: Story) -> None:
     first = {pod["metadata"]["name"] for pod in story.pods("trainer")}
     story.cluster.api.delete("Pod", TEAM, sorted(first)[0], grace=0)
-    story.wait(lambda: story.status()["trainer"]["incarnation"] == 2, "the next incarnation")
+    story.wait(lambda: story.status()["gang"]["incarnation"] == 2, "the next incarnation")
     step = story.step()
     story.wait(lambda: story.step() > step, "a step of the second gang")
     assert not first & {pod["metadata"]["name"] for pod in story.pods("trainer")}

@@ -76,7 +76,7 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
             return await reconciler.reconcile(key)
 
         queue = WorkQueue(work, settings.concurrency, on_result=metrics.reconciled)
-        metrics.watch(queue, lambda: _phases(cache))
+        metrics.watch(queue, lambda: (body for _, body in cache.runs()))
         probes = Probes(settings, metrics, queue)
         await probes.start()
         capabilities = await _probe(cluster, stop)
@@ -204,14 +204,6 @@ async def _write_event(cluster: Cluster, namespace: str, body: dict[str, Any]) -
         found = await cluster.get("Event", namespace, body["metadata"]["name"])
         again = {"count": int(found.get("count") or 1) + 1, "lastTimestamp": body["lastTimestamp"]}
         await cluster.patch("Event", namespace, body["metadata"]["name"], again)
-
-
-def _phases(cache: Cache) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for _, body in cache.runs():
-        phase = str((body.get("status") or {}).get("phase") or "Pending")
-        found[phase] = found.get(phase, 0) + 1
-    return found
 
 
 def main() -> None:

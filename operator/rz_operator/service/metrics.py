@@ -8,14 +8,17 @@ ledgers'.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from rz_api.conditions import STALLED
+from rz_api.metrics import described
 from rz_api.names import Role
+from rz_api.spec import FailurePolicy
 from rz_api.status import Phase
 from rz_operator.failures import NOT_OUR_FAULT
 
@@ -44,6 +47,13 @@ _REQUEST_BUCKETS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 """Seconds, three to a factor of ten or two; the last ones are the time limits (of a request 30)."""
 
 
+NEAR_LIMIT = 0.8
+"""Share of ``failurePolicy.maxRestarts`` from which on somebody should look."""
+
+Body = Mapping[str, Any]
+"""A run as the API server has it."""
+
+
 class Queue(Protocol):
     """What is read of the work queue."""
 
@@ -60,80 +70,28 @@ class OperatorMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._reconciles = Counter(
-            "rz_operator_reconciles",
-            "Reconciles that ended, by result: done, or failed (an exception, tried again after a back-off).",
-            ["result"],
-            registry=registry,
-        )
+        self._reconciles = Counter(*described("rz_operator_reconciles_total"), registry=registry)
         self._reconcile_seconds = Histogram(
-            "rz_operator_reconcile_seconds",
-            "Duration of a reconcile, seconds: end minus begin, failed ones and the waits for answers included.",
-            buckets=_RECONCILE_BUCKETS,
-            registry=registry,
+            *described("rz_operator_reconcile_seconds"), buckets=_RECONCILE_BUCKETS, registry=registry
         )
-        self._depth = Gauge(
-            "rz_operator_queue_depth",
-            "Runs that are due and wait for a worker; one that is reconciled, or due later, is not counted.",
-            registry=registry,
-        )
-        self._age = Gauge(
-            "rz_operator_queue_age_seconds",
-            "Now minus the due time of the run that waits longest, seconds; 0 where none waits.",
-            registry=registry,
-        )
-        self._longest = Gauge(
-            "rz_operator_longest_reconcile_seconds",
-            "Now minus the begin of the oldest reconcile under way, seconds; 0 where there is none.",
-            registry=registry,
-        )
-        self._restarts = Counter(
-            "rz_operator_restarts",
-            "Ends of members (pods) that the operator saw to, by role and by reason as the failure table names it "
-            f"({OTHER}: a reason that it does not know). One per end, whether or not it counts against the run.",
-            ["role", "reason"],
-            registry=registry,
-        )
-        self._requests = Counter(
-            "rz_operator_api_requests",
-            "Requests to the API server by HTTP verb (CREATE for a POST), kind of object, and HTTP status "
-            "(0: no answer). Those of the watches are not among them.",
-            ["verb", "resource", "code"],
-            registry=registry,
-        )
+        self._depth = Gauge(*described("rz_operator_queue_depth"), registry=registry)
+        self._age = Gauge(*described("rz_operator_queue_age_seconds"), registry=registry)
+        self._longest = Gauge(*described("rz_operator_longest_reconcile_seconds"), registry=registry)
+        self._restarts = Counter(*described("rz_operator_restarts_total"), registry=registry)
+        self._requests = Counter(*described("rz_operator_api_requests_total"), registry=registry)
         self._request_seconds = Histogram(
-            "rz_operator_api_request_seconds",
-            "Duration of a request to the API server by verb, seconds: until the head of its answer, or its failure.",
-            ["verb"],
-            buckets=_REQUEST_BUCKETS,
-            registry=registry,
+            *described("rz_operator_api_request_seconds"), buckets=_REQUEST_BUCKETS, registry=registry
         )
-        self._refusals = Counter(
-            "rz_operator_create_refusals",
-            "Creations that the API server refused (quota, a webhook, an invalid object, a taken name), by kind.",
-            ["kind"],
-            registry=registry,
-        )
-        self._polls = Counter(
-            "rz_operator_ledger_polls",
-            "Polls of ledgers by result: answered; silent (no answer in time); refused (an HTTP status other than "
-            "200); garbled (not a JSON object, or too large); failed (a fault of the operator, see its log).",
-            ["result"],
-            registry=registry,
-        )
-        self._events = Counter(
-            "rz_operator_events",
-            "Kubernetes events by result: written; refused (by the API server); dropped (too many were waiting).",
-            ["result"],
-            registry=registry,
-        )
+        self._refusals = Counter(*described("rz_operator_create_refusals_total"), registry=registry)
+        self._polls = Counter(*described("rz_operator_ledger_polls_total"), registry=registry)
+        self._events = Counter(*described("rz_operator_events_total"), registry=registry)
 
-    def watch(self, queue: Queue, phases: Callable[[], Mapping[str, int]]) -> None:
-        """Read the queue, and the number of runs by phase, whenever Prometheus asks. Once."""
+    def watch(self, queue: Queue, runs: Callable[[], Iterable[Body]]) -> None:
+        """Read the queue, and the runs that exist, whenever Prometheus asks. Once."""
         self._depth.set_function(lambda: queue.depth)
         self._age.set_function(queue.oldest_due_seconds)
         self._longest.set_function(queue.longest_running_seconds)
-        self.registry.register(_Phases(phases))
+        self.registry.register(_Runs(runs))
 
     def reconciled(self, result: str, seconds: float) -> None:
         """``WorkQueue``'s ``on_result``."""
@@ -165,28 +123,52 @@ class OperatorMetrics:
         return generate_latest(self.registry)
 
 
-class _Phases(Collector):
-    """Runs by phase, counted when asked: a phase that no run is in any more can't be left behind."""
+class _Runs(Collector):
+    """Counts of runs, made when asked: a phase that no run is in any more can't be left behind."""
 
-    def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
-        self._count = count
+    def __init__(self, runs: Callable[[], Iterable[Body]]) -> None:
+        self._runs = runs
 
     def describe(self) -> Iterable[Metric]:
-        return [self._family()]
+        return [_gauge("rz_operator_runs", {})]
 
     def collect(self) -> Iterable[Metric]:
-        known = dict.fromkeys(get_args(Phase), 0)
-        for phase, number in self._count().items():
-            name = phase if phase in known else OTHER
-            known[name] = known.get(name, 0) + number
-        family = self._family()
-        for phase, number in known.items():
-            family.add_metric([phase], number)
-        return [family]
+        runs = list(self._runs())
+        phases: dict[tuple[str, ...], int] = {(phase,): 0 for phase in get_args(Phase)}
+        for run in runs:
+            phase = _status(run).get("phase") or "Pending"
+            key = (phase if phase in get_args(Phase) else OTHER,)
+            phases[key] = phases.get(key, 0) + 1
+        return [
+            _gauge("rz_operator_runs", phases),
+            _gauge("rz_operator_runs_near_restart_limit", {(): sum(is_near_restart_limit(run) for run in runs)}),
+            _gauge("rz_operator_runs_stalled", {(): sum(is_stalled(run) for run in runs)}),
+        ]
 
-    def _family(self) -> GaugeMetricFamily:
-        return GaugeMetricFamily(
-            "rz_operator_runs",
-            f"Runs that exist, by phase of their status ({OTHER}: a phase of a newer operator).",
-            labels=["phase"],
-        )
+
+def is_near_restart_limit(run: Body) -> bool:
+    """Whether a run goes on and has had four fifths of the restarts that it may have."""
+    if _status(run).get("completionTime"):
+        return False
+    policy = (run.get("spec") or {}).get("failurePolicy") or {}
+    limit = policy.get("maxRestarts", FailurePolicy().max_restarts)
+    restarts = (_status(run).get("gang") or {}).get("restarts", 0)
+    return bool(restarts > 0 and restarts >= NEAR_LIMIT * limit)
+
+
+def is_stalled(run: Body) -> bool:
+    """Whether the condition ``Stalled`` says so."""
+    conditions = _status(run).get("conditions") or []
+    return any(each.get("type") == STALLED and each.get("status") == "True" for each in conditions)
+
+
+def _status(run: Body) -> Body:
+    return run.get("status") or {}
+
+
+def _gauge(name: str, values: Mapping[tuple[str, ...], int]) -> GaugeMetricFamily:
+    family, text, labels = described(name)
+    gauge = GaugeMetricFamily(family, text, labels=labels)
+    for words, value in values.items():
+        gauge.add_metric(words, value)
+    return gauge

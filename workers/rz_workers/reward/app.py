@@ -12,11 +12,12 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
+from rz_api.metrics import described
 from rz_workers.protocol.messages import Verdict, VerifyItem, VerifyReply, VerifyRequest
 from rz_workers.reward.extract import extract_answer
 from rz_workers.reward.pool import Outcome, VerifierPool
@@ -58,8 +59,9 @@ def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorR
     once; None admits everyone (tests)."""
     app = FastAPI(title="reasonerzero reward service", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(RequireToken, token_file=token_file)
-    verdicts = Counter("rz_reward_verdicts", "Verdicts given.", ["status", "reward"], registry=registry)
-    seconds = Histogram("rz_reward_request_seconds", "Wall time of a request for verdicts.", registry=registry)
+    verdicts = Counter(*described("rz_reward_verdicts_total"), registry=registry)
+    seconds = Histogram(*described("rz_reward_request_seconds"), registry=registry)
+    waiting = Gauge(*described("rz_reward_requests_waiting"), registry=registry)
     registry.register(_PoolCollector(pool))
 
     @app.post("/verify")
@@ -70,7 +72,8 @@ def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorR
             return JSONResponse({"detail": f"this is not a VerifyRequest: {error}"[:2000]}, 422)
         started = time.monotonic()
         try:
-            reply = VerifyReply(verdicts=await judge(pool, asked.items))
+            with waiting.track_inprogress():
+                reply = VerifyReply(verdicts=await judge(pool, asked.items))
         except WorkerError as error:
             log.error("%s", error)
             return JSONResponse({"detail": str(error)}, 503)
@@ -90,10 +93,11 @@ class _PoolCollector(Collector):
 
     def collect(self) -> list[CounterMetricFamily]:
         stats = self._stats
-        return [
-            CounterMetricFamily("rz_reward_comparisons", "Pairs handed to a child.", value=stats.comparisons),
-            CounterMetricFamily("rz_reward_cache_hits", "Pairs whose outcome was known.", value=stats.cache_hits),
-            CounterMetricFamily("rz_reward_timeouts", "Comparisons that took their CPU limit.", value=stats.timeouts),
-            CounterMetricFamily("rz_reward_crashes", "Children that crashed.", value=stats.crashes),
-            CounterMetricFamily("rz_reward_children_started", "Children forked.", value=stats.children_started),
-        ]
+        counts = {
+            "rz_reward_comparisons_total": stats.comparisons,
+            "rz_reward_cache_hits_total": stats.cache_hits,
+            "rz_reward_timeouts_total": stats.timeouts,
+            "rz_reward_crashes_total": stats.crashes,
+            "rz_reward_children_started_total": stats.children_started,
+        }
+        return [CounterMetricFamily(*described(name)[:2], value=count) for name, count in counts.items()]

@@ -296,6 +296,8 @@ class Rollout:
             self._status["weight_version"] = None
             update()
             self._status["weight_version"] = self._weights.version
+        if self._weights.version is not None:
+            self._metrics.hold(self._weights.version)
 
     # -------------------------------------------------------------------------------------------------- sampling
 

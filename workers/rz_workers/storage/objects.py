@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 from rz_workers.runtime import UserError, WorkerError
 from rz_workers.storage.backends import Backend, FsspecFiles, LocalFiles
 from rz_workers.storage.credentials import read_options
+from rz_workers.storage.metrics import METRICS, StorageMetrics
 from rz_workers.storage.records import FileEntry
 from rz_workers.storage.retry import RetryPolicy, is_refusal, is_storage_failure, is_transient
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+B = TypeVar("B", bytes, bytearray)
 
 
 class StorageError(WorkerError):
@@ -62,6 +64,7 @@ class ObjectStore:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
         backend: Backend | None = None,
+        metrics: StorageMetrics = METRICS,
     ) -> None:
         """``uri`` is an fsspec URL or a path of this machine (a relative one is taken from the working directory);
         ``secret_name`` is the Secret that the spec names for it.
@@ -74,6 +77,7 @@ class ObjectStore:
         self._retry = retry or RetryPolicy()
         self._sleep = sleep
         self._jitter = jitter
+        self._metrics = metrics
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.uri!r})"
@@ -100,24 +104,41 @@ class ObjectStore:
                 raise
 
         self._retrying("create", _checked(key), create)
+        self._metrics.moved("written", len(data))
 
     def put(self, key: str, data: bytes) -> None:
         """Replace an object as a whole. Only for derived files (metrics.jsonl, tensorboard) and for files that count
         only once a manifest names them; everything else is created once, with ``put_new``."""
         self._retrying("write", _checked(key), lambda: self._backend.replace(key, data))
+        self._metrics.moved("written", len(data))
 
     def put_parts(self, key: str, parts: Callable[[], Iterable[memoryview]]) -> None:
         """As ``put``, for an object that need not be in memory at once: ``parts()`` gives its bytes piece by piece, and
         once more from the beginning where a try has failed."""
-        self._retrying("write", _checked(key), lambda: self._backend.write(key, parts()))
+        size = 0
+
+        def counted() -> Iterable[memoryview]:
+            nonlocal size
+            size = 0
+            for part in parts():
+                size += part.nbytes
+                yield part
+
+        self._retrying("write", _checked(key), lambda: self._backend.write(key, counted()))
+        self._metrics.moved("written", size)
 
     def get(self, key: str) -> bytes:
         """An object's bytes. Raises ObjectMissingError."""
-        return self._retrying("read", _checked(key), lambda: self._backend.read(key))
+        return self._read(key, lambda: self._backend.read(key))
 
     def get_range(self, key: str, start: int, size: int) -> bytearray:
         """``size`` bytes of an object from byte ``start``; fewer where it ends. Raises ObjectMissingError."""
-        return self._retrying("read", _checked(key), lambda: self._backend.read_range(key, start, size))
+        return self._read(key, lambda: self._backend.read_range(key, start, size))
+
+    def _read(self, key: str, read: Callable[[], B]) -> B:
+        data = self._retrying("read", _checked(key), read)
+        self._metrics.moved("read", len(data))
+        return data
 
     def exists(self, key: str) -> bool:
         return self._retrying("look for", _checked(key), lambda: self._backend.exists(key))
@@ -151,7 +172,9 @@ class ObjectStore:
         """Store a file, whatever its size, and return its size and sha256 for a manifest. Replaces an object of that
         key, so that an upload that was cut off can be repeated: a file counts only when a manifest names it."""
         self._retrying("upload", _checked(key), lambda: self._backend.upload(local, key))
-        return file_entry(local)
+        entry = file_entry(local)
+        self._metrics.moved("written", entry.size_bytes)
+        return entry
 
     def download(self, key: str, local: Path) -> None:
         """Fetch an object into a file (parent folders are made; a temporary name first). Raises ObjectMissingError."""
@@ -159,6 +182,7 @@ class ObjectStore:
         temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex}.part")
         try:
             self._retrying("download", _checked(key), lambda: self._backend.download(key, temporary))
+            self._metrics.moved("read", temporary.stat().st_size)
             os.replace(temporary, local)
         finally:
             temporary.unlink(missing_ok=True)
@@ -203,7 +227,8 @@ class ObjectStore:
         retry = retry or self._retry
         for attempt in range(1, retry.attempts + 1):
             try:
-                return call()
+                with self._metrics.request(doing):
+                    return call()
             except FileExistsError as error:
                 raise ObjectExistsError(f"{self.uri}: {key!r} exists already") from error
             except FileNotFoundError as error:
@@ -211,9 +236,12 @@ class ObjectStore:
             except Exception as error:
                 if not is_storage_failure(error):
                     raise
-                if is_refusal(error) and self._renew_credentials():
+                renewed = is_refusal(error) and self._renew_credentials()
+                is_last = not renewed and (not is_transient(error) or attempt == retry.attempts)
+                self._metrics.failed(doing, is_tried_again=not is_last)
+                if renewed:
                     return self._retrying(doing, key, call, retry)
-                if not is_transient(error) or attempt == retry.attempts:
+                if is_last:
                     tries = "" if attempt == 1 else f" after {attempt} tries"
                     raise StorageError(f"{self.uri}: cannot {doing} {key!r}{tries}: {_words(error)}") from error
                 seconds = retry.delay(attempt, self._jitter())

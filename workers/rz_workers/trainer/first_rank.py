@@ -26,6 +26,7 @@ from rz_workers.storage.trajectories import Trajectory
 from rz_workers.trainer.batch import TrainBatch
 from rz_workers.trainer.evaluation import Evaluations
 from rz_workers.trainer.housekeeping import apply_retention
+from rz_workers.trainer.metrics import TrainerMetrics
 from rz_workers.trainer.recovery import Replay
 from rz_workers.trainer.speed import StepTimes, StepWork, peak_flops, speed_metrics, step_flops
 from rz_workers.trainer.timeline import Timeline
@@ -50,6 +51,7 @@ class FirstRankDuty:
     shape: ModelShape
     peak_flops: float | None
     """See ``speed.StepWork``."""
+    metrics: TrainerMetrics = field(default_factory=TrainerMetrics)
     checkpoint_step: int | None = None
     replay: Replay | None = None
     """From ``begin`` on."""
@@ -121,6 +123,7 @@ class FirstRankDuty:
         if self.replay is not None:
             self.replay.seen(commit)
         self.report(commit.step, commit.weights.version, commit.metrics, "training")
+        self.metrics.committed(commit, sum(len(sequence) for sequence in batch.sequences))
         self.progress.record(commit)
         for summary in self.evaluations.collect(step):
             self.progress.record_eval(summary)
@@ -160,6 +163,7 @@ class FirstRankDuty:
         """The state of ``resumed_step`` is loaded; the steps begin."""
         settings = self.settings
         self.step_started = time.time()
+        self.metrics.resumed(self.folder.steps())
         self.replay = Replay.begin(self.folder, settings.incarnation, settings.world_size, resumed_step)
 
     def checkpointed(self, step: int) -> None:

@@ -143,6 +143,7 @@ class Trainer:
             announce=duty.ledger.announce_weights if duty else None,
             open_transfer=duty.ledger.open_transfer if duty else None,
             on_progress=watchdog.pat,
+            metrics=duty.metrics if duty else None,
         )
         canary = ranks.from_first(canary_tokens(folder) if ranks.is_first else ())
         committed = ranks.from_first(max(folder.steps(), default=-1) + 1 if ranks.is_first else 0)
@@ -152,6 +153,7 @@ class Trainer:
         trainer.next_step = trainer._checkpoint_step = trainer._checkpoints.resume()
         trainer.publish(trainer.next_step, is_new=False)
         if duty is not None:
+            duty.metrics.follow(lambda: trainer._timeline.current)
             duty.begin(trainer.next_step)
         return trainer
 

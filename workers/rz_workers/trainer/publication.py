@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ from rz_workers.runtime import Settings
 from rz_workers.storage import layout, weights
 from rz_workers.storage.checksums import Description, describe_all, digest
 from rz_workers.storage.run_folder import RunFolder
+from rz_workers.trainer.metrics import TrainerMetrics, Way
 from rz_workers.trainer.models import Policy, published_tensors
 from rz_workers.trainer.ranks import Ranks, whole
 from rz_workers.transfer.sender import Sender
@@ -73,14 +75,16 @@ class Publisher:
         announce: Callable[[Publication], None] | None,
         open_transfer: Callable[[TransferRequest], TransferReply] | None,
         on_progress: Callable[[], None] = lambda: None,
+        metrics: TrainerMetrics | None = None,
     ) -> None:
-        self._settings, self._ranks, self._folder = settings, ranks, folder
+        self._settings, self._ranks, self._folder, self._metrics = settings, ranks, folder, metrics
         self._announce, self._open_transfer, self._on_progress = announce, open_transfer, on_progress
         spec = settings.run.spec
         self._spec, self._dtype = spec, getattr(torch, spec.trainer.dtype)
         self._sender, self._endpoints = _start_sender(settings, ranks)
         self._checksums = ThreadPoolExecutor(1, thread_name_prefix="checksums")
-        self._writer = StorageWriter(self._store, announce) if announce is not None else None
+        skipped = metrics.skipped if metrics is not None else lambda: None
+        self._writer = StorageWriter(self._store, announce, skipped) if announce is not None else None
         self.newest: Publication | None = None
         """What was announced last; on the first rank."""
 
@@ -96,6 +100,7 @@ class Publisher:
 
         Raises SupersededError when a newer gang is at work.
         """
+        started = time.monotonic()
         if self._ranks.is_first:
             self._folder.check_newest(self._settings.incarnation)
         tensors = published_tensors(policy)
@@ -121,7 +126,10 @@ class Publisher:
             must_be_stored |= called.left_out > 0 or sum(arrived) < len(called.receivers)
         if self._announce is None or self._writer is None:
             return None
-        return self._hand_out(version, kept, checksums, canary, stored=not sent, must_be_stored=must_be_stored)
+        info = self._hand_out(version, kept, checksums, canary, stored=not sent, must_be_stored=must_be_stored)
+        if sent:
+            self._count("broadcast", started, kept)
+        return info
 
     def _hand_out(
         self,
@@ -155,8 +163,15 @@ class Publisher:
     def _store(
         self, version: int, tensors: dict[str, Tensor], checksums: dict[str, Description], canary: Canary
     ) -> WeightsInfo:
-        incarnation = self._settings.incarnation
-        return weights.publish(self._folder, version, incarnation, tensors, canary=canary, described=checksums)
+        incarnation, started = self._settings.incarnation, time.monotonic()
+        info = weights.publish(self._folder, version, incarnation, tensors, canary=canary, described=checksums)
+        self._count("storage", started, tensors)
+        return info
+
+    def _count(self, way: Way, started: float, tensors: Mapping[str, Tensor]) -> None:
+        if self._metrics is not None:
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            self._metrics.published(way, time.monotonic() - started, size)
 
     def finish(self) -> None:
         """Wait until everything that was to be stored is. Raises what went wrong with it."""
@@ -221,8 +236,10 @@ class StorageWriter:
         self,
         store: Callable[[int, dict[str, Tensor], dict[str, Description], Canary], WeightsInfo],
         announce: Callable[[Publication], None],
+        skipped: Callable[[], None] = lambda: None,
     ) -> None:
-        self._store, self._announce = store, announce
+        """``skipped`` is called for each version that is not stored."""
+        self._store, self._announce, self._skipped = store, announce, skipped
         self._changed = threading.Condition()
         self._waiting: _Version | None = None
         self._is_busy = False
@@ -244,6 +261,7 @@ class StorageWriter:
             self._raise_error()
             if self._waiting is not None:
                 log.info("version %d is not stored: storage was busy, and %d came", self._waiting.number, version)
+                self._skipped()
             self._waiting = _Version(version, tensors, checksums, canary, must_be_stored)
             if not self._is_busy:
                 self._is_busy = True

@@ -1,0 +1,45 @@
+# Rollouts and trainers: torch, transformers and vLLM. The CPU variant (VARIANT=worker-cpu) has no vLLM and samples with
+# transformers; it is for tests and small machines. docker/build.sh builds it.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+ARG VARIANT=worker
+# An index of CPU builds of torch, where the usual one has CUDA builds under the same version.
+ARG TORCH_INDEX=
+RUN python3 -m venv /opt/venv
+WORKDIR /src
+COPY docker/constraints/${VARIANT}.txt constraints.txt
+# By itself and first: the layer of several GB is made again only when a pin changes.
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
+      ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
+RUN if [ "${VARIANT}" = worker ]; then \
+      /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt vllm; \
+    fi
+COPY pyproject.toml README.md LICENSE ./
+COPY crds/rz_api crds/rz_api
+COPY operator/rz_operator operator/rz_operator
+COPY workers/rz_workers workers/rz_workers
+RUN case "${VARIANT}" in worker) engine=vllm ;; *) engine=rollout ;; esac \
+ && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
+      ".[${engine},trainer,s3,gcs,azure]" \
+ && rm -rf /opt/venv/lib/python3.11/site-packages/rz_operator
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="reasonerzero worker" \
+      org.opencontainers.image.description="Rollouts and trainers of a run" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=reasonerzero \
+    RZ_STATUS_PORT=9400
+USER 65532:65532
+HEALTHCHECK --interval=30s --timeout=10s --start-period=900s \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/healthz' % os.environ['RZ_STATUS_PORT'], timeout=9)"]
+CMD ["python", "-m", "rz_workers.rollout"]
