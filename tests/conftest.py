@@ -10,6 +10,10 @@ settings.register_profile("reasonerzero", deadline=None, suppress_health_check=[
 settings.load_profile("reasonerzero")
 
 
+collect_ignore = [] if "RZ_OPERATOR_ARCHIVE" in os.environ else ["cluster"]
+"""A whole cluster takes root, Debian and a network namespace of its own: ``make test-cluster``."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``make test`` is for every day; CI also runs what takes longer (``.ci/run``)."""
     if os.environ.get("RZ_TEST_THOROUGH") == "1":

@@ -181,7 +181,9 @@ def test_3_a_trainer_pod_that_is_deleted_is_a_new_gang_and_no_restart_that_count
     story.wait(lambda: story.status()["gang"]["incarnation"] == 2, "the next incarnation")
     step = story.step()
     story.wait(lambda: story.step() > step, "a step of the second gang")
-    assert not first & {pod["metadata"]["name"] for pod in story.pods("trainer")}
+    left = [pod for pod in story.pods("trainer") if pod["metadata"]["name"] in first]
+    assert all("deletionTimestamp" in pod["metadata"] for pod in left), "the old gang is still wanted"
+    assert story.status()["gang"].get("restarts", 0) == 0
 
 
 def test_4_a_rollout_pod_that_is_deleted_is_replaced_alone(story: Story) -> None:
