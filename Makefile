@@ -79,6 +79,11 @@ test-cluster: setup ## Tests on a real Kubernetes on this machine (root, Debian)
 	@tests/cluster/prepare.sh $(BIN)/python
 	@RZ_OPERATOR_ARCHIVE=$(CLUSTER_IMAGES)/operator.tar unshare --net -- $(BIN)/python -m pytest tests/cluster
 
+.PHONY: docs
+docs: setup ## The documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open $(abspath site)/index.html"
+
 .PHONY: images
 images: ## Build the container images with buildah or docker (docker/build.sh says what can be chosen)
 	@docker/build.sh operator reward worker
@@ -88,9 +93,11 @@ bench: setup ## Measure speed: every program in bench/
 	@for program in bench/*.py; do echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python "$$program"; done
 
 .PHONY: verify
-verify: setup ## What needs no run: drift of CRD and chart, lint, format, types, direction of imports
+verify: setup ## What needs no run: drift of what is generated, lint, format, types, direction of imports
 	@$(BIN)/python -m rz_api.crd --check
 	@$(BIN)/python -m rz_api.metrics_doc --check
+	@$(BIN)/python -m rz_api.reference --check
+	@$(BIN)/python dashboards/generate.py --check
 	@$(BIN)/python charts/generate.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -103,6 +110,8 @@ fmt: setup ## Put the code in form, and the generated CRD up to date
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m rz_api.crd
 	@$(BIN)/python -m rz_api.metrics_doc
+	@$(BIN)/python -m rz_api.reference
+	@$(BIN)/python dashboards/generate.py
 	@$(BIN)/python charts/generate.py
 
 .PHONY: clean

@@ -103,7 +103,7 @@ TRAINING = Page(
             Panel(
                 "Pass at n, and groups that teach nothing",
                 "percentunit",
-                "Groups whose rewards are all the same give no advantage among themselves. Many of them: data too easy or hard.",
+                "Groups whose rewards are all the same teach nothing. Many of them: data too easy or too hard.",
                 {"{{run}} pass at n": "pass_at_n", "{{run}} all the same": "zero_variance_group_fraction"},
                 wide=True,
                 maximum=1.0,
@@ -153,9 +153,10 @@ TRAINING = Page(
             Panel(
                 "How responses end",
                 "percentunit",
-                "By the first stop string, by an end-of-sequence token, or at the limit.",
+                "By a stop string, by an end-of-sequence token, or at the limit.",
                 {
-                    "{{run}} stop string": "stop_string_0_fraction",
+                    "{{run}} stop string": "1 - max by (run) (rz_trainer_stop_eos_fraction%) "
+                    "- max by (run) (rz_trainer_stop_length_fraction%)",
                     "{{run}} end of sequence": "stop_eos_fraction",
                     "{{run}} limit": "stop_length_fraction",
                 },

@@ -6,6 +6,10 @@ FROM ${BASE_IMAGE} AS build
 ARG VARIANT=worker
 # An index of CPU builds of torch, where the usual one has CUDA builds under the same version.
 ARG TORCH_INDEX=
+# Some of reasoning-gym's packages come as source.
+RUN apt-get update -qq \
+ && apt-get install -qq -y --no-install-recommends gcc g++ libc6-dev python3-dev \
+ && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
 WORKDIR /src
 COPY docker/constraints/${VARIANT}.txt constraints.txt
@@ -25,6 +29,13 @@ RUN case "${VARIANT}" in worker) engine=vllm ;; *) engine=rollout ;; esac \
  && rm -rf /opt/venv/lib/python3.11/site-packages/rz_operator
 
 FROM ${BASE_IMAGE}
+ARG VARIANT=worker
+# Triton and torch.compile compile C at run time.
+RUN if [ "${VARIANT}" = worker ]; then \
+      apt-get update -qq \
+      && apt-get install -qq -y --no-install-recommends gcc libc6-dev python3-dev \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="reasonerzero worker" \

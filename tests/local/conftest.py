@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "dashboards"))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "dashboards"))
+
 RUN_SECONDS = 240.0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from rz_api.names import Role
 from rz_operator.local.ports import HOST, Ports
 from rz_operator.local.processes import identity, kill_group, poll_and_sweep, signal_process, spawn
-from rz_operator.local.workdir import MEMBERS_FILE, Workdir, read_members, write_atomically
+from rz_operator.local.workdir import MEMBERS_FILE, TARGETS_FILE, Workdir, read_members, write_atomically
 from rz_operator.members import Action, Observed, Start, Stop, member_key
 from rz_operator.plan import Address, Here, Plan, render_env
 
@@ -181,6 +181,17 @@ class LocalExecutor:
             if m.process and m.process.returncode is None
         ]
         write_atomically(self._workdir.file(MEMBERS_FILE), json.dumps(rows, indent=2))
+        write_atomically(self._workdir.path / TARGETS_FILE, json.dumps(self._targets(), indent=2))
+
+    def _targets(self) -> list[dict[str, object]]:
+        """Who serves metrics where, as a file of Prometheus' ``file_sd_configs``, with the labels of the chart's
+        PodMonitor."""
+        found: list[dict[str, object]] = []
+        for role, index, life in self._members:
+            port = self._ports.port(role, index, "status", _life(role, life))
+            labels = {"namespace": "local", "run": self._plan.run.name, "role": role, "pod": member_key(role, index)}
+            found.append({"targets": [f"{HOST}:{port}"], "labels": labels})
+        return found
 
     def sweep_leftovers(self) -> list[str]:
         """Kill the processes that an earlier runner of this workdir left (only possible where the kernel does not tie

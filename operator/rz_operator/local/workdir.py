@@ -2,6 +2,7 @@
 
 ```
 <workdir>/status.json            what the runner remembers and shows (``rz status`` reads it)
+<workdir>/prometheus.json        where each member serves metrics (a file of Prometheus' file_sd_configs)
 <workdir>/logs/<role>-<i>.log    output of each member, appended over restarts (trainer: -i<incarnation>)
 <workdir>/.rz/                   private (0700): lock, run.json, token (0600), members.json, last words, scratch
 ```
@@ -24,7 +25,7 @@ from rz_api.status import RunStatus
 from rz_operator.errors import UserError
 from rz_operator.plan import RUN_FILE, TOKEN_FILE, Plan
 
-STATUS_FILE, MEMBERS_FILE = "status.json", "members.json"
+STATUS_FILE, MEMBERS_FILE, TARGETS_FILE = "status.json", "members.json", "prometheus.json"
 
 
 class Workdir:

@@ -1,0 +1,7 @@
+"""Lets the tests import the dashboards' modules and this folder's."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "dashboards"))
