@@ -33,8 +33,9 @@ def _introduction() -> str:
 <!-- Written by `python -m rz_api.reference` from the models in crds/rz_api. -->
 
 `{names.API_VERSION}`, kind `{names.KIND}`, short name `rzr`. `kubectl explain rzr.spec` shows the same.
-A field that is left out has the default that its row names, which is the paper's value where the paper has one. Rules that compare fields
-are checked by the API server (1.25 and newer), by `rz validate` and by the operator, with the same words.
+A field that is left out has the default that its row names, which is the paper's value where the paper has one. Rules
+that compare fields are checked by the API server (1.25 and newer), by `rz validate` and by the operator, in the same
+words.
 
 Fixed once a run was accepted:
 
