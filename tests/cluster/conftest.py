@@ -23,10 +23,7 @@ from helm import NAMESPACE, RELEASE, Helm
 from helm_binaries import helm_folder
 from moto.server import ThreadedMotoServer
 from server_process import child_environment
-from whole_cluster import NODE_ADDRESS, OPERATOR_IMAGE, WholeCluster, reasons_against
-
-ARCHIVE = "RZ_OPERATOR_ARCHIVE"
-"""File of the operator's image as an OCI archive, of the name above."""
+from whole_cluster import ARCHIVES, NODE_ADDRESS, OPERATOR_IMAGE, WholeCluster, reasons_against
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,7 +37,9 @@ def cluster() -> Iterator[WholeCluster]:
     if reasons := reasons_against():
         pytest.fail(f"no cluster can be started here: {'; '.join(reasons)}", pytrace=False)
     with WholeCluster() as cluster:
-        cluster.import_image(Path(os.environ[ARCHIVE]))
+        for variable in ARCHIVES.values():
+            if variable in os.environ:
+                cluster.import_image(Path(os.environ[variable]))
         yield cluster
 
 

@@ -1,13 +1,15 @@
 """A run from ``helm install`` to its exported model, on a real Kubernetes: real pods, probes, names, Secrets, volumes.
 
 The steps are one story on one cluster, one test after the other. The worker pods are made of the operator's image, into
-which this repository and its environment are mounted: the image of the workers is too large to be built for a test.
+which this repository and its environment are mounted: the image of the workers is too large to be built for each test.
+With ``RZ_REWARD_ARCHIVE`` and ``RZ_WORKER_ARCHIVE`` (OCI archives by ``docker/build.sh``) they are of the real ones.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +24,7 @@ import pytest
 from bucket import Bucket
 from helm import NAMESPACE, RELEASE, ROOT, Helm
 from kube_api import ApiError
-from whole_cluster import OPERATOR_IMAGE, WholeCluster
+from whole_cluster import ARCHIVES, OPERATOR_IMAGE, WholeCluster
 
 from rz_api import names
 
@@ -86,11 +88,7 @@ def story(cluster: WholeCluster, bucket: Bucket, release: str, tmp_path_factory:
 
 def document(template: str) -> dict[str, Any]:
     """The run of tests/local, for a cluster: 4 steps of 8 prompts x 4 samples, two trainer nodes, two rollouts."""
-    here = {
-        "image": OPERATOR_IMAGE,
-        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
-        "podTemplate": with_this_repository(),
-    }
+    reward, worker = with_image("reward"), with_image("worker-cpu")
     spec: dict[str, Any] = {
         "model": {"name": "s3://data/base/model", "secretName": "bucket"},
         "data": {
@@ -109,7 +107,7 @@ def document(template: str) -> dict[str, Any]:
         },
         "evaluation": {"interval": 3, "samples": 2},
         "rollout": {
-            **here,
+            **worker,
             "replicas": 2,
             "groupsPerLease": 2,
             "samplesPerLease": 4,
@@ -118,7 +116,7 @@ def document(template: str) -> dict[str, Any]:
             "sampling": {"maxNewTokens": 48, "stop": ["</answer>"]},
         },
         "trainer": {
-            **here,
+            **worker,
             "nodes": 2,
             "gpusPerNode": 0,
             "dtype": "float32",
@@ -126,11 +124,19 @@ def document(template: str) -> dict[str, Any]:
             "maxTokensPerMicroBatch": 512,
             "checkpoint": {"interval": 2},
         },
-        "reward": {**here, "workers": 1},
-        "ledger": here,
+        "reward": {**reward, "workers": 1},
+        "ledger": reward,
         "failurePolicy": {"backoffSeconds": 0.5, "maxBackoffSeconds": 2.0},
     }
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": RUN}, "spec": spec}
+
+
+def with_image(name: str) -> dict[str, Any]:
+    """Fields of a role: its image, and what one machine can give to all of them."""
+    resources = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+    if ARCHIVES[name] in os.environ:
+        return {"image": f"localhost/reasonerzero-{name}:test", "resources": resources}
+    return {"image": OPERATOR_IMAGE, "resources": resources, "podTemplate": with_this_repository()}
 
 
 def with_this_repository() -> dict[str, Any]:

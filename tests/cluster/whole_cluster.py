@@ -34,6 +34,8 @@ CGROUPS, CGROUP = Path("/sys/fs/cgroup"), "rz-test"
 PAUSE_IMAGE = "localhost/pause:1"
 POD_LOGS = Path("/var/log/pods")
 OPERATOR_IMAGE = "localhost/reasonerzero-operator:test"
+ARCHIVES = {"operator": "RZ_OPERATOR_ARCHIVE", "reward": "RZ_REWARD_ARCHIVE", "worker-cpu": "RZ_WORKER_ARCHIVE"}
+"""Image -> variable with the file that it is in, an OCI archive of the name ``localhost/reasonerzero-IMAGE:test``."""
 PROGRAMS = ("containerd", "ctr", "runc", "iptables", "conntrack", "ip", "gcc", "dnsmasq", "buildah")
 SERVER_FLAGS = {
     "endpoint-reconciler-type": "lease",  # the Service "kubernetes", by which pods reach the server
