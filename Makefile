@@ -97,7 +97,7 @@ verify: setup ## What needs no run: drift of what is generated, lint, format, ty
 	@$(BIN)/python -m rz_api.crd --check
 	@$(BIN)/python -m rz_api.metrics_doc --check
 	@$(BIN)/python -m rz_api.reference --check
-	@$(BIN)/python dashboards/generate.py --check
+	@$(BIN)/python dashboards/render_dashboards.py --check
 	@$(BIN)/python charts/generate.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -111,7 +111,7 @@ fmt: setup ## Put the code in form, and the generated CRD up to date
 	@$(BIN)/python -m rz_api.crd
 	@$(BIN)/python -m rz_api.metrics_doc
 	@$(BIN)/python -m rz_api.reference
-	@$(BIN)/python dashboards/generate.py
+	@$(BIN)/python dashboards/render_dashboards.py
 	@$(BIN)/python charts/generate.py
 
 .PHONY: clean

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generate import render
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from panels import PAGES, Panel
+from render_dashboards import render
 
 from rz_api.metrics import FAMILIES
 
@@ -32,7 +32,7 @@ def targets(board: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_file_is_what_its_tables_give(name: str) -> None:
     text = (ROOT / "dashboards" / f"{name}.json").read_text()
-    assert text == render(PAGES[name]), "run `python dashboards/generate.py` and `python charts/generate.py`"
+    assert text == render(PAGES[name]), "run `python dashboards/render_dashboards.py` and `python charts/generate.py`"
 
 
 @pytest.mark.parametrize("name", PAGES)

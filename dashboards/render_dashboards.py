@@ -1,4 +1,4 @@
-"""Makes Grafana's JSON of ``panels``: ``python dashboards/generate.py`` writes it, ``--check`` compares.
+"""Makes Grafana's JSON of ``panels``: ``python dashboards/render_dashboards.py`` writes it, ``--check`` compares.
 
 The JSON is made by Grafana's own Foundation SDK and is what the chart installs (charts/generate.py copies it). It can
 also be imported by hand: it asks for the data source.
@@ -129,7 +129,7 @@ def main() -> int:
         elif not file.exists() or file.read_text() != text:
             stale.append(file.name)
     if stale:
-        print(f"not up to date: {', '.join(stale)}; run `python dashboards/generate.py`", file=sys.stderr)
+        print(f"not up to date: {', '.join(stale)}; run `python dashboards/render_dashboards.py`", file=sys.stderr)
     return 1 if stale else 0
 
 
