@@ -1,4 +1,4 @@
-"""What the three dashboards show, as tables: dashboard, row, panel, queries. ``render_dashboards`` makes the JSON of them.
+"""What the three dashboards show, as tables: page, row, panel, queries. ``render_dashboards`` makes their JSON.
 
 In queries ``%`` stands for the selector of the chosen runs, and figures of a step can be written by their short name:
 ``reward_mean`` is ``max by (run) (rz_trainer_reward_mean%)``, for the trainer's first rank alone serves it.
