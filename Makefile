@@ -68,7 +68,11 @@ $(VLLM_VENV)/.installed: pyproject.toml
 
 .PHONY: test
 test: setup ## Unit tests, contract suites, a real API server, short local runs
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: test-thorough
+test-thorough: ## What make test runs and the longer forms of it, 20 kills for 5 (before a release; half an hour)
+	@RZ_TEST_THOROUGH=1 RZ_TEST_KILLS=20 $(MAKE) test
 
 .PHONY: test-vllm
 test-vllm: $(VLLM_VENV)/.installed ## The engine's tests over vLLM on the CPU (.venv-vllm, about 3.5 GB)

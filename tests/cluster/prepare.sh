@@ -26,7 +26,7 @@ if ((${#missing[@]})); then
   DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-echo "test-cluster 2/4: Kubernetes (built once, about 12 minutes on 2 cores)"
+echo "test-cluster 2/4: Kubernetes (built once, about 6 minutes on 2 cores)"
 "${python}" tests/apiserver/kube_binaries.py --node >/dev/null
 
 echo "test-cluster 3/4: helm and kubectl"

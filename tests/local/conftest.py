@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "dashboards"))
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "dashboards"))
@@ -21,11 +23,33 @@ RUN_SECONDS = 240.0
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder for all processes of this test session: pytest-xdist gives each session fixtures of its own."""
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if parallel else tmp_path_factory.getbasetemp()
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.made"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def base(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A base model after 60 steps of pre-training (it answers, mostly wrong), 40 training and 8 held-out problems."""
-    folder = tmp_path_factory.mktemp("base")
-    subprocess.run([sys.executable, Path(__file__).with_name("build_base.py"), folder], check=True, capture_output=True)
-    return folder
+
+    def build(folder: Path) -> None:
+        program = Path(__file__).with_name("build_base.py")
+        subprocess.run([sys.executable, program, folder], check=True, capture_output=True)
+
+    return made_once("base", build)
 
 
 @dataclass
@@ -192,9 +216,14 @@ def make_run(base: Path) -> Callable[..., LocalRun]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(make_run: Callable[..., LocalRun], tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
+def undisturbed(
+    make_run: Callable[..., LocalRun], made_once: Callable[[str, Callable[[Path], None]], Path]
+) -> LocalRun:
     """A run that nothing happened to."""
-    run = make_run(tmp_path_factory.mktemp("undisturbed"))
-    code, output = run.run()
-    assert code == 0, f"{output}\n{run.logs()}"
-    return run
+
+    def finish(folder: Path) -> None:
+        run = make_run(folder)
+        code, output = run.run()
+        assert code == 0, f"{output}\n{run.logs()}"
+
+    return make_run(made_once("undisturbed", finish))

@@ -1,7 +1,7 @@
 """``kill -9`` of a trainer rank at random moments, each in a phase that its read-only port shows: the run ends with
 the undisturbed run's weights, to the bit (tier *bitwise*), and no trajectory is generated twice or lost.
 
-``RZ_TEST_KILLS`` is their number: 5, each phase once; CI (``.ci/run``) asks for 20, which take 5 to 10 minutes.
+``RZ_TEST_KILLS`` is their number: 5, each phase once; ``make test-thorough`` asks for 20, which take 5 to 10 minutes.
 ``RZ_TEST_SEED`` chooses other moments.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.local, pytest.mark.thorough, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.local, pytest.mark.timeout(1800)]
 
 MOMENTS = ["policy_update", "publish", "critic_update", "data", "manifest"]
 """The last two: a checkpoint's files are being written; they are there and the manifest is not."""
