@@ -15,13 +15,13 @@ collect_ignore = [] if "RZ_OPERATOR_ARCHIVE" in os.environ else ["cluster"]
 """A whole cluster takes root, Debian and a network namespace of its own: ``make test-cluster``."""
 
 
-LONG_FILES_FIRST = ("local", "apiserver", "charts", "docs")
-"""Folders whose files take minutes each. Two processes share the files out in this order (``--no-loadscope-reorder``):
-begun last, one such file would leave the other process idle."""
+LONG_FILES_FIRST = ("local", "apiserver", "workers/trainer", "workers/transfer", "workers/report", "charts", "docs")
+"""Folders whose files take minutes. The test processes share the files out in this order (``--no-loadscope-reorder``):
+begun last, one such file would leave the others idle."""
 
 
 def _turn(item: pytest.Item) -> int:
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
     return LONG_FILES_FIRST.index(folder) if folder in LONG_FILES_FIRST else len(LONG_FILES_FIRST)
 
 

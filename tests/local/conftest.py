@@ -163,7 +163,11 @@ class LocalRun:
 
 @pytest.fixture(scope="session")
 def make_run(base: Path) -> Callable[..., LocalRun]:
-    """A run of 4 steps of 8 prompts x 4 samples; keyword arguments replace fields of whole sections."""
+    """A run of 4 steps of 8 prompts x 4 samples; keyword arguments replace fields of whole sections.
+
+    One rollout: most of what a process costs here are its imports. How many there are changes no result, and tests of
+    what happens between several compare with the run of one.
+    """
 
     def make(folder: Path, **sections: dict[str, Any]) -> LocalRun:
         spec: dict[str, Any] = {
@@ -183,7 +187,7 @@ def make_run(base: Path) -> Callable[..., LocalRun]:
             },
             "evaluation": {"interval": 2, "samples": 2},
             "rollout": {
-                "replicas": 2,
+                "replicas": 1,
                 "groupsPerLease": 2,
                 "samplesPerLease": 4,
                 "leaseSeconds": 3,

@@ -11,9 +11,16 @@ import pytest
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
 
-def test_kill_9_of_every_role_changes_nothing(make_run, undisturbed, tmp_path):
-    run = make_run(tmp_path / "killed")
-    process = run.start()
+@pytest.fixture
+def run_of_two(make_run, tmp_path):
+    """Of two rollouts, one is there while the other is gone."""
+    run = make_run(tmp_path)
+    run.document["spec"]["rollout"]["replicas"] = 2
+    return run
+
+
+def test_kill_9_of_every_role_changes_nothing(run_of_two, undisturbed):
+    run, process = run_of_two, run_of_two.start()
     moments = random.Random(os.environ.get("RZ_TEST_SEED", "0"))
     for commits, role in zip((0, 1, 2, 2), moments.sample(["rollout", "reward", "ledger", "trainer"], 4), strict=True):
         run.wait_for(lambda commits=commits: len(run.commits()) >= commits and _sampling(run), process)
@@ -25,9 +32,8 @@ def test_kill_9_of_every_role_changes_nothing(make_run, undisturbed, tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_rollout_frozen_past_its_lease_and_continued_changes_nothing(make_run, undisturbed, tmp_path):
-    run = make_run(tmp_path / "frozen")
-    process = run.start()
+def test_a_rollout_frozen_past_its_lease_and_continued_changes_nothing(run_of_two, undisturbed):
+    run, process = run_of_two, run_of_two.start()
     run.wait_for(lambda: _sampling(run), process)
     frozen = run.kill("rollout", signal.SIGSTOP)
     try:

@@ -108,6 +108,7 @@ def waiting_run(make_run, tmp_path_factory):
             trainer={"overlapCritic": overlap_critic, "checkpoint": {"interval": 100}},
             evaluation={"interval": 100},
         )
+        run.document["spec"]["rollout"]["replicas"] = 2
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(folder / "patch"))
             patch.setenv("OVERLAP_TEST_FOLDER", str(folder / "marks"))

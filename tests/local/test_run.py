@@ -110,12 +110,3 @@ def test_a_second_run_on_the_same_folder_is_refused(undisturbed, make_run, tmp_p
     assert "Traceback" not in output
     assert undisturbed.commits() == before
     assert not other.workdir.exists()
-
-
-def test_two_trainer_ranks_share_the_work_and_publish_what_they_train(make_run, tmp_path):
-    run = make_run(tmp_path / "two-ranks", trainer={"nodes": 2}, algorithm={"totalSteps": 2})
-    code, output = run.run()
-    assert code == 0, f"{output}\n{run.logs()}"
-    assert sorted(run.commits()) == [0, 1]
-    # Step 1 was sampled with what the two ranks published: their own log-probs agree with the sampler's.
-    assert run.commits()[1]["metrics"]["mismatch_abs_mean"] < 1e-5

@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
 
+TWO = {"replicas": 2}
 BROADCAST = {"weightSync": "broadcast", "transferSeconds": 5}
 COLOCATED = {"placement": "colocated", "replicas": 1}
 
@@ -27,7 +28,7 @@ def updates(run, what):
 
 @pytest.mark.parametrize(
     "rollout",
-    [BROADCAST, pytest.param(COLOCATED, marks=pytest.mark.thorough), COLOCATED | BROADCAST],
+    [TWO | BROADCAST, pytest.param(COLOCATED, marks=pytest.mark.thorough), COLOCATED | BROADCAST],
     ids=["separate, broadcast", "colocated, storage", "colocated, broadcast"],
 )
 def test_the_way_of_the_weights_changes_nothing(make_run, undisturbed, tmp_path, rollout):
@@ -37,12 +38,25 @@ def test_the_way_of_the_weights_changes_nothing(make_run, undisturbed, tmp_path,
     run.assert_same_outcome(undisturbed)
     assert all(commit["metrics"]["mismatch_abs_mean"] < 1e-3 for commit in run.commits().values())
     assert bool(updates(run, r"received version \d+")) == ("weightSync" in rollout), run.logs()
+    if rollout["replicas"] == 1:
+        assert_phases_take_turns([commit for _, commit in sorted(run.commits().items())])
+
+
+def assert_phases_take_turns(commits):
+    for commit in commits:
+        [generate] = [phase for phase in commit["phases"] if phase["name"] == "generate"]
+        for phase in commit["phases"]:
+            if phase["name"] in ("values", "policy_update", "critic_update"):
+                assert phase["started"] >= generate["started"] + generate["seconds"]
+    ends = [max(p["started"] + p["seconds"] for p in c["phases"] if p["name"] == "critic_update") for c in commits]
+    starts = [min(p["started"] for p in c["phases"] if p["name"] == "generate") for c in commits]
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
 
 
 @pytest.mark.thorough
 def test_each_of_two_trainer_ranks_sends_to_a_rollout(make_run, tmp_path):
     run = make_run(tmp_path, trainer={"nodes": 2}, algorithm={"totalSteps": 3}, evaluation={"interval": 100})
-    run.document["spec"]["rollout"] |= BROADCAST
+    run.document["spec"]["rollout"] |= TWO | BROADCAST
     code, output = run.run()
     assert code == 0, f"{output}\n{run.logs()}"
     for log in (run.workdir / "logs").glob("rollout*.log"):
@@ -51,27 +65,9 @@ def test_each_of_two_trainer_ranks_sends_to_a_rollout(make_run, tmp_path):
     assert all(commit["metrics"]["mismatch_abs_mean"] < 1e-5 for commit in run.commits().values())
 
 
-def test_phases_of_a_colocated_run_take_turns(make_run, tmp_path):
-    run = with_rollout(make_run, tmp_path, **COLOCATED)
-    code, output = run.run()
-    assert code == 0, f"{output}\n{run.logs()}"
-    for commit in run.commits().values():
-        [generate] = [phase for phase in commit["phases"] if phase["name"] == "generate"]
-        for phase in commit["phases"]:
-            if phase["name"] in ("values", "policy_update", "critic_update"):
-                assert phase["started"] >= generate["started"] + generate["seconds"]
-    ends = [max(p["started"] + p["seconds"] for p in c["phases"] if p["name"] == "critic_update") for c in by_step(run)]
-    starts = [min(p["started"] for p in c["phases"] if p["name"] == "generate") for c in by_step(run)]
-    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
-
-
-def by_step(run):
-    return [commit for _, commit in sorted(run.commits().items())]
-
-
 @pytest.mark.thorough
 def test_a_rollout_that_hangs_is_left_out_of_the_broadcast(make_run, undisturbed, tmp_path):
-    run = with_rollout(make_run, tmp_path, **BROADCAST | {"transferSeconds": 2})
+    run = with_rollout(make_run, tmp_path, **TWO | BROADCAST | {"transferSeconds": 2})
     process = run.start()
     run.wait_for(lambda: len(run.commits()) >= 1, process)
     frozen = run.kill("rollout", signal.SIGSTOP)
@@ -85,7 +81,7 @@ def test_a_rollout_that_hangs_is_left_out_of_the_broadcast(make_run, undisturbed
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("rollout", [BROADCAST, COLOCATED | BROADCAST], ids=["separate", "colocated"])
+@pytest.mark.parametrize("rollout", [TWO | BROADCAST, COLOCATED | BROADCAST], ids=["separate", "colocated"])
 def test_kill_9_of_every_role_while_weights_are_broadcast(make_run, undisturbed, tmp_path, rollout):
     run = with_rollout(make_run, tmp_path, **rollout)
     process = run.start()
@@ -101,7 +97,7 @@ def test_kill_9_of_every_role_while_weights_are_broadcast(make_run, undisturbed,
 @pytest.mark.thorough
 def test_a_corrupt_weight_object_is_loaded_by_nobody(make_run, undisturbed, tmp_path):
     """The version is in use when its object is damaged: who holds it goes on, who comes later waits for the next."""
-    run = with_rollout(make_run, tmp_path)
+    run = with_rollout(make_run, tmp_path, **TWO)
     process = run.start()
     run.wait_for(lambda: any(run.storage.glob("weights/v000001-*/manifest.json")), process)
     [file] = run.storage.glob("weights/v000001-*/*.safetensors")
@@ -152,7 +148,7 @@ def test_an_engine_that_skips_updates_is_found_out_and_replaced(make_run, undist
     patch.mkdir()
     (patch / "sitecustomize.py").write_text(STALE_ENGINE)
     monkeypatch.setenv("PYTHONPATH", str(patch))
-    run = with_rollout(make_run, tmp_path / "run")
+    run = with_rollout(make_run, tmp_path / "run", **TWO)
     code, output = run.run()
     assert code == 0, f"{output}\n{run.logs()}"
     assert updates(run, "it computes with other weights|the same bits") >= 2, run.logs()
