@@ -79,9 +79,15 @@ test-vllm: $(VLLM_VENV)/.installed ## The engine's tests over vLLM on the CPU (.
 	@OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/workers/rollout/test_vllm_engine.py
 
 .PHONY: test-cluster
-test-cluster: setup ## Tests on a real Kubernetes on this machine (root, Debian): the chart, the operator's image, a whole run
+test-cluster: setup ## Chart, images and a whole run on a Kubernetes started here (root, Debian). Or KUBECONFIG= IMAGES= TAG= ADDRESS=
+# Named on the command line: one that happens to be in the environment may be anybody's.
+ifeq ($(origin KUBECONFIG),command line)
+	@RZ_TEST_KUBECONFIG="$(KUBECONFIG)" RZ_TEST_IMAGES="$(IMAGES)" RZ_TEST_TAG="$(TAG)" RZ_TEST_ADDRESS="$(ADDRESS)" \
+	  $(BIN)/python -m pytest tests/cluster
+else
 	@tests/cluster/prepare.sh $(BIN)/python
 	@RZ_OPERATOR_ARCHIVE=$(CLUSTER_IMAGES)/operator.tar unshare --net -- $(BIN)/python -m pytest tests/cluster
+endif
 
 .PHONY: docs
 docs: setup ## The documentation as a site, in site/

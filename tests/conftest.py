@@ -11,8 +11,8 @@ settings.register_profile("reasonerzero", deadline=None, suppress_health_check=[
 settings.load_profile("reasonerzero")
 
 
-collect_ignore = [] if "RZ_OPERATOR_ARCHIVE" in os.environ else ["cluster"]
-"""A whole cluster takes root, Debian and a network namespace of its own: ``make test-cluster``."""
+collect_ignore = [] if {"RZ_OPERATOR_ARCHIVE", "RZ_TEST_KUBECONFIG"} & os.environ.keys() else ["cluster"]
+"""They take root, Debian and a network namespace of their own, or somebody's cluster: ``make test-cluster``."""
 
 
 LONG_FILES_FIRST = ("local", "apiserver", "workers/trainer", "workers/transfer", "workers/report", "charts", "docs")

@@ -62,10 +62,11 @@ class ApiError(Exception):
 class Api:
     """One user's view of one API server. Safe to use from several threads."""
 
-    def __init__(self, server: str, token: str, ca_file: str) -> None:
+    def __init__(self, server: str, token: str = "", ca_file: str | None = None) -> None:
+        """``server``: ``https://…``, or ``http://…`` of a ``kubectl proxy``, which needs no token."""
         self._http = httpx.Client(
             base_url=server,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             verify=ssl.create_default_context(cafile=ca_file),
             timeout=30.0,
             limits=httpx.Limits(max_connections=32),

@@ -1,7 +1,7 @@
 """Fixtures of the tests on a whole Kubernetes: the cluster, the chart's release in it, a bucket.
 
 Run by ``make test-cluster``, which installs what is needed, builds the operator's image and makes a network namespace
-around pytest. These tests are not among those of ``make test``.
+around pytest; or, with ``KUBECONFIG=FILE``, takes a cluster that is there. Not among the tests of ``make test``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "apiserver"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "charts"))
 
+from any_cluster import Cluster
 from bucket import Bucket
+from given_cluster import Given, GivenCluster, UnfitError
 from helm import NAMESPACE, RELEASE, Helm
 from helm_binaries import helm_folder
 from moto.server import ThreadedMotoServer
-from server_process import child_environment
-from whole_cluster import ARCHIVES, NODE_ADDRESS, OPERATOR_IMAGE, WholeCluster, reasons_against
+from whole_cluster import ARCHIVES, WholeCluster, reasons_against
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,26 +34,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[WholeCluster]:
+def cluster() -> Iterator[Cluster]:
+    """The one that was given, else one that is started here."""
+    try:
+        given = Given.read(os.environ)
+        made = GivenCluster(given, helm_folder() / "kubectl") if given else started_here()
+        with made as cluster:
+            yield cluster
+    except UnfitError as error:
+        pytest.exit(str(error), returncode=1)
+
+
+def started_here() -> WholeCluster:
     if reasons := reasons_against():
-        pytest.fail(f"no cluster can be started here: {'; '.join(reasons)}", pytrace=False)
-    with WholeCluster() as cluster:
-        for variable in ARCHIVES.values():
-            if variable in os.environ:
-                cluster.import_image(Path(os.environ[variable]))
-        yield cluster
+        raise UnfitError(f"no cluster can be started here: {'; '.join(reasons)}")
+    return WholeCluster({name: Path(os.environ[place]) for name, place in ARCHIVES.items() if place in os.environ})
 
 
 @pytest.fixture(scope="session")
-def helm(cluster: WholeCluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
     folder = tmp_path_factory.mktemp("helm")
-    return Helm(helm_folder(), folder, child_environment(HOME=str(folder)), cluster.plane.admin_kubeconfig())
+    return Helm(helm_folder(), folder, cluster.environment, cluster.kubeconfig)
 
 
 @pytest.fixture(scope="session")
-def release(cluster: WholeCluster, helm: Helm) -> str:
-    """The chart, installed; back when its operator is ready. Returns the name of the operator's Deployment."""
-    repository, _, tag = OPERATOR_IMAGE.rpartition(":")
+def release(cluster: Cluster, helm: Helm) -> Iterator[str]:
+    """The chart, installed; there when its operator is ready: the name of the operator's Deployment."""
+    repository, _, tag = cluster.images["operator"].rpartition(":")
     values: dict[str, Any] = {
         "images": {"operator": {"repository": repository, "tag": tag}},
         "operator": {"pollSeconds": 2},
@@ -66,14 +74,17 @@ def release(cluster: WholeCluster, helm: Helm) -> str:
         found = cluster.api.find("Deployment", NAMESPACE, name)
         return bool(found and found["status"].get("readyReplicas"))
 
-    cluster.wait(is_ready, "the operator to be ready", seconds=60)
-    return name
+    try:
+        cluster.wait(is_ready, "the operator to be ready", seconds=300)
+        yield name
+    finally:
+        helm.run("uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found")
 
 
 @pytest.fixture(scope="session")
-def bucket(cluster: WholeCluster) -> Iterator[Bucket]:
-    server = ThreadedMotoServer(ip_address=NODE_ADDRESS, port=0, verbose=False)
+def bucket(cluster: Cluster) -> Iterator[Bucket]:
+    server = ThreadedMotoServer(ip_address=cluster.address, port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
-    yield Bucket(f"http://{NODE_ADDRESS}:{port}")
+    yield Bucket(f"http://{cluster.address}:{port}")
     server.stop()

@@ -18,6 +18,7 @@ missing=()
 for program in "${!packages[@]}"; do
   command -v "${program}" >/dev/null || missing+=("${packages[${program}]}")
 done
+[[ -x /usr/lib/podman/netavark ]] || missing+=(netavark)  # buildah ends without it
 [[ -x /usr/lib/cni/bridge ]] || missing+=(containernetworking-plugins)
 [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
 if ((${#missing[@]})); then

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from typing import Any
 import fsspec
 import httpx
 import pytest
+from any_cluster import TEAM, Cluster
 from bucket import Bucket
 from helm import NAMESPACE, RELEASE, ROOT, Helm
 from kube_api import ApiError
-from whole_cluster import ARCHIVES, OPERATOR_IMAGE, WholeCluster
 
 from rz_api import names
 
-TEAM, RUN = "team", "tiny"
+RUN = "tiny"
 ROLES = ("ledger", "reward", "rollout", "trainer")
 BASE = Path(__file__).parent.parent / "local" / "build_base.py"
 
@@ -37,7 +36,7 @@ BASE = Path(__file__).parent.parent / "local" / "build_base.py"
 class Story:
     """The cluster with a run in it."""
 
-    cluster: WholeCluster
+    cluster: Cluster
     bucket: Bucket
 
     def run(self) -> dict[str, Any]:
@@ -72,23 +71,23 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(cluster: WholeCluster, bucket: Bucket, release: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(cluster: Cluster, bucket: Bucket, release: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
     base = tmp_path_factory.mktemp("base")
     subprocess.run([sys.executable, BASE, base], check=True, capture_output=True)
     files = fsspec.filesystem("s3", **bucket.options)
     for name in ("runs", "data"):
         httpx.put(f"{bucket.endpoint}/{name}", trust_env=False).raise_for_status()
     files.put(str(base), "data/base", recursive=True)
-    cluster.plane.create_namespace(TEAM)
+    cluster.create_namespace(TEAM)
     data = {key: base64.b64encode(value.encode()).decode() for key, value in bucket.secret.items()}
     cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "data": data}, TEAM)
-    cluster.api.create(document((base / "template.txt").read_text()), TEAM)
+    cluster.api.create(document((base / "template.txt").read_text(), cluster.images), TEAM)
     return Story(cluster, bucket)
 
 
-def document(template: str) -> dict[str, Any]:
+def document(template: str, images: Mapping[str, str]) -> dict[str, Any]:
     """The run of tests/local, for a cluster: 4 steps of 8 prompts x 4 samples, two trainer nodes, two rollouts."""
-    reward, worker = with_image("reward"), with_image("worker-cpu")
+    reward, worker = with_image("reward", images), with_image("worker-cpu", images)
     spec: dict[str, Any] = {
         "model": {"name": "s3://data/base/model", "secretName": "bucket"},
         "data": {
@@ -131,12 +130,12 @@ def document(template: str) -> dict[str, Any]:
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": RUN}, "spec": spec}
 
 
-def with_image(name: str) -> dict[str, Any]:
+def with_image(name: str, images: Mapping[str, str]) -> dict[str, Any]:
     """Fields of a role: its image, and what one machine can give to all of them."""
     resources = {"requests": {"cpu": "20m", "memory": "64Mi"}}
-    if ARCHIVES[name] in os.environ:
-        return {"image": f"localhost/reasonerzero-{name}:test", "resources": resources}
-    return {"image": OPERATOR_IMAGE, "resources": resources, "podTemplate": with_this_repository()}
+    if name in images:
+        return {"image": images[name], "resources": resources}
+    return {"image": images["operator"], "resources": resources, "podTemplate": with_this_repository()}
 
 
 def with_this_repository() -> dict[str, Any]:
@@ -164,7 +163,7 @@ def with_this_repository() -> dict[str, Any]:
     }
 
 
-def test_1_the_chart_brings_an_operator_that_is_ready(cluster: WholeCluster, release: str) -> None:
+def test_1_the_chart_brings_an_operator_that_is_ready(cluster: Cluster, release: str) -> None:
     [pod] = cluster.api.list("Pod", NAMESPACE)
     assert pod["status"]["phase"] == "Running"
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0

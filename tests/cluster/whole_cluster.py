@@ -17,25 +17,23 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import yaml
+from any_cluster import Cluster, call
 from control_plane import ControlPlane
 from kube_api import Api, ApiError, Object
 from kube_binaries import NODE_BINARIES, control_plane_binaries, node_binaries
 from server_process import Server, child_environment, wait_until_up
 
-T = TypeVar("T")
-
 NODE, NODE_ADDRESS, POD_RANGE, DOMAIN = "node1", "10.89.0.1", "10.244.0.0/24", "cluster.local"
 CGROUPS, CGROUP = Path("/sys/fs/cgroup"), "rz-test"
 PAUSE_IMAGE = "localhost/pause:1"
 POD_LOGS = Path("/var/log/pods")
-OPERATOR_IMAGE = "localhost/reasonerzero-operator:test"
+PREFIX = "localhost/reasonerzero-"
 ARCHIVES = {"operator": "RZ_OPERATOR_ARCHIVE", "reward": "RZ_REWARD_ARCHIVE", "worker-cpu": "RZ_WORKER_ARCHIVE"}
-"""Image -> variable with the file that it is in, an OCI archive of the name ``localhost/reasonerzero-IMAGE:test``."""
+"""Image -> variable with the archive that it is in."""
 PROGRAMS = ("containerd", "ctr", "runc", "iptables", "conntrack", "ip", "gcc", "dnsmasq", "buildah")
 SERVER_FLAGS = {
     "endpoint-reconciler-type": "lease",  # the Service "kubernetes", by which pods reach the server
@@ -66,10 +64,13 @@ def reasons_against() -> list[str]:
     return found
 
 
-class WholeCluster:
-    """``with WholeCluster() as cluster:``; ``cluster.api`` is the administrator."""
+class WholeCluster(Cluster):
+    """``with WholeCluster(archives) as cluster:``; ``archives``: name -> OCI archive of an image for tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, archives: Mapping[str, Path]) -> None:
+        self.address, self.environment = NODE_ADDRESS, child_environment()
+        self.images = {name: f"{PREFIX}{name}:test" for name in archives}
+        self._archives = archives
         self.plane = ControlPlane(control_plane_binaries(), NODE_ADDRESS, SERVER_FLAGS)
         self._names = _Names(self)
         self._servers: list[Server] = []
@@ -77,6 +78,10 @@ class WholeCluster:
     @property
     def api(self) -> Api:
         return self.plane.api
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.plane.admin_kubeconfig()
 
     @property
     def folder(self) -> Path:
@@ -88,6 +93,8 @@ class WholeCluster:
             self.plane.start()
             self._start_control()
             self._start_node()
+            for archive in self._archives.values():
+                self.import_image(archive)
         except BaseException:
             self.stop()
             raise
@@ -299,36 +306,14 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     def ctr(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return call("ctr", "--address", str(self.socket), "--namespace", "k8s.io", *words, check=check)
 
-    def kubectl(self, program: Path, *words: str) -> str:
-        return call(str(program), "--kubeconfig", str(self.plane.admin_kubeconfig()), *words).stdout
+    def check(self) -> None:
+        for server in self._servers:
+            server.check()
 
-    def wait(self, what: Callable[[], T], meaning: str, seconds: float = 120.0) -> T:
-        """The first true answer of ``what``, asked a few times a second; a refusal counts as no."""
-        end = time.monotonic() + seconds
-        while True:
-            for server in self._servers:
-                server.check()
-            with contextlib.suppress(ApiError):
-                if found := what():
-                    return found
-            assert time.monotonic() < end, f"waited {seconds:.0f} s for {meaning}\n{self.story()}"
-            time.sleep(0.25)
-
-    def story(self) -> str:
-        """Pods that are not ready with the end of their logs, and the newest events, for a failed assertion."""
-        lines = []
-        for pod in self.api.request("GET", "/api/v1/pods")["items"]:
-            for status in pod["status"].get("containerStatuses", []):
-                lines.append(f"{pod['metadata']['name']}: {pod['status']['phase']} {status['state']}")
-                lines += [] if status["ready"] else [self._log(pod, status)]
-        events = self.api.request("GET", "/api/v1/events")["items"][-25:]
-        lines += [f"{event['involvedObject'].get('name')}: {event['reason']}: {event['message']}" for event in events]
-        return "\n".join(lines)
-
-    def _log(self, pod: Object, status: Object) -> str:
-        """The end of what a container said last, from the kubelet's own files (the API refuses for some states)."""
+    def log(self, pod: Object, container: str) -> str:
+        """From the kubelet's own files: the API refuses for some states."""
         meta = pod["metadata"]
-        folder = POD_LOGS / f"{meta['namespace']}_{meta['name']}_{meta['uid']}" / status["name"]
+        folder = POD_LOGS / f"{meta['namespace']}_{meta['name']}_{meta['uid']}" / container
         files = sorted(folder.glob("*.log"), key=lambda file: file.stat().st_mtime)
         return "\n".join(line for file in files[-2:] for line in file.read_text().splitlines()[-40:])
 
@@ -410,13 +395,6 @@ class _Names:
                     if address.get("hostname"):
                         lines.add(f"{address['ip']} {address['hostname']}.{name}")
         return "\n".join(sorted(lines)) + "\n"
-
-
-def call(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """A program that ends by itself. Raises AssertionError with what it said."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
-    return done
 
 
 def _groups() -> list[Path]:
