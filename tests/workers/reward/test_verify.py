@@ -1,14 +1,16 @@
-r"""Both verifiers on worked pairs, and on the references of MATH-500 where that file is present."""
+r"""Both verifiers on worked pairs, libraries that fail, and the references of MATH-500 where that file is present."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rz_workers.reward.legacy import normalise
-from rz_workers.reward.verify import Verifier, load_verifier, verdict_by_text
+from rz_workers.reward.verify import Verifier, any_reading, load_verifier, verdict_by_text
 
 MATH500 = Path(__file__).parents[4] / "shared" / "data" / "math500.json"
 
@@ -43,6 +45,7 @@ PAIRS = {
     "other words": (r"\text{Bob}", r"\text{Evelyn}", False),
     "unreadable": (r"\frac{1", "1", False),
     "nothing but braces": ("{}{}", "1", False),
+    "Python that would be 4": ('len("aaaa")', "4", False),
 }
 
 
@@ -63,6 +66,60 @@ ASYMMETRIC = {
 @pytest.mark.parametrize(("answer", "reference", "same"), ASYMMETRIC.values(), ids=ASYMMETRIC.keys())
 def test_math_verify_gets_the_reference_first(math_verify: Verifier, answer: str, reference: str, same: bool) -> None:
     assert math_verify(answer, reference) is same
+
+
+def letters(text: str) -> list[Any]:
+    """A library that reads a text in as many ways as it has letters."""
+    return list(text)
+
+
+def alike(gold: Any, target: Any) -> bool:
+    return bool(gold == target)
+
+
+def failing(error: type[BaseException], on: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """A library that raises ``error`` when it comes across ``on``."""
+
+    def call(*values: Any) -> Any:
+        if on in values:
+            raise error
+        return otherwise(*values)
+
+    return call
+
+
+READINGS = {
+    "the only ones match": (letters, alike, "a", "a", True),
+    "the only ones do not match": (letters, alike, "a", "b", False),
+    "any of several matches": (letters, alike, "ab", "bc", True),
+    "there is none of the answer": (letters, alike, "", "a", False),
+    "there is none of the reference": (letters, alike, "a", "", False),
+    "the answer is nested too deep": (failing(RecursionError, "?", letters), alike, "?", "a", False),
+    "the reference is nested too deep": (failing(RecursionError, "?", letters), alike, "a", "?", False),
+    "the answer is no LaTeX": (failing(ValueError, "?", letters), alike, "?", "a", False),
+    "comparing is nested too deep": (letters, failing(RecursionError, "?", alike), "?", "a", False),
+    "comparing one fails, another matches": (letters, failing(TypeError, "?", alike), "?a", "a", True),
+}
+
+
+@pytest.mark.parametrize(("read", "match", "answer", "reference", "same"), READINGS.values(), ids=READINGS.keys())
+def test_verdict_of_readings(
+    read: Callable[[str], list[Any]], match: Callable[[Any, Any], bool], answer: str, reference: str, same: bool
+) -> None:
+    assert any_reading(read, match)(answer, reference) is same
+
+
+@pytest.mark.parametrize(
+    ("read", "match"),
+    [(failing(MemoryError, "?", letters), alike), (letters, failing(MemoryError, "?", alike))],
+    ids=["reading", "comparing"],
+)
+@pytest.mark.parametrize(("answer", "reference"), [("?", "a"), ("a", "?")], ids=["the answer", "the reference"])
+def test_a_lack_of_memory_is_no_verdict(
+    read: Callable[[str], list[Any]], match: Callable[[Any, Any], bool], answer: str, reference: str
+) -> None:
+    with pytest.raises(MemoryError):
+        any_reading(read, match)(answer, reference)
 
 
 NORMALISED = {

@@ -13,6 +13,8 @@ import re
 import sympy
 from latex2sympy2_extended import latex2sympy
 
+from rz_workers.reward.verify import any_reading
+
 _REMOVED = re.compile(
     r"\\[!,;:]|\\ |\\q?quad\b|~|\n|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b|\\\(|\\\)"
     r"|\^\{?\\circ\}?|\\degree\b|°|\\?\$|\\?%"
@@ -87,11 +89,6 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:-1]]
 
 
-def _sympy_equal(given: str, wanted: str) -> bool:
-    try:
-        difference = latex2sympy(given) - latex2sympy(wanted)
-        return bool(sympy.simplify(difference) == 0)
-    except MemoryError:
-        raise
-    except Exception:
-        return False
+_sympy_equal = any_reading(
+    lambda text: [latex2sympy(text)], lambda wanted, given: bool(sympy.simplify(given - wanted) == 0)
+)

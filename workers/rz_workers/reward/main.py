@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import uvicorn
 
 from rz_workers.reward.app import create_app
+from rz_workers.reward.fork_server import COMMAND
 from rz_workers.reward.pool import VerifierPool
 from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
 from rz_workers.status_server import start_status_server
@@ -30,14 +31,17 @@ DRAIN_SECONDS = 5
 """How long requests in progress may take after SIGTERM; callers ask again for the others."""
 
 
-def main(settings: Settings | None = None) -> None:
-    """Run the service; raises DrainedError on SIGTERM, UserError for a port in use or a limit too low."""
+def main(settings: Settings | None = None, fork_server: Sequence[str] = COMMAND) -> None:
+    """Run the service; raises DrainedError on SIGTERM, UserError for a port in use or a limit too low.
+
+    ``fork_server`` is the program that the pool starts (``child``); tests have one of their own.
+    """
     settings = settings or Settings.from_environment()
     with take_port(settings.bind_host, settings.port) as listener:
-        asyncio.run(serve(settings, listener))
+        asyncio.run(serve(settings, listener, fork_server))
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
+async def serve(settings: Settings, listener: socket.socket, fork_server: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
     spec = settings.run.spec.reward
     stop = asyncio.Event()
@@ -47,7 +51,11 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
 
     on_terminate(wake)
     async with VerifierPool(
-        spec.verifier, workers=spec.workers, cpu_seconds=spec.timeout_seconds, memory_mib=spec.memory_limit_mib
+        spec.verifier,
+        workers=spec.workers,
+        cpu_seconds=spec.timeout_seconds,
+        memory_mib=spec.memory_limit_mib,
+        command=fork_server,
     ) as pool:
 
         def status() -> Mapping[str, object]:

@@ -56,10 +56,25 @@ def _math_verify() -> Verifier:
     # The answer is handed over in a box of its own, so the box is looked for first, and nothing around it.
     config = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
 
-    def parse(text: str) -> list[Any]:
+    def read(text: str) -> list[Any]:
+        return list(math_verify.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None, raise_on_error=True))
+
+    def match(gold: Any, target: Any) -> bool:
+        return bool(math_verify.verify([gold], [target], timeout_seconds=None, raise_on_error=True))
+
+    return any_reading(read, match)
+
+
+def any_reading(read: Callable[[str], list[Any]], match: Callable[[Any, Any], bool]) -> Verifier:
+    """Equal where any reading of the reference and any reading of the answer match.
+
+    What the libraries behind ``read`` and ``match`` (reference's reading first) raise is no reading and no match: text
+    that they can't read is unequal. MemoryError is raised, as it says nothing of the text.
+    """
+
+    def readings(text: str) -> list[Any]:
         try:
-            boxed = f"\\boxed{{{text}}}"
-            return list(math_verify.parse(boxed, config, parsing_timeout=None, raise_on_error=True))
+            return read(text)
         except MemoryError:
             raise
         except Exception:
@@ -67,13 +82,13 @@ def _math_verify() -> Verifier:
 
     def matches(gold: Any, target: Any) -> bool:
         try:
-            return bool(math_verify.verify([gold], [target], timeout_seconds=None, raise_on_error=True))
+            return match(gold, target)
         except MemoryError:
             raise
-        except Exception:  # sympy can't compare these two; another reading of the same text may do
+        except Exception:  # they can't compare these two; another reading of the same text may do
             return False
 
     def equal(answer: str, reference: str) -> bool:
-        return any(matches(gold, target) for gold, target in product(parse(reference), parse(answer)))
+        return any(matches(gold, target) for gold, target in product(readings(reference), readings(answer)))
 
     return equal
