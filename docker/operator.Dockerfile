@@ -4,7 +4,9 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 RUN python3 -m venv /opt/venv
 WORKDIR /src
-COPY docker/constraints/operator.txt constraints.txt
+COPY locks/operator.txt constraints.txt
+# What packages are built with is pinned too: the first is for pips before 25.3, the second for those since.
+ENV PIP_CONSTRAINT=/src/constraints.txt PIP_BUILD_CONSTRAINT=/src/constraints.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY crds/rz_api crds/rz_api
 COPY operator/rz_operator operator/rz_operator

@@ -12,7 +12,9 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
 WORKDIR /src
-COPY docker/constraints/${VARIANT}.txt constraints.txt
+COPY locks/${VARIANT}.txt constraints.txt
+# What packages are built with is pinned too: the first is for pips before 25.3, the second for those since.
+ENV PIP_CONSTRAINT=/src/constraints.txt PIP_BUILD_CONSTRAINT=/src/constraints.txt
 # By itself and first: the layer of several GB is made again only when a pin changes.
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
       ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
@@ -25,7 +27,7 @@ COPY operator/rz_operator operator/rz_operator
 COPY workers/rz_workers workers/rz_workers
 RUN case "${VARIANT}" in worker) engine=vllm ;; *) engine=rollout ;; esac \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
-      ".[${engine},trainer,s3,gcs,azure]" \
+      ".[${engine},trainer,reasoning-gym,s3,gcs,azure]" \
  && rm -rf /opt/venv/lib/python3.11/site-packages/rz_operator
 
 FROM ${BASE_IMAGE}

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import re
-import tomllib
+import sys
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "locks"))
+
+from project import EXTRAS, Lock
 
 from rz_operator.manifests.pod import USER_ID
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "docker"
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
-PINS = sorted((DOCKER / "constraints").glob("*.txt"))
 HEAVY = {"torch", "transformers", "vllm", "numpy", "pyarrow"}
 
 
 def instructions(file: Path) -> list[tuple[str, str]]:
     text = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", file.read_text()))
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
-
-
-def pins(file: Path) -> dict[str, str]:
-    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-
-
-def extras() -> dict[str, list[Requirement]]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = {name: [Requirement(text) for text in texts] for name, texts in project["optional-dependencies"].items()}
-    return found | {"": [Requirement(text) for text in project["dependencies"]]}
-
-
-def required(chosen: list[str]) -> list[Requirement]:
-    """All requirements of some extras, those of extras that they name included."""
-    known, found, left = extras(), [], ["", *chosen]
-    while left:
-        for requirement in known[left.pop()]:
-            if requirement.name == "reasonerzero":
-                left += requirement.extras
-            else:
-                found.append(requirement)
-    return found
 
 
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -90,20 +68,20 @@ def test_what_is_copied_exists_and_is_not_ignored(file: Path) -> None:
                 assert any(path == each or path.startswith(f"{each}/") for each in let_in), path
 
 
-@pytest.mark.parametrize("file", PINS, ids=lambda file: file.stem)
-def test_the_pins_satisfy_the_requirements(file: Path) -> None:
-    [chosen] = re.findall(r"extras (\S+) of pyproject", file.read_text())
-    found = pins(file)
-    for requirement in required(chosen.split(",")):
-        version = found.get(canonicalize_name(requirement.name))
-        assert version, f"{requirement.name} is not pinned: run `python docker/lock.py {file.stem}`"
-        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: pinned is {version}"
-
-
 @pytest.mark.parametrize(
     ("name", "without"),
     [("operator", HEAVY), ("reward", HEAVY - {"numpy", "pyarrow"}), ("worker-cpu", {"vllm"})],
     ids=["the operator", "the reward service", "the worker for CPUs"],
 )
 def test_an_image_has_nothing_that_it_is_to_do_without(name: str, without: set[str]) -> None:
-    assert not without & pins(DOCKER / "constraints" / f"{name}.txt").keys()
+    assert not without & Lock.read(name).pins.keys()
+
+
+@each_file
+def test_it_asks_for_the_extras_that_its_lock_was_made_for(file: Path) -> None:
+    """``engine`` stands for what the two variants of the worker differ in."""
+    names = [name for name in EXTRAS if name.startswith(file.stem)]
+    [asked] = re.findall(r'"\.\[(\S+)\]"', file.read_text())
+    for name in names:
+        engine = "vllm" if name == "worker" else "rollout"
+        assert set(asked.replace("${engine}", engine).split(",")) == set(EXTRAS[name])

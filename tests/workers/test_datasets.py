@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,12 @@ def test_a_procedural_task_takes_its_own_options() -> None:
 def test_a_procedural_task_that_cannot_be_made_is_the_users_to_change(uri: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         read_source(DataSource(uri=uri))
+
+
+def test_without_the_package_a_procedural_task_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(UserError, match=r"pip install 'reasonerzero\[reasoning-gym\]'"):
+        read_source(DataSource(uri="reasoning-gym://chain_sum?size=5"))
 
 
 def test_the_format_reasoning_gym_needs_its_uri() -> None:

@@ -205,7 +205,13 @@ def _parquet(source: DataSource, data: bytes) -> Iterator[tuple[str, Any]]:
 
 def _procedural(uri: str) -> Iterator[tuple[str, Any]]:
     """Items of a reasoning-gym task; the query holds size, seed and the task's own options (JSON values)."""
-    import reasoning_gym
+    try:
+        import reasoning_gym
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{uri}: the package reasoning-gym is required and not installed here: pip install "
+            "'reasonerzero[reasoning-gym]' (in a clone: make setup)"
+        ) from error
 
     form = f"{REASONING_GYM}TASK?size=N&seed=S"
     if not uri.startswith(REASONING_GYM):
