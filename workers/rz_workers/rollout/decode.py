@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rz_workers.rollout.engine import EOS, Finished, SampleRequest, SamplingParams
-from rz_workers.rollout.kv_cache import DecodeCache
+from rz_workers.rollout.kv_cache import DecodeCache, cache_argument
 from rz_workers.rollout.sampling import draw, log_distribution, uniforms
 from rz_workers.rollout.stopping import GOES_ON, IS_EOS, Stopper
 
@@ -50,6 +50,7 @@ def decode(
     seeds = np.array([request.seed for request in requests], dtype=np.uint64)
     tokens_out = torch.empty((len(requests), params.max_new_tokens), dtype=torch.int64)
     logprobs_out = torch.empty((len(requests), params.max_new_tokens), dtype=torch.float32)
+    cached = {cache_argument(model.forward): cache}
     live = torch.arange(len(requests))  # live[slot] is the request that the batch's row ``slot`` samples
 
     for step in range(params.max_new_tokens):
@@ -86,9 +87,9 @@ def decode(
             input_ids=tokens[:, None],
             position_ids=positions,
             attention_mask=padding[..., : cache.filled + 1],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **cached,
         ).logits[:, -1]
         positions = positions + 1
 
@@ -129,9 +130,9 @@ def _prefill(
         input_ids=input_ids,
         position_ids=(columns[None, :] - pad[:, None]).clamp(min=0),
         attention_mask=_additive(visible[:, None], model.dtype),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_argument(model.forward): cache},
     ).logits[:, -1]
     return cache, logits
 

@@ -7,16 +7,26 @@ each step (dynamic) or read the unfilled part too (static).
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["GROWTH_TOKENS", "DecodeCache"]
+__all__ = ["GROWTH_TOKENS", "DecodeCache", "cache_argument"]
 
 GROWTH_TOKENS = 32
 """Least number of columns by which a full cache grows. It at least doubles each time, so that long limits cost memory
 only when responses are long."""
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """Name under which a model's ``forward`` takes its cache.
+
+    ``cache`` since transformers 5.24, ``past_key_values`` before that and in models of people's own code.
+    """
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
