@@ -1,7 +1,7 @@
 """What a run will hold in memory and how long a step will take, before it starts: arithmetic on its spec.
 
 ``rz plan`` prints it, and the trainer checks its own memory with the same formulas at its start. Everything that is
-assumed is a field of ``Assumptions`` or ``Gpu``. Estimates are for choosing a layout, not for promising a time.
+assumed is a field of ``Assumptions`` or of its ``Gpu``. Estimates are for choosing a layout, not for promising a time.
 
 Sizes are in bytes, times in seconds. P parameters are held as fp32 masters (4 P), gradients (4 P) and Adam's two
 moments (8 P), spread over ``trainer.shardSize`` ranks; passes run in ``trainer.dtype``.
@@ -13,25 +13,25 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rz_api.gpus import GB, GPUS, Gpu
 from rz_api.shapes import ModelShape, forward_flops
 from rz_api.spec import ReasonerZeroRunSpec, broadcasts
 
 __all__ = [
-    "GPUS",
+    "GB",
     "Assumptions",
     "Estimate",
-    "Gpu",
     "Memory",
     "StepTime",
     "alternatives",
     "engine_memory",
     "estimate",
+    "gpus_of",
     "host_memory",
     "memory_problem",
     "trainer_memory",
 ]
 
-GB = 1_000_000_000
 BUCKET_BYTES = 1 * GB
 """Tensors that are gathered and sent at once (``rz_workers.trainer.publication``)."""
 LOGIT_CHUNK_BYTES = 256 * 2**20
@@ -41,36 +41,10 @@ RUNTIME_BYTES = 3 * GB
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """What the data sheet says of one GPU."""
-
-    name: str
-    memory: float
-    """Bytes."""
-    flops: float
-    """Dense bfloat16 operations a second."""
-    bandwidth: float
-    """Bytes of its memory that can be read in a second."""
-
-
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("A100-40", 40 * GB, 312e12, 1.55e12),
-        Gpu("A100-80", 80 * GB, 312e12, 2.04e12),
-        Gpu("L40S", 48 * GB, 362e12, 0.86e12),
-        Gpu("H100-80", 80 * GB, 989e12, 3.35e12),
-        Gpu("H200-141", 141 * GB, 989e12, 4.8e12),
-        Gpu("B200-180", 180 * GB, 2250e12, 7.7e12),
-    )
-}
-
-
-@dataclass(frozen=True)
 class Assumptions:
     """What the estimate takes for granted."""
 
-    gpu: Gpu = GPUS["H100-80"]
+    gpu: Gpu = GPUS["H100-80GB"]
     mean_prompt: int = 200
     """Tokens."""
     mean_response: int = 2000
@@ -165,6 +139,12 @@ class Estimate:
 
 def ranks_of(spec: ReasonerZeroRunSpec) -> int:
     return spec.trainer.nodes * max(1, spec.trainer.gpus_per_node)
+
+
+def gpus_of(spec: ReasonerZeroRunSpec) -> int:
+    """GPUs of a run with GPUs: the trainer's, and those of rollouts that have their own."""
+    separate = spec.rollout.placement == "separate"
+    return ranks_of(spec) + (spec.rollout.replicas * spec.rollout.tensor_parallel if separate else 0)
 
 
 def critic_parameters(spec: ReasonerZeroRunSpec, shape: ModelShape) -> int:
@@ -380,9 +360,7 @@ def _remedies(spec: ReasonerZeroRunSpec, largest: str) -> list[str]:
 def alternatives(spec: ReasonerZeroRunSpec, shape: ModelShape, assumed: Assumptions) -> list[tuple[str, Estimate]]:
     """Layouts of the same number of GPUs that fit, fastest first: every split by whole trainer pods, and colocated."""
     per_node, shards = spec.trainer.gpus_per_node, spec.rollout.tensor_parallel
-    separate = spec.rollout.placement == "separate"
-    total = ranks_of(spec) + (spec.rollout.replicas * shards if separate else 0)
-    found = []
+    total, found = gpus_of(spec), []
     for nodes in range(1, total // per_node + 1):
         engines = (total - nodes * per_node) // shards
         if engines > 0:

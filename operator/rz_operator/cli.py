@@ -17,6 +17,8 @@ import typer
 from rz_operator import remote_cli
 
 USER_ERROR = remote_cli.USER_ERROR
+DEFAULT_WIDTH = 80
+"""Columns of a plan where the output is no terminal."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,7 +73,13 @@ def plan(
     file: remote_cli.RunFile,
     set_: remote_cli.Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    gpu: Annotated[str, typer.Option(help="Kind of GPU to estimate for, e.g. H100, H200, A100-40, L40S.")] = "H100",
+    gpu: Annotated[
+        str,
+        typer.Option(
+            help="GPU to estimate for, e.g. H100, A100-80GB, L40S; or its name as nvidia-smi prints it, or as the node "
+            "label nvidia.com/gpu.product has it."
+        ),
+    ] = "H100",
     model_config: Annotated[
         Path | None, typer.Option(help="config.json of the model; default: from model.name.", show_default=False)
     ] = None,
@@ -79,21 +87,24 @@ def plan(
         int | None,
         typer.Option(min=1, help="Mean response to estimate for, tokens; default: 2000.", show_default=False),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the environment of each role's first process, too.")
+    ] = False,
 ) -> None:
-    """Show what a run consists of, what each GPU and host will hold, how long a step takes, and whether it fits."""
+    """Say whether a run fits and how long a step takes; what it consists of, and what each GPU and host will hold."""
     with _user_errors():
         from rz_operator import estimate_text, plan_text
         from rz_operator.plan import plan as make_plan
         from rz_operator.run_file import read_run
+        from rz_operator.text_table import width_of
 
         planned = make_plan(read_run(file, set_ or ()))
         estimated = estimate_text.of(planned.run.spec, gpu, model_config, mean_response)
         if as_json:
             typer.echo(plan_text.as_json(planned, estimated.document))
         else:
-            from rich.console import Console
-
-            Console(soft_wrap=False).print(plan_text.as_table(planned), *estimated.lines)
+            width = width_of(sys.stdout) or DEFAULT_WIDTH
+            typer.echo("\n".join(plan_text.as_text(planned, estimated, width, verbose)))
 
 
 @app.command()

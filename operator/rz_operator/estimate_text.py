@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rz_api.estimate import GB, GPUS, Assumptions, Estimate, Gpu, Memory, alternatives, estimate
+from rz_api import gpus
+from rz_api.estimate import GB, Assumptions, Estimate, Memory, alternatives, estimate, gpus_of
 from rz_api.shapes import ModelShape
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_operator.errors import UserError
 from rz_operator.model_config import read_shape
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from rz_operator.text_table import Rows
 
 WORTH_A_CHANGE = 0.95
 """Another layout is recommended where its step takes at most this share of the spec's own."""
@@ -24,7 +24,13 @@ class Estimated:
     """What ``rz plan`` shows of an estimate, or of why there is none."""
 
     document: dict[str, Any]
-    lines: tuple[RenderableType, ...]
+    """For programs."""
+    verdict: str
+    """Whether the run fits, on how many GPUs, and how long a step takes."""
+    reasons: tuple[str, ...]
+    """Why it does not fit and what to change, what would be faster, and what was taken for granted."""
+    tables: tuple[Rows, ...]
+    """Memory and seconds, by purpose."""
 
 
 def of(spec: ReasonerZeroRunSpec, gpu: str, config_file: Path | None, mean_response: int | None) -> Estimated:
@@ -33,7 +39,7 @@ def of(spec: ReasonerZeroRunSpec, gpu: str, config_file: Path | None, mean_respo
 
     Raises UserError for an unknown GPU, a ``config_file`` that is none, and a memory that is no quantity.
     """
-    kind = find_gpu(gpu)
+    found = find_gpu(gpu)
     if spec.trainer.gpus_per_node == 0:
         return _unknown("this run has no GPUs (trainer.gpusPerNode: 0)")
     try:
@@ -41,23 +47,27 @@ def of(spec: ReasonerZeroRunSpec, gpu: str, config_file: Path | None, mean_respo
     except UserError as error:
         if config_file is not None:
             raise
-        return _unknown(str(error))
-    made = estimate(spec, shape, Assumptions.for_spec(spec, kind, mean_response, host_memory(spec)))
-    return Estimated(as_json(spec, shape, made), (as_table(spec, shape, made),))
+        return _unknown(str(error), f"the run asks for {_count(gpus_of(spec))}")
+    made = estimate(spec, shape, Assumptions.for_spec(spec, found.gpu, mean_response, host_memory(spec)))
+    advice = recommendation(spec, shape, made)
+    return Estimated(
+        document=as_json(spec, made, advice),
+        verdict=verdict(spec, made),
+        reasons=(*made.problems, *_advice(spec, made, advice), *_taken(gpu, found), *_assumed(made)),
+        tables=(memory_rows(made), *([seconds_rows(made)] if _is_timed(made) else [])),
+    )
 
 
-def _unknown(reason: str) -> Estimated:
-    from rich.text import Text
-
-    return Estimated({"unknown": reason}, (Text(f"no estimate: {reason}"),))
+def _unknown(reason: str, *more: str) -> Estimated:
+    return Estimated({"unknown": reason}, f"no estimate: {reason}", more, ())
 
 
-def find_gpu(name: str) -> Gpu:
-    """``H100``, ``A100-40`` or any other of ``GPUS``, by the beginning of its name. Raises UserError."""
-    found = [gpu for known, gpu in GPUS.items() if known.lower().startswith(name.lower())]
-    if not name or not found:
-        raise UserError(f"found the GPU {name!r}; one of {', '.join(GPUS)} is required: change --gpu")
-    return max(found, key=lambda gpu: gpu.memory)
+def find_gpu(name: str) -> gpus.Found:
+    """As ``rz_api.gpus.find``. Raises UserError."""
+    try:
+        return gpus.find(name)
+    except gpus.UnknownGpuError as error:
+        raise UserError(f"--gpu: {error}") from None
 
 
 def host_memory(spec: ReasonerZeroRunSpec) -> float | None:
@@ -89,11 +99,12 @@ def recommendation(spec: ReasonerZeroRunSpec, shape: ModelShape, made: Estimate)
     return f"{name}, which is as many GPUs: about {best.time.total:.0f} s a step ({against})"
 
 
-def as_json(spec: ReasonerZeroRunSpec, shape: ModelShape, made: Estimate) -> dict[str, Any]:
+def as_json(spec: ReasonerZeroRunSpec, made: Estimate, advice: str | None) -> dict[str, Any]:
     """Everything, sizes in bytes and times in seconds."""
     return {
         "fits": not made.problems,
         "problems": list(made.problems),
+        "gpus": gpus_of(spec),
         "parameters": made.parameters,
         "assumptions": asdict(made.assumptions),
         "trainerGpu": _memory_json(made.trainer),
@@ -102,7 +113,7 @@ def as_json(spec: ReasonerZeroRunSpec, shape: ModelShape, made: Estimate) -> dic
         "kvCacheTokens": round(made.kv_tokens),
         "concurrency": round(made.concurrency),
         "stepSeconds": {**asdict(made.time), "total": made.time.total},
-        "recommendation": recommendation(spec, shape, made),
+        "recommendation": advice,
     }
 
 
@@ -110,44 +121,80 @@ def _memory_json(memory: Memory) -> dict[str, Any]:
     return {"bytes": memory.total, "limit": memory.limit, "parts": memory.parts}
 
 
-def as_table(spec: ReasonerZeroRunSpec, shape: ModelShape, made: Estimate) -> RenderableType:
-    """What each rank and host will hold, how long a step will take, and whether all that fits."""
-    from rich.console import Group
-    from rich.table import Column, Table
-    from rich.text import Text
+# ------------------------------------------------------------------------------------------------------- for people
 
-    assumed, time = made.assumptions, made.time
-    memory = Table("memory, GB", Column("of which", overflow="fold"), "holds", "has")
-    for name, one in (
-        ("a trainer GPU", made.trainer),
-        ("the first trainer pod's host", made.host),
-        ("a rollout GPU, without KV cache", made.engine),
-    ):
-        parts = ", ".join(f"{part} {size / GB:.1f}" for part, size in one.parts.items())
-        limit = "not said" if one.limit is None else f"{one.limit / GB:.0f}"
-        memory.add_row(name, parts, f"{one.total / GB:.1f}", limit)
-    steps = Table("seconds a step", "about", Column("", overflow="fold"))
-    behind = "behind the generation of the next step" if time.overlaps else ""
-    for name, seconds, note in (
-        ("generation", time.generate, f"{made.concurrency:,.0f} sequences fit an engine's KV cache at a time"),
-        ("values", time.values, ""),
-        ("policy update", time.policy, ""),
-        ("publication", time.publish, ""),
-        ("critic update", time.critic, behind),
-        ("the step", time.total, ""),
-    ):
-        steps.add_row(name, f"{seconds:.1f}", note)
-    head = Text(
+
+def verdict(spec: ReasonerZeroRunSpec, made: Estimate) -> str:
+    """``fits: about 166 s a step on 64 GPUs (H100-80GB)``, ``does not fit on 64 GPUs (A100-40GB)``."""
+    where = f"{_count(gpus_of(spec))} ({made.assumptions.gpu.name})"
+    if not made.problems:
+        return f"fits: about {made.time.total:.0f} s a step on {where}"
+    time = f"; a step would take about {made.time.total:.0f} s" if _is_timed(made) else ""
+    return f"does not fit on {where}{time}"
+
+
+def _is_timed(made: Estimate) -> bool:
+    """Whether the time of a step says anything: an engine without room for one sequence samples nothing."""
+    return made.concurrency >= 1
+
+
+def _count(count: int) -> str:
+    return f"{count} GPU{'' if count == 1 else 's'}"
+
+
+def _advice(spec: ReasonerZeroRunSpec, made: Estimate, advice: str | None) -> Iterator[str]:
+    if advice is not None:
+        yield f"recommended: {advice}"
+    elif made.problems:
+        yield f"no other split of {_count(gpus_of(spec))} between trainer and rollouts fits with the rest of the spec"
+    if made.host.limit is None:
+        yield (
+            f"the first trainer pod needs {made.host.total / GB:.0f} GB of its host's memory; trainer.resources does "
+            "not say how much it gets"
+        )
+
+
+def _taken(name: str, found: gpus.Found) -> Iterator[str]:
+    if found.others:
+        others = " or ".join(gpu.name for gpu in found.others)
+        form = f" ({found.gpu.form})" if found.gpu.form else ""
+        yield f"--gpu {name} is taken as {found.gpu.name}{form}; give {others} if it is one of those"
+    if found.shared:
+        yield "--gpu names GPUs that pods share (SHARED): the figures are those of a whole GPU for each"
+
+
+def _assumed(made: Estimate) -> Iterator[str]:
+    assumed = made.assumptions
+    yield (
         f"estimate for {made.parameters / 1e9:.2f}B parameters on {assumed.gpu.name} GPUs, mean response "
         f"{assumed.mean_response} tokens, prompt {assumed.mean_prompt}; trainer at {assumed.mfu:.0%} of the GPU's "
         f"operations, decoding at {assumed.bandwidth_share:.0%} of its bandwidth"
     )
-    verdict = [Text(f"does not fit: {problem}", style="bold red") for problem in made.problems]
-    advice = recommendation(spec, shape, made)
-    return Group(
-        head,
-        memory,
-        steps,
-        *(verdict or [Text("fits", style="green")]),
-        *([Text(f"recommended: {advice}")] if advice else []),
-    )
+
+
+def memory_rows(made: Estimate) -> Rows:
+    """What each rank and host will hold, GB."""
+    rows: Rows = [("MEMORY, GB", "HOLDS", "HAS", "OF WHICH")]
+    for name, one in (
+        ("a trainer GPU", made.trainer),
+        ("the first trainer pod's host", made.host),
+        ("a rollout GPU, no KV cache", made.engine),
+    ):
+        parts = ", ".join(f"{part} {size / GB:.1f}" for part, size in one.parts.items())
+        limit = "not said" if one.limit is None else f"{one.limit / GB:.0f}"
+        rows.append((name, f"{one.total / GB:.1f}", limit, parts))
+    return rows
+
+
+def seconds_rows(made: Estimate) -> Rows:
+    """How long each part of a step will take."""
+    time = made.time
+    return [
+        ("SECONDS A STEP", "ABOUT", ""),
+        ("generation", f"{time.generate:.1f}", f"{made.concurrency:,.0f} sequences fit an engine's KV cache at a time"),
+        ("values", f"{time.values:.1f}", ""),
+        ("policy update", f"{time.policy:.1f}", ""),
+        ("publication", f"{time.publish:.1f}", ""),
+        ("critic update", f"{time.critic:.1f}", "behind the generation of the next step" if time.overlaps else ""),
+        ("the step", f"{time.total:.1f}", ""),
+    ]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rz_operator.errors import UserError
 from rz_operator.plan import Address, EnvValue, File, Here, Plan, Process, RoleSet
 from rz_operator.plan import plan as make_plan
+from rz_operator.text_table import Rows, table, wrapped
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+    from rz_operator.estimate_text import Estimated
 
 SHOWN_UID = "00000000-0000-0000-0000-000000000000"
 """Stands for the UID that the API server gives a run."""
@@ -104,36 +104,62 @@ def as_yaml(objects: Iterable[Mapping[str, Any]]) -> str:
     return yaml.dump_all(objects, Dumper=Dumper, sort_keys=False, width=120, explicit_start=True, allow_unicode=True)
 
 
-def as_table(plan: Plan) -> RenderableType:
-    """Two tables (roles, environment of each role's first process) and what a step consists of."""
-    from rich.console import Group
-    from rich.text import Text
+def as_text(plan: Plan, estimated: Estimated, width: int, verbose: bool) -> list[str]:
+    """What ``rz plan`` prints, as lines: the verdict, the run's roles, what each GPU and host will hold.
 
+    Args:
+        width: columns that a line may have, as far as its words allow it.
+        verbose: with the environment of each role's first process.
+    """
+    lines = wrapped(estimated.verdict, width, "  ")
+    for reason in estimated.reasons:
+        lines += wrapped(f"- {reason}", width, "  ")
+    lines += ["", *wrapped(_summary(plan), width)]
+    tables = [_roles(plan), _commands(plan), *estimated.tables]
+    if verbose:
+        tables.append(_environment(plan))
+    for rows in tables:
+        lines += ["", *table(rows, width)]
+    return lines
+
+
+def _summary(plan: Plan) -> str:
     spec = plan.run.spec
     algorithm = spec.algorithm
     rollouts = algorithm.prompts_per_step * algorithm.samples_per_prompt
-    head = Text(
+    return (
         f"{plan.run.name}: {algorithm.name} on {spec.model.name}, engine {spec.rollout.engine}, placement "
         f"{spec.rollout.placement}, storage {spec.storage.uri}\n"
         f"a step: {algorithm.prompts_per_step} prompts x {algorithm.samples_per_prompt} samples = {rollouts} rollouts "
         f"in {plan.units_per_step} lease units; at most {rollouts * spec.rollout.sampling.max_new_tokens:,} tokens"
     )
-    roles = _table("role", "processes", "nodes", "GPUs a node", "requests", "restart", "command")
+
+
+def _roles(plan: Plan) -> Rows:
+    rows: Rows = [("ROLE", "PROCESSES", "NODES", "GPUS EACH", "RESTART", "REQUESTS EACH")]
     for role in plan.roles:
-        place = str(role.nodes) if role.hosted_by == role.role else f"in {role.hosted_by}'s {role.nodes}"
+        place = str(role.nodes) if role.hosted_by == role.role else f"{role.hosted_by}'s {role.nodes}"
         requests = " ".join(f"{name}={amount}" for name, amount in role.resources.requests.items()) or "-"
-        command = " ".join(role.processes[0].command) if role.processes else "-"
         restart = "all ranks" if role.style == "gang" else "one by one"
-        roles.add_row(role.role, str(len(role.processes)), place, str(role.gpus_per_node), requests, restart, command)
-    environment = _table("variable", *(role.role for role in plan.roles))
-    first = [role.processes[0].env if role.processes else {} for role in plan.roles]
-    for name in sorted({name for env in first for name in env}):
-        environment.add_row(name, *(Text(value_text(env[name])) if name in env else "" for env in first))
-    return Group(head, roles, Text("environment of each role's first process"), environment)
+        rows.append((role.role, str(len(role.processes)), place, str(role.gpus_per_node), restart, requests))
+    return rows
 
 
-def _table(*headers: str) -> Table:
-    """Whose cells are never cut: on a narrow terminal they take more lines."""
-    from rich.table import Column, Table
+def _commands(plan: Plan) -> Rows:
+    started = [role for role in plan.roles if role.processes]
+    return [("ROLE", "COMMAND"), *((role.role, " ".join(role.processes[0].command)) for role in started)]
 
-    return Table(*(Column(header, overflow="fold") for header in headers))
+
+def _environment(plan: Plan) -> Rows:
+    """Each variable of the roles' first processes, with a row for each value that it has."""
+    environments = {role.role: role.processes[0].env for role in plan.roles if role.processes}
+    rows: Rows = [("VARIABLE", "OF THE FIRST", "VALUE")]
+    for name in sorted({name for env in environments.values() for name in env}):
+        roles_of: dict[str, list[str]] = {}
+        for role, env in environments.items():
+            if name in env:
+                roles_of.setdefault(value_text(env[name]), []).append(role)
+        for value, roles in roles_of.items():
+            whose = "each role" if len(roles) == len(environments) else ", ".join(roles)
+            rows.append((name if value == next(iter(roles_of)) else "", whose, value))
+    return rows

@@ -105,9 +105,13 @@ def status_of_run(where: Target, name: str, watch: bool) -> None:
     """``rz status NAME``."""
     with errors():
         from rz_operator import remote, remote_status
+        from rz_operator.text_table import width_of
+
+        async def look(api: remote.ClusterApi, space: str) -> tuple[list[str], bool]:
+            return await remote_status.show_run(api, space, name, time.time(), width_of(sys.stdout))
 
         try:
-            _show(where, lambda api, space: remote_status.show_run(api, space, name, time.time()), watch)
+            _show(where, look, watch)
         except remote.NoClusterError as error:
             raise remote.NoClusterError(f"found no folder {name} here, and for a run on a cluster: {error}") from None
 

@@ -28,15 +28,17 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 
 
-async def show_run(api: ClusterApi, namespace: str, name: str, now: float) -> tuple[list[str], bool]:
-    """The lines about one run, and whether it has finished."""
+async def show_run(
+    api: ClusterApi, namespace: str, name: str, now: float, width: int | None = None
+) -> tuple[list[str], bool]:
+    """The lines about one run, and whether it has finished. ``width`` is the terminal's, None without one."""
     run = await get_run(api, namespace, name)
     pods = await list_or_nothing(api, "Pod", namespace, names.selector_string(name))
     events = await list_or_nothing(api, "Event", namespace)
     uid = run["metadata"].get("uid")
     about = [event for event in events if at(event, "involvedObject", "uid") == uid]
     mine = [pod for pod in pods if _is_of(pod, uid)]
-    return run_lines(run, mine, about, now), status_of(run).phase in FINAL_PHASES
+    return run_lines(run, mine, about, now, width), status_of(run).phase in FINAL_PHASES
 
 
 async def show_runs(api: ClusterApi, namespace: str, now: float) -> list[str]:

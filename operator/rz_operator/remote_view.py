@@ -15,9 +15,12 @@ from rz_api.names import Role
 from rz_api.status import FINAL_PHASES, Phase, Progress, RunStatus
 from rz_operator.bodies import at
 from rz_operator.cluster import Body
+from rz_operator.text_table import Rows, table, wrapped
 
 EVENTS_SHOWN = 8
 ROLES: tuple[Role, ...] = get_args(Role)
+_BELOW = " " * 17
+"""Where the text of an entry begins."""
 _EXPECTED = frozenset({Reason.RUN_FINISHED, Reason.SUSPEND_REQUESTED, Reason.NOT_NEEDED, Reason.SCALED_TO_ZERO})
 """Reasons for which a role is not ready, and nothing is amiss."""
 
@@ -40,18 +43,34 @@ def is_current(run: Mapping[str, Any]) -> bool:
 # --------------------------------------------------------------------------------------------------- one run
 
 
-def run_lines(run: Mapping[str, Any], pods: Sequence[Body], events: Sequence[Body], now: float) -> list[str]:
-    """Everything about one run. ``pods`` are its pods, ``events`` those about it; ``now`` in Unix seconds."""
+def run_lines(
+    run: Mapping[str, Any], pods: Sequence[Body], events: Sequence[Body], now: float, width: int | None = None
+) -> list[str]:
+    """Everything about one run. ``pods`` are its pods, ``events`` those about it; ``now`` in Unix seconds, ``width`` in
+    columns (see ``text_table.wrapped``)."""
+    head, lines = _head_lines(run, now), _body_lines(run, pods, events, now)
+    return [
+        *(part for line in head for part in wrapped(line, width, "  ")),
+        *(part for line in lines for part in wrapped(line, width, _BELOW)),
+    ]
+
+
+def _head_lines(run: Mapping[str, Any], now: float) -> list[str]:
     status, metadata = status_of(run), run["metadata"]
     reason = f" ({status.reason})" if status.reason else ""
     lines = [f"{metadata['namespace']}/{metadata['name']}: {status.phase}{reason}, {_age(metadata, now)} old"]
     if status.message:
-        lines += _entry("", status.message)
+        lines.append(f"  {status.message.strip()}")
     if status.observed_generation is None:
-        lines += _entry("", "no operator has looked at it yet: is one installed, and does it serve this namespace?")
+        lines.append("  no operator has looked at it yet: is one installed, and does it serve this namespace?")
     elif not is_current(run):
-        lines += _entry("", "the operator has not looked at the newest change yet")
-    lines += _progress_lines(status)
+        lines.append("  the operator has not looked at the newest change yet")
+    return lines
+
+
+def _body_lines(run: Mapping[str, Any], pods: Sequence[Body], events: Sequence[Body], now: float) -> list[str]:
+    status = status_of(run)
+    lines = list(_progress_lines(status))
     lines += _role_lines(run, status, pods)
     if status.restarts:
         lines += _entry("restarts", "  ".join(f"{role} {count}" for role, count in sorted(status.restarts.items())))
@@ -168,7 +187,7 @@ def _event_time(event: Mapping[str, Any]) -> str:
 def table_lines(runs: Sequence[Body], now: float, with_namespace: bool) -> list[str]:
     """A line a run, aligned, by namespace and name."""
     header = ("NAME", "PHASE", "STEP", "REWARD", "LENGTH", "ROLLOUTS", "ETA", "AGE")
-    rows = [(("NAMESPACE",) if with_namespace else ()) + header]
+    rows: Rows = [(("NAMESPACE",) if with_namespace else ()) + header]
     for run in sorted(runs, key=lambda run: (run["metadata"]["namespace"], run["metadata"]["name"])):
         status, metadata = status_of(run), run["metadata"]
         progress, rollout = status.progress, status.rollout
@@ -183,8 +202,7 @@ def table_lines(runs: Sequence[Body], now: float, with_namespace: bool) -> list[
             _age(metadata, now),
         )
         rows.append(((metadata["namespace"],) if with_namespace else ()) + cells)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table(rows, None)
 
 
 # ------------------------------------------------------------------------------------------------------- words
@@ -225,9 +243,9 @@ def _clock(seconds: float) -> str:
 
 
 def _entry(name: str, text: str) -> list[str]:
-    return [f"  {name:<14} {_indented(text.strip())}" if name else f"  {text.strip()}"]
+    return [f"  {name:<14} {_indented(text.strip())}"]
 
 
 def _indented(text: str) -> str:
     """Further lines of a text, below its first one."""
-    return text.replace("\n", "\n" + " " * 17)
+    return text.replace("\n", f"\n{_BELOW}")

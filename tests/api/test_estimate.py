@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from rz_api.estimate import GB, GPUS, Assumptions, alternatives, estimate, host_memory, kv_bytes, trainer_memory
+from rz_api.estimate import GB, Assumptions, alternatives, estimate, host_memory, kv_bytes, trainer_memory
+from rz_api.gpus import GPUS
 from rz_api.shapes import ModelShape
 from rz_api.spec import ReasonerZeroRunSpec
 
@@ -23,7 +24,7 @@ def spec(**sections: dict[str, Any]) -> ReasonerZeroRunSpec:
     return ReasonerZeroRunSpec.model_validate(document)
 
 
-def of(shape: ModelShape, gpu: str = "H100-80", **sections: dict[str, Any]):
+def of(shape: ModelShape, gpu: str = "H100-80GB", **sections: dict[str, Any]):
     run = spec(**sections)
     return estimate(run, shape, Assumptions.for_spec(run, GPUS[gpu]))
 
@@ -86,7 +87,7 @@ def test_the_papers_layouts_fit_and_take_the_order_of_time_that_was_published(sh
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_to_change():
-    made = of(THIRTY_TWO_B, gpu="A100-40", trainer={"nodes": 1}, rollout={"tensorParallel": 1})
+    made = of(THIRTY_TWO_B, gpu="A100-40GB", trainer={"nodes": 1}, rollout={"tensorParallel": 1})
     trainer, engine = made.problems
     assert "a trainer GPU would hold" in trainer
     assert "it has 40 GB" in trainer

@@ -60,10 +60,11 @@ def test_validate_judges_every_file(here: Path) -> None:
 
 
 def test_plan_is_a_table_for_people_and_json_for_programs(here: Path) -> None:
-    table = rz(here, "plan", "run.yaml")
+    table = rz(here, "plan", "run.yaml", "--verbose")
     assert table.returncode == 0
     for words in ("engine transformers", "512 lease units", "rz_workers.trainer", "<ledger-0 api url>", "all ranks"):
         assert words in table.stdout
+    assert "<ledger-0 api url>" not in rz(here, "plan", "run.yaml").stdout
     shown = json.loads(rz(here, "plan", "run.yaml", "--json").stdout)
     assert [role["role"] for role in shown["roles"]] == ["ledger", "reward", "rollout", "trainer"]
 
@@ -110,8 +111,14 @@ def test_status_of_nothing_is_the_users_error(here: Path) -> None:
 
 
 def test_a_narrow_terminal_cuts_nothing_out_of_a_plan(here: Path) -> None:
-    table = rz(here, "plan", "run.yaml", columns=60).stdout
-    assert "…" not in table
+    narrow, wide = (rz(here, "plan", "run.yaml", "-v", columns=columns).stdout for columns in (60, 1000))
+    assert narrow.split() == wide.split()
+    assert narrow != wide
+
+
+def test_a_plan_for_a_file_is_80_columns_wide(here: Path) -> None:
+    unknown, wanted = (rz(here, "plan", "run.yaml", columns=columns).stdout for columns in (0, 80))
+    assert unknown == wanted
 
 
 # ------------------------------------------------------------------------------------------------------ clusters

@@ -19,10 +19,10 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def rz(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name("rz")
+    program = [sys.executable, "-c", "from rz_operator.cli import main; main()"]
     environment = {**os.environ, "HF_ENDPOINT": NOBODY, "COLUMNS": "200"}
     return subprocess.run(
-        [program, "plan", *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [*program, "plan", *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False
     )
 
 
@@ -40,16 +40,18 @@ def test_every_example_of_the_papers_sizes_fits_an_h100(name):
 def test_the_command_shows_memory_time_and_a_better_split():
     done = rz(str(EXAMPLES / "orz-7b.yaml"))
     assert done.returncode == 0, done.stderr
-    for words in ("7.62B parameters on H100-80", "a trainer GPU", "checkpoint staging", "critic update", "fits"):
+    for words in ("7.62B parameters on H100-80GB", "a trainer GPU", "checkpoint staging", "critic update", "fits"):
         assert words in done.stdout
     assert "recommended: trainer.nodes" in done.stdout
 
 
 def test_what_does_not_fit_is_said_here_and_in_the_json_and_is_no_failure_of_the_command():
-    arguments = (str(EXAMPLES / "orz-32b.yaml"), "--gpu", "A100-40", "--set", "trainer.nodes=1")
+    arguments = (str(EXAMPLES / "orz-32b.yaml"), "--gpu", "A100-40GB", "--set", "trainer.nodes=1")
     table, shown = rz(*arguments), rz(*arguments, "--json")
     assert (table.returncode, shown.returncode) == (0, 0)
-    assert "does not fit: a trainer GPU would hold" in table.stdout
+    verdict, reason, *_ = table.stdout.splitlines()
+    assert verdict.startswith("does not fit on 72 GPUs (A100-40GB)")
+    assert reason.startswith("- a trainer GPU would hold 147 GB, it has 40 GB")
     estimated = json.loads(shown.stdout)["estimate"]
     assert estimated["fits"] is False
     assert "raise trainer.nodes" in estimated["problems"][0]
@@ -71,7 +73,7 @@ def test_a_run_without_gpus_has_no_estimate():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--gpu", "H9000"), "one of A100-40, A100-80"),
+        (("--gpu", "H9000"), "One of A100-40GB, A100-80GB"),
         (("--model-config", "nowhere.json"), "cannot read nowhere.json"),
         (("--set", "trainer.resources.limits={memory: plenty}"), "such as 512Gi is required"),
     ],

@@ -281,6 +281,24 @@ def test_what_is_amiss_is_shown_with_its_reason() -> None:
     assert text.count("rank 3 died") == 1
 
 
+def test_on_a_terminal_a_long_text_goes_on_below_where_it_began() -> None:
+    body = run(
+        phase="Running",
+        message="a message that takes two lines",
+        conditions=[condition("Stalled", "True", "NoProgress", "no step since noon")],
+    )
+    lines, _ = now(show_run(FakeCluster(body), NAMESPACE, "tiny", NOON, width=30))
+    assert lines == [
+        "team/tiny: Running, 12h00m old",
+        "  a message that takes two",
+        "  lines",
+        "  Stalled        True,",
+        "                 NoProgress:",
+        "                 no step since",
+        "                 noon",
+    ]
+
+
 def test_a_run_that_no_operator_has_seen_says_so() -> None:
     assert "no operator has looked at it yet: is one installed" in shown(run())
     newer = run(phase="Running")

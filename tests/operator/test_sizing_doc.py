@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rz_api.estimate import GB, GPUS, Assumptions, estimate, trainer_memory
+from rz_api.estimate import GB, Assumptions, estimate, trainer_memory
+from rz_api.gpus import GPUS
 from rz_api.shapes import ModelShape
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_operator.model_config import KNOWN
@@ -14,17 +15,17 @@ from rz_operator.model_config import KNOWN
 DOC = Path(__file__).parents[2] / "docs" / "sizing.md"
 COLOCATED = {"placement": "colocated"}
 LAYOUTS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
-    ("0.5B", "A100-40", {"nodes": 1, "gpusPerNode": 1}, COLOCATED),
-    ("0.5B", "A100-80", {"nodes": 1, "gpusPerNode": 8}, COLOCATED),
-    ("1.5B", "A100-80", {"nodes": 2}, COLOCATED),
-    ("1.5B", "H100-80", {"nodes": 1}, {"replicas": 4}),
-    ("7B", "A100-80", {"nodes": 5}, {"replicas": 24}),
-    ("7B", "H100-80", {"nodes": 5}, {"replicas": 24}),
-    ("7B", "H100-80", {"nodes": 6}, {"replicas": 16}),
-    ("7B", "H200-141", {"nodes": 6}, {"replicas": 16}),
-    ("14B", "H100-80", {"nodes": 6}, {"replicas": 16}),
-    ("32B", "H100-80", {"nodes": 13}, {"replicas": 6, "tensorParallel": 4}),
-    ("32B", "H200-141", {"nodes": 13}, {"replicas": 12, "tensorParallel": 2}),
+    ("0.5B", "A100-40GB", {"nodes": 1, "gpusPerNode": 1}, COLOCATED),
+    ("0.5B", "A100-80GB", {"nodes": 1, "gpusPerNode": 8}, COLOCATED),
+    ("1.5B", "A100-80GB", {"nodes": 2}, COLOCATED),
+    ("1.5B", "H100-80GB", {"nodes": 1}, {"replicas": 4}),
+    ("7B", "A100-80GB", {"nodes": 5}, {"replicas": 24}),
+    ("7B", "H100-80GB", {"nodes": 5}, {"replicas": 24}),
+    ("7B", "H100-80GB", {"nodes": 6}, {"replicas": 16}),
+    ("7B", "H200-141GB", {"nodes": 6}, {"replicas": 16}),
+    ("14B", "H100-80GB", {"nodes": 6}, {"replicas": 16}),
+    ("32B", "H100-80GB", {"nodes": 13}, {"replicas": 6, "tensorParallel": 4}),
+    ("32B", "H200-141GB", {"nodes": 13}, {"replicas": 12, "tensorParallel": 2}),
 ]
 
 
@@ -62,7 +63,7 @@ def layouts() -> str:
 
 
 def smallest() -> str:
-    kinds = ("A100-40", "A100-80", "H100-80", "H200-141")
+    kinds = ("A100-40GB", "A100-80GB", "H100-80GB", "H200-141GB")
     rows = ["| model | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
     for name in KNOWN:
         model = name.removeprefix("Qwen/Qwen2.5-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rz_operator.errors import UserError
@@ -9,6 +10,7 @@ from rz_operator.local.ledger_status import LedgerReader
 from rz_operator.local.processes import identity
 from rz_operator.local.view import render
 from rz_operator.local.workdir import STATUS_FILE, read_members, read_status
+from rz_operator.text_table import width_of, wrapped
 
 
 def print_status(directory: Path | None) -> None:
@@ -27,12 +29,14 @@ def print_status(directory: Path | None) -> None:
         for row in read_members(directory)
         if identity(int(row["uid"].partition("-")[0])) == row["uid"]
     ]
-    console = Console()
-    console.print(render(str(shown.get("name", directory.name)), status, members, ledger))
+    Console().print(render(str(shown.get("name", directory.name)), status, members, ledger))
+    below = []
     if not members:
-        console.print(f"not running now; this is what {directory / STATUS_FILE} says", markup=False)
+        below.append(f"not running now; this is what {directory / STATUS_FILE} says")
     if status.message:
-        console.print(f"{status.reason}: {status.message}", markup=False)
+        below.append(f"{status.reason}: {status.message}")
+    for text in below:
+        print("\n".join(wrapped(text, width_of(sys.stdout))))
 
 
 def newest_workdir(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rz_api.estimate import GPUS
+from rz_api import gpus
 from rz_api.shapes import ModelShape, forward_flops
 from rz_api.spec import AlgorithmSpec
 from rz_workers.intervals import Interval, share_covered
@@ -20,16 +20,17 @@ TIMED = ("wait", "values", "policy_update", "measure", "publish", "critic_update
 """Phases of the trainer that have a metric ``seconds_<name>``."""
 PASSES = ("values", "policy_update", "critic_update")
 """Those in which the models compute on the step's tokens."""
-OTHER_PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H800": 989e12, "A800": 312e12}
-"""Part of a GPU's name -> dense bfloat16 operations a second by its data sheet, for what ``GPUS`` does not have."""
 
 
 def peak_flops(device_name: str | None, dtype: str) -> float | None:
-    """Of a GPU by the name that its driver gives; None where it is not known, and on the CPU (None)."""
+    """Of a GPU by the name that its driver gives; None where it is not known, of a slice of one (MIG), and on the CPU
+    (None)."""
     if device_name is None or dtype != "bfloat16":
         return None
-    peaks = OTHER_PEAKS | {name.partition("-")[0]: gpu.flops for name, gpu in GPUS.items()}
-    return next((peak for part, peak in peaks.items() if part in device_name), None)
+    try:
+        return gpus.find(device_name).gpu.flops
+    except gpus.UnknownGpuError:
+        return None
 
 
 @dataclass(frozen=True)
