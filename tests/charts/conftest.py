@@ -5,8 +5,6 @@ What has to be fetched or built is, after collection and before the first test, 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -24,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "charts"))
 
 from control_plane import ControlPlane
 from helm import CHART, NAMESPACE, Helm
-from helm_binaries import NotHereError, helm_folder, monitor_schemas
-from kube_binaries import BinariesMissingError, control_plane_binaries
+from helm_binaries import helm_folder, monitor_schemas
+from kube_binaries import control_plane_binaries
+from needed import fetch_now, here
 from server_process import child_environment
 
-REQUIRED = "RZ_REQUIRE_APISERVER"
 SOURCES: dict[str, Callable[[], Path]] = {
     "helm_binaries": helm_folder,
     "schemas_of_monitors": monitor_schemas,
@@ -38,37 +36,17 @@ SOURCES: dict[str, Callable[[], Path]] = {
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Fetch and build now what the collected tests need: seconds or, for the API server, minutes, once a machine."""
-    if session.config.option.collectonly:
-        return
-    items = [item for item in session.items if item.path.is_relative_to(Path(__file__).parent)]
-    needed = {name for item in items for name in getattr(item, "fixturenames", ())}
-    capture = session.config.pluginmanager.getplugin("capturemanager")
-    shown = capture.global_and_fixture_disabled if capture is not None else contextlib.nullcontext
-    for fixture, find in SOURCES.items():
-        # What fails here is asked for again by the fixture, which skips.
-        if fixture in needed:
-            with contextlib.suppress(NotHereError, BinariesMissingError), shown():
-                find()
-
-
-def _here(find: Callable[[], Path]) -> Path:
-    try:
-        return find()
-    except (NotHereError, BinariesMissingError) as missing:
-        if os.environ.get(REQUIRED):
-            pytest.fail(str(missing), pytrace=False)
-        pytest.skip(str(missing))
+    fetch_now(session, Path(__file__).parent, SOURCES)
 
 
 @pytest.fixture(scope="session")
 def helm_binaries() -> Path:
-    return _here(helm_folder)
+    return here(helm_folder)
 
 
 @pytest.fixture(scope="session")
 def schemas_of_monitors() -> Path:
-    return _here(monitor_schemas)
+    return here(monitor_schemas)
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +75,7 @@ def chart_with_dashboards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def control_plane() -> Iterator[ControlPlane]:
     """etcd and kube-apiserver, the release's namespace, and no CRD: the chart brings it. One for each module."""
-    with ControlPlane(_here(control_plane_binaries)) as plane:
+    with ControlPlane(here(control_plane_binaries)) as plane:
         plane.create_namespace(NAMESPACE)
         yield plane
 

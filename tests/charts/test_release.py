@@ -18,17 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import installed_operator
 import pytest
 import yaml
 from api_builders import document
 from control_plane import ControlPlane
 from fake_ledgers import FakeLedgers
 from helm import CHART, NAMESPACE, RELEASE, Helm, HelmError, Object
-from kube_api import Api
+from installed_operator import Each, available
 from kubelet_double import Kubelet
 from players import DeploymentController, GarbageCollector, Players
-from server_process import Server, child_environment, free_ports, wait_until_up
+from server_process import Server
 
 from rz_api import names
 
@@ -64,22 +64,8 @@ class Story:
     def start_operator(self) -> None:
         """What the kubelet would start: the container of the Deployment that is in the server."""
         assert self.operator is None
-        spec = self.plane.api.get("Deployment", NAMESPACE, OPERATOR)["spec"]["template"]["spec"]
-        (container,) = spec["containers"]
-        env = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-        (port,) = free_ports(1)
-        account = self.plane.service_account_kubeconfig(NAMESPACE, spec["serviceAccountName"])
-        here = {
-            "RZ_PORT": str(port),
-            "RZ_BIND_HOST": "127.0.0.1",
-            "RZ_LEDGER_STATUS_URL": self.ledgers.url_template,
-            "RZ_POLL_SECONDS": "1",
-            "KUBECONFIG": str(account),
-        }
-        command = [sys.executable, *container["command"][1:]]
-        self.operator = Server(f"operator-{port}", command, self.plane.folder, child_environment(**env | here))
-        self.url = f"http://127.0.0.1:{port}"
-        wait_until_up(self.operator, lambda: _get(self.url + "/readyz") == 200)
+        deployment = self.plane.api.get("Deployment", NAMESPACE, OPERATOR)
+        self.operator, self.url = installed_operator.start(self.plane, deployment, self.ledgers.url_template)
 
     def stop_operator(self) -> None:
         if self.operator is not None:
@@ -107,38 +93,13 @@ class Story:
         return status.get("phase") == "Running"
 
 
-@dataclass
-class Each:
-    """A player that is one function."""
-
-    tick: Callable[[], int]
-
-
-def available(api: Api) -> int:
-    """The conditions of a Deployment that ``helm --wait`` waits for."""
-    changes = 0
-    for body in api.list("Deployment", NAMESPACE):
-        status = body.get("status", {})
-        if status.get("readyReplicas") and not status.get("conditions"):
-            reasons = {"Available": "MinimumReplicasAvailable", "Progressing": "NewReplicaSetAvailable"}
-            conditions = [{"type": kind, "status": "True", "reason": why} for kind, why in reasons.items()]
-            patch = {"status": {"conditions": conditions}}
-            api.patch("Deployment", NAMESPACE, body["metadata"]["name"], patch, subresource="status")
-            changes += 1
-    return changes
-
-
-def _get(url: str) -> int:
-    return httpx.get(url, trust_env=False, timeout=5).status_code
-
-
 @pytest.fixture(scope="module")
 def story(control_plane: ControlPlane, server_helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     api = control_plane.api
     control_plane.create_namespace(TEAM)
     kubelet = Kubelet(api)
     # No garbage collector: it asks for runs, and at the start there is no CRD.
-    players = Players([DeploymentController(api), kubelet, Each(lambda: available(api))])
+    players = Players([DeploymentController(api), kubelet, Each(lambda: available(api, NAMESPACE))])
     made = Story(
         plane=control_plane,
         helm=server_helm,
@@ -220,14 +181,8 @@ def test_3_the_operator_of_the_deployment_serves_a_run(story: Story) -> None:
 def test_4_helm_test_asks_the_operator(story: Story) -> None:
     """The pod of the test is played; what it runs is run here, against the operator that runs."""
 
-    def end_of_test() -> int:
-        for pod in story.plane.api.list("Pod", NAMESPACE):
-            if pod["metadata"]["name"].endswith("-test") and pod["status"].get("phase") == "Running":
-                story.kubelet.succeed(NAMESPACE, pod["metadata"]["name"])
-                return 1
-        return 0
-
-    playing = Players([*story.players.players, Each(end_of_test)])
+    end_of_test = Each(lambda: installed_operator.end_of_test(story.kubelet, NAMESPACE))
+    playing = Players([*story.players.players, end_of_test])
     with playing.run_in_background(0.2):
         said = story.helm.run("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "60s")
     assert "Succeeded" in said

@@ -9,12 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted(
     page
-    for pattern in ("*.md", "docs/**/*.md", "charts/**/*.md", "tests/**/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "charts/**/*.md", "examples/**/*.md", "tests/**/*.md")
     for page in ROOT.glob(pattern)
     if "node_modules" not in page.parts and not page.name.endswith(".in.md")
 )
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^(?P=indent)```\s*$", re.M | re.S)
+CLUSTER = re.compile(r"(^|[|;] *)(kubectl|helm|rz (submit|logs|suspend|resume|status .*-n))\b", re.M)
+"""What is in a block that takes an API server."""
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]*)`")
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -29,6 +32,17 @@ class Block:
     def name(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
+    @property
+    def is_for_a_cluster(self) -> bool:
+        return self.language == "sh" and CLUSTER.search(self.text) is not None
+
+    @property
+    def is_for_a_machine(self) -> bool:
+        """``sh`` that no cluster is needed for, and the Python that README and docs have their reader try."""
+        return not self.is_for_a_cluster and (
+            self.language == "sh" or (self.language == "python" and self.page.parent in (ROOT, ROOT / "docs"))
+        )
+
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
@@ -40,7 +54,11 @@ def blocks(page: Path) -> list[Block]:
 
 def prose(page: Path) -> str:
     """The page without its fenced blocks and inline code."""
-    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text()))
+    return CODE.sub("", FENCE.sub("", page.read_text()))
+
+
+def code_in_prose(page: Path) -> list[str]:
+    return CODE.findall(FENCE.sub("", page.read_text()))
 
 
 def links(page: Path) -> list[str]:

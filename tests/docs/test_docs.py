@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ast
-import itertools
+import importlib.util
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import kubernetes_validate
 import pytest
 import yaml
-from pages import PAGES, ROOT, Block, anchors, blocks, links
+from pages import PAGES, ROOT, Block, anchors, blocks, code_in_prose, links
 from typer.main import get_command
 
 from rz_api import names
@@ -28,20 +26,15 @@ from rz_operator.cli import app
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 KUBERNETES = "1.29"
-VERBS = {
-    "kubectl": {
-        "apply", "auth", "cordon", "create", "delete", "describe", "explain", "get", "label", "logs", "patch",
-        "port-forward", "replace", "rollout", "scale", "wait", "annotate", "rz", "config", "exec",
-    },
-    "helm": {"install", "upgrade", "test", "uninstall", "rollback", "template", "lint", "list", "get"},
-}  # fmt: skip
-"""First word of each of their command lines."""
-FREE = {"cd", ".", "export", "git", "cat", "{", "printf", "tensorboard", "pip", "npm", "apt-get", "unshare", "buildah"}
-"""Commands that are taken as they are; what they name is checked where it is a file of ours."""
+COMMANDS = ("rz", "make", "kubectl", "helm", "git", "python", "pytest", "pip", "bash")
 
 
 def of(*languages: str) -> Any:
-    chosen = [pytest.param(block, id=block.name) for block in BLOCKS if block.language in languages]
+    chosen = [
+        pytest.param(block, id=block.name)
+        for block in BLOCKS
+        if block.language in languages and not block.is_for_a_machine
+    ]
     return pytest.mark.parametrize("block", chosen)
 
 
@@ -50,92 +43,63 @@ def test_every_block_is_of_a_kind_that_is_checked_here() -> None:
     assert [block.name for block in BLOCKS if block.language not in checked] == []
 
 
-# ---------------------------------------------------------------------------------------------------------- commands
+def test_no_command_is_in_a_block_that_nothing_runs() -> None:
+    """``sh`` blocks are run by ``test_machine_blocks.py`` and ``test_cluster_blocks.py``; these have no language."""
+    for block in BLOCKS:
+        if not block.language:
+            starts = {line.split()[0] for line in block.text.splitlines() if line.split()}
+            assert not starts & set(COMMANDS), f"{block.name} has commands: make it a block of sh"
 
 
-def command_lines(text: str) -> list[list[str]]:
-    """Words of each command; continued lines are joined, comments dropped, pipelines and lists cut."""
-    found = []
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        for part in re.split(r"\s(?:&&|\|\||\||;)\s", line):
-            words = shlex.split(re.sub(r"<[^>]*>", "PLACE", part), comments=True)
-            if words:
-                found.append(words)
-    return found
+# ---------------------------------------------------------------------------------------------- commands in the text
 
 
-@of("sh")
-def test_commands_exist_and_take_what_they_are_given(block: Block) -> None:
-    for words in command_lines(block.text):
-        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-            words = words[1:]
-        check = CHECKS.get(words[0])
-        assert check or words[0] in FREE or Path(ROOT, words[0]).exists(), f"nobody knows how to check {words}"
-        if check:
-            check(words)
+def in_text(program: str) -> Any:
+    """(page, words) of each ``program ...`` between backticks."""
+    found = {
+        (page.relative_to(ROOT).as_posix(), code): shlex.split(code)
+        for page in PAGES
+        for code in code_in_prose(page)
+        if code.startswith(f"{program} ")
+    }
+    cases = [pytest.param(words, id=f"{page}: {code}") for (page, code), words in found.items()]
+    return pytest.mark.parametrize("words", cases)
 
 
-def check_make(words: list[str]) -> None:
-    targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text())
-    assert {word for word in words[1:] if "=" not in word} <= set(targets), words
+@in_text("rz")
+def test_rz_has_the_command_and_the_options_that_the_text_names(words: list[str]) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert words[1] in commands
+    options = {option for parameter in commands[words[1]].params for option in parameter.opts}
+    assert {word for word in words[2:] if word.startswith("-")} <= options
 
 
-def check_rz(words: list[str]) -> None:
-    """By the command's own parser, without running it."""
-    command: click.Command = get_command(app)
-    context, rest = click.Context(command), words[1:]
-    while isinstance(command, click.Group):
-        name, rest = rest[0], rest[1:]
-        found = command.get_command(context, name)
-        assert found is not None, f"rz has no command {name}"
-        command = found
-    parser_ignores_files = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
-    for parameter in parser_ignores_files:
-        parameter.type = click.STRING
-    command.make_context(words[1], list(rest), resilient_parsing=False)
+@in_text("make")
+def test_make_has_the_target_that_the_text_names(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets, variables = (set(re.findall(pattern, makefile, re.M)) for pattern in (r"^([a-z-]+):", r"\$\((\w+)"))
+    assert {word for word in words[1:] if "=" not in word} <= targets
+    assert {word.partition("=")[0] for word in words[1:] if "=" in word} <= variables
 
 
-def check_verb(words: list[str]) -> None:
-    assert words[1] in VERBS[words[0]], words
-    for word, value in itertools.pairwise(words):
-        if word == "-f" and words[0] == "kubectl" and words[1] != "logs" and "/" in value and "://" not in value:
-            assert Path(ROOT, value).exists(), f"{value} is not there"
-    if words[0] == "helm" and words[1] in ("install", "upgrade", "template", "lint"):
-        assert any(Path(ROOT, word, "Chart.yaml").exists() for word in words), words
-
-
-def check_python(words: list[str]) -> None:
+@in_text("python")
+def test_python_has_the_module_or_file_that_the_text_names(words: list[str]) -> None:
     if words[1] == "-m":
-        done = subprocess.run([sys.executable, "-c", f"import importlib.util as u; assert u.find_spec({words[2]!r})"])
-        assert done.returncode == 0, words
-    elif words[1] == "-c":
-        ast.parse(words[2])
+        assert importlib.util.find_spec(words[2])
     else:
-        assert Path(ROOT, words[1]).exists(), words
+        assert Path(ROOT, words[1]).exists()
 
 
-CHECKS: dict[str, Callable[[list[str]], None]] = {
-    "make": check_make,
-    "rz": check_rz,
-    "kubectl": check_verb,
-    "helm": check_verb,
-    "python": check_python,
-    "python3": check_python,
-}
-
-
-@of("sh")
-def test_values_that_helm_is_given_are_values_of_the_chart(block: Block) -> None:
+def test_values_that_the_text_has_people_set_are_values_of_the_chart() -> None:
     values = yaml.safe_load((ROOT / "charts" / "reasonerzero" / "values.yaml").read_text())
-    for words in command_lines(block.text):
-        if words[0] != "helm":
-            continue
-        for word, setting in itertools.pairwise(words):
-            if word == "--set":
-                place: Any = values
-                for name in setting.partition("=")[0].split("."):
-                    assert name in place, f"the chart has no value {setting}"
-                    place = place[name]
+    for page in PAGES:
+        its_own = page.is_relative_to(ROOT / "charts")
+        for code in code_in_prose(page):
+            setting = re.match(r"(?:--set )?([a-z][\w.]*)=" if its_own else r"--set ([\w.]+)=", code)
+            place: Any = values
+            for name in setting[1].split(".") if setting else ():
+                assert name in place, f"{page}: the chart has no value {code}"
+                place = place[name]
 
 
 # -------------------------------------------------------------------------------------------------------------- yaml

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,42 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
-from filelock import FileLock
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "dashboards"))
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "dashboards"))
 
+from small_run import small_spec
+
 RUN_SECONDS = 240.0
-
-
-@pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Makes a folder for all processes of this test session: pytest-xdist gives each session fixtures of its own."""
-    parallel = "PYTEST_XDIST_WORKER" in os.environ
-    shared = tmp_path_factory.getbasetemp().parent if parallel else tmp_path_factory.getbasetemp()
-
-    def made(name: str, make: Callable[[Path], None]) -> Path:
-        folder, whole = shared / name, shared / f"{name}.made"
-        with FileLock(shared / f"{name}.lock"):
-            if not whole.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                make(folder)
-                whole.touch()
-        return folder
-
-    return made
-
-
-@pytest.fixture(scope="session")
-def base(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """A base model after 60 steps of pre-training (it answers, mostly wrong), 40 training and 8 held-out problems."""
-
-    def build(folder: Path) -> None:
-        program = Path(__file__).with_name("build_base.py")
-        subprocess.run([sys.executable, program, folder], check=True, capture_output=True)
-
-    return made_once("base", build)
 
 
 @dataclass
@@ -163,48 +134,10 @@ class LocalRun:
 
 @pytest.fixture(scope="session")
 def make_run(base: Path) -> Callable[..., LocalRun]:
-    """A run of 4 steps of 8 prompts x 4 samples; keyword arguments replace fields of whole sections.
-
-    One rollout: most of what a process costs here are its imports. How many there are changes no result, and tests of
-    what happens between several compare with the run of one.
-    """
+    """A run of ``small_spec``; keyword arguments replace fields of whole sections."""
 
     def make(folder: Path, **sections: dict[str, Any]) -> LocalRun:
-        spec: dict[str, Any] = {
-            "model": {"name": str(base / "model")},
-            "data": {
-                "train": [{"uri": str(base / "train.jsonl")}],
-                "eval": [{"name": "heldout", "uri": str(base / "heldout.jsonl")}],
-                "promptTemplate": (base / "template.txt").read_text(),
-            },
-            "storage": {"uri": str(folder / "storage")},
-            "algorithm": {
-                "totalSteps": 4,
-                "promptsPerStep": 8,
-                "samplesPerPrompt": 4,
-                "policy": {"learningRate": 1e-3, "warmupSteps": 0},
-                "critic": {"learningRate": 1e-3, "warmupSteps": 0, "miniBatches": 4},
-            },
-            "evaluation": {"interval": 2, "samples": 2},
-            "rollout": {
-                "replicas": 1,
-                "groupsPerLease": 2,
-                "samplesPerLease": 4,
-                "leaseSeconds": 3,
-                "maxModelLength": 256,
-                "sampling": {"maxNewTokens": 48, "stop": ["</answer>"]},
-            },
-            "trainer": {
-                "gpusPerNode": 0,
-                "dtype": "float32",
-                "activationCheckpointing": False,
-                "maxTokensPerMicroBatch": 512,
-                "checkpoint": {"interval": 2},
-            },
-            "reward": {"workers": 1},
-            "failurePolicy": {"backoffSeconds": 0.2, "maxBackoffSeconds": 1.0},
-        }
-        spec["data"]["maxPromptTokens"] = 128
+        spec = small_spec(base, folder / "storage")
         for section, fields in sections.items():
             spec[section] = {**spec.get(section, {}), **fields} if isinstance(fields, dict) else fields
         folder.mkdir(parents=True, exist_ok=True)

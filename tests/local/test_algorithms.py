@@ -47,7 +47,8 @@ def phase(commit, name):
     return found["started"], found["started"] + found["seconds"]
 
 
-@pytest.mark.parametrize("correction", [pytest.param("none", marks=pytest.mark.thorough), "tis"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("correction", ["none", "tis"])
 def test_at_staleness_1_the_next_step_is_generated_while_this_one_is_trained(finished, correction):
     _, commits = finished(maxStaleness=1, samplerCorrection=correction)
     for commit in commits:

@@ -12,7 +12,7 @@ STEPS = ("step-000004", "step-000001")
 
 @pytest.mark.parametrize(
     ("folder", "nodes"),
-    [("checkpoints/step-000004-i1", 2), pytest.param("export/step-000004", 1, marks=pytest.mark.thorough)],
+    [pytest.param("checkpoints/step-000004-i1", 2, marks=pytest.mark.thorough), ("export/step-000004", 1)],
     ids=["checkpoint", "export"],
 )
 def test_policy_and_critic_begin_with_the_bits_that_the_earlier_run_ended_with(

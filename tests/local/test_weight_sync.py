@@ -28,7 +28,11 @@ def updates(run, what):
 
 @pytest.mark.parametrize(
     "rollout",
-    [TWO | BROADCAST, pytest.param(COLOCATED, marks=pytest.mark.thorough), COLOCATED | BROADCAST],
+    [
+        pytest.param(TWO | BROADCAST, marks=pytest.mark.thorough),
+        pytest.param(COLOCATED, marks=pytest.mark.thorough),
+        COLOCATED | BROADCAST,
+    ],
     ids=["separate, broadcast", "colocated, storage", "colocated, broadcast"],
 )
 def test_the_way_of_the_weights_changes_nothing(make_run, undisturbed, tmp_path, rollout):
