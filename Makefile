@@ -65,9 +65,18 @@ demo: $(DEMO_INSTALLED) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed) $
 %/base/manifest.json: | $(DEMO_INSTALLED)
 	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
 
+# More processes than cores: most tests wait for processes of their own.
+TEST_PROCESSES ?= 4
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# The API server is compiled first of all, where it has to be, beside the installation and the tests that do without it.
 .PHONY: test
-test: setup ## Unit tests, contract suites, a real API server, short local runs
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: ## Unit tests, contract suites, a real API server, short local runs
+	@RZ_APISERVER_IS_COMING=1 tests/beside.sh "$(PYTHON)" tests/apiserver/kube_binaries.py -- $(MAKE) run-tests
+
+.PHONY: run-tests
+run-tests: setup
+	@$(call PYTEST,$(VENV))
 
 .PHONY: test-thorough
 test-thorough: ## What make test runs and the longer forms of it, 20 kills for 5 (before a release; half an hour)
@@ -77,13 +86,13 @@ test-thorough: ## What make test runs and the longer forms of it, 20 kills for 5
 test-newest: ## Unit tests with the newest versions that pyproject.toml allows, in .venv-newest (before a release)
 	@rm -rf .venv-newest
 	@$(INSTALL) newest .venv-newest
-	@OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(UNIT_TESTS)
+	@$(call PYTEST,.venv-newest) $(UNIT_TESTS)
 
 .PHONY: test-oldest
 test-oldest: ## Unit tests with the oldest ones, in .venv-oldest (before a release)
 	@rm -rf .venv-oldest
 	@$(INSTALL) oldest .venv-oldest
-	@OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(UNIT_TESTS)
+	@$(call PYTEST,.venv-oldest) $(UNIT_TESTS)
 
 .PHONY: lock
 lock: setup ## Renew locks/ to what the registry has today (CONTRIBUTING.md says when). ONLY=transformers,torch

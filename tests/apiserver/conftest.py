@@ -1,8 +1,9 @@
 """Fixtures of the tests against a real API server. README.md beside this file tells how they fit together.
 
 The servers are built, where they have to be, after collection and before the first test, outside of the tests' time
-limits. Where they can't be had every test that needs them is skipped with the reason; with ``RZ_REQUIRE_APISERVER`` set
-(as a CI should) that is a failure.
+limits; ``make test`` builds the control plane beside the other tests (``RZ_APISERVER_IS_COMING``). Where they can't be
+had every test that needs them is skipped with the reason; with ``RZ_REQUIRE_APISERVER`` set (as a CI should) that is a
+failure. The CRD server is built by ``make test-thorough`` alone, and used where it is there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from control_plane import ControlPlane
 from crd_server import CrdServer
 from fake_ledgers import FakeLedgers
 from kube_api import Api, ApiError
-from kube_binaries import BinariesMissingError, control_plane_binaries, crd_server_binary
+from kube_binaries import COMING, BinariesMissingError, control_plane_binaries, crd_server_binary
 from kubelet_double import Kubelet
 from lifecycle_steps import POLL_SECONDS, Scene
 from operator_process import SYSTEM_NAMESPACE, OperatorProcess, revoke
@@ -62,7 +63,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     capture = session.config.pluginmanager.getplugin("capturemanager")
-    for fixture, build in (("control_plane", control_plane_binaries), ("crd_server", crd_server_binary)):
+    building = {"crd_server": _crd_server, "control_plane": control_plane_binaries}
+    if os.environ.get(COMING):
+        del building["control_plane"]
+    for fixture, build in building.items():
         if fixture in needed:
             try:
                 if capture is None:
@@ -72,6 +76,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                         build()
             except BinariesMissingError:
                 pass  # the fixture asks again, and skips
+
+
+def _crd_server() -> Path:
+    """Built by the longer form of the tests alone: minutes, for what tests/api checks with an evaluator of its own."""
+    return crd_server_binary(build=os.environ.get("RZ_TEST_THOROUGH") == "1")
 
 
 def _binaries(find: Callable[[], Path], may_be_required: bool = True) -> Path:
@@ -102,7 +111,7 @@ def api(control_plane: ControlPlane) -> Api:
 def crd_server(control_plane: ControlPlane) -> Iterator[CrdServer]:
     """The server of a new Kubernetes that evaluates CEL; the CRD is not in it yet (test_cel.py installs it)."""
     # Never required: it comes from Debian's development release, which may be broken for a day.
-    server = CrdServer(control_plane, _binaries(crd_server_binary, may_be_required=False))
+    server = CrdServer(control_plane, _binaries(_crd_server, may_be_required=False))
     yield server
     server.stop()
 

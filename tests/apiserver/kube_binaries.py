@@ -34,8 +34,11 @@ NODE_BINARIES = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-p
 """What a whole cluster needs beside the control plane (``tests/cluster``)."""
 CONTROL_PLANE_BINARIES = (ETCD, API_SERVER)
 CLUSTER_BINARIES = (*CONTROL_PLANE_BINARIES, *NODE_BINARIES)
-GO_BUILD = ("go", "build", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w")
-"""Nobody debugs these; and the compiler's garbage collection is put off (``_go``): together a third of the time."""
+GO_BUILD = ("go", "build", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w", "-tags", "providerless,dockerless")
+"""Nobody debugs these, no cloud's own volumes and load balancers are tested, and pods run in containerd; the compiler's
+garbage collection is put off (``_go``)."""
+COMING = "RZ_APISERVER_IS_COMING"
+"""Set by ``make test``, which builds the control plane beside the tests: those that need it are not waited for."""
 ADVICE = (
     "set KUBEBUILDER_ASSETS to a folder with etcd and kube-apiserver (setup-envtest makes one), "
     "or run on Debian, where they are built once from Debian's packages"
@@ -61,9 +64,16 @@ def control_plane_binaries() -> Path:
     return _cached(_control_plane_folder(), CONTROL_PLANE_BINARIES, _build_control_plane)
 
 
-def crd_server_binary() -> Path:
-    """The API server of custom resources alone, of a Kubernetes that evaluates CEL. Raises BinariesMissingError."""
-    return _cached(cache_folder() / "crd-server", (CRD_SERVER,), _build_crd_server) / CRD_SERVER
+def crd_server_binary(*, build: bool = True) -> Path:
+    """The API server of custom resources alone, of a Kubernetes that evaluates CEL. Raises BinariesMissingError,
+    without ``build`` also where it was not built before."""
+    folder = cache_folder() / "crd-server"
+    if not build and not _complete(folder, (CRD_SERVER,)):
+        raise BinariesMissingError(
+            "the CRD server was not built on this machine: `make test-thorough` does (minutes, once), or "
+            "`python tests/apiserver/kube_binaries.py --crd`"
+        )
+    return _cached(folder, (CRD_SERVER,), _build_crd_server) / CRD_SERVER
 
 
 def node_binaries() -> Path:

@@ -1,4 +1,4 @@
-"""A rollout's worker as a process of its own: ``receiver_process.py WORKER WORKERS [flip]``.
+"""A rollout's worker as a process of its own (``transfer_builders.Process``); arguments: WORKER WORKERS [flip].
 
 Standard input has one task (JSON) a line; for each, one line on standard output says what came of it. ``flip`` lets a
 byte change on the way, by a channel that damages what the real one carried.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -78,18 +78,14 @@ def run(receiver: Receiver, task: dict[str, Any]) -> None:
     say(digest=digest, group=receiver.group, kept=describe_all(kept))
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    worker, workers = int(sys.argv[1]), int(sys.argv[2])
+    worker, workers = int(arguments[0]), int(arguments[1])
 
     def damaged(*args: Any, **kwargs: Any) -> Channel:
         return FlippingChannel(connect(*args, **kwargs))
 
-    receiver = Receiver(torch.device("cpu"), worker, workers, connect=damaged if sys.argv[3:] == ["flip"] else connect)
+    receiver = Receiver(torch.device("cpu"), worker, workers, connect=damaged if "flip" in arguments else connect)
     say(started=worker)
     for line in sys.stdin:
         run(receiver, json.loads(line))
-
-
-if __name__ == "__main__":
-    main()

@@ -230,7 +230,7 @@ def test_a_tensor_that_changed_on_the_way_is_named(
 def test_a_receiver_whose_sender_fails_gives_up_and_can_join_another(
     how: signal.Signals, backend: Backend, make_sender: MakeSender, first: Rollout
 ) -> None:
-    failing = Process("sender_process.py", backend)
+    failing = Process("sender_process", backend)
     try:
         endpoint = Endpoint(host="127.0.0.1", port=failing.hear()["port"])
         first.order(endpoint, 1, backend, seconds=SHORT_SECONDS)

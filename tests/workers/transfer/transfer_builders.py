@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import multiprocessing
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -23,7 +24,6 @@ from rz_workers.storage.checksums import describe_all
 from rz_workers.transfer.sender import Sender
 from rz_workers.transfer.wire import TensorMeta, cut, pack
 
-HERE = Path(__file__).parent
 BUCKET_BYTES = 8_000_000
 """Larger than what a socket's buffers hold, so that a receiver that does not read holds up its sender."""
 PATIENCE = 120.0
@@ -52,29 +52,34 @@ def digests(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
 
 
 class Process:
-    """A script beside this file, spoken to in lines of JSON."""
+    """A module beside this file whose ``main(arguments)`` is spoken to in lines of JSON, by its standard input and
+    output. Forked from a server that has imported torch once for all."""
 
-    def __init__(self, script: str, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / script), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    def __init__(self, module: str, *arguments: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["receiver_process", "sender_process"])
+        from_us, to_it = context.Pipe(duplex=False)
+        to_us, from_it = context.Pipe(duplex=False)
+        self._process = context.Process(target=_speak, args=(module, arguments, from_us, from_it), daemon=True)
+        self._process.start()
+        from_us.close()
+        from_it.close()
+        self._tell, self._hear = (os.fdopen(os.dup(to_it.fileno()), "w"), os.fdopen(os.dup(to_us.fileno())))
+        to_it.close()
+        to_us.close()
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with self._hear:
+            for line in self._hear:
+                self._lines.put(line)
         self._lines.put('{"ended": true}')
 
     def tell(self, content: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(content) + "\n")
-        self._process.stdin.flush()
+        self._tell.write(json.dumps(content) + "\n")
+        self._tell.flush()
 
     def hear(self) -> dict[str, Any]:
         """The next line that it says."""
@@ -82,15 +87,23 @@ class Process:
         return heard
 
     def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def end(self) -> None:
         self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+        self._process.join()
+        self._process.close()
+        self._reader.join()
+        with contextlib.suppress(BrokenPipeError):
+            self._tell.close()
+
+
+def _speak(module: str, arguments: Sequence[str], told: Connection, said: Connection) -> None:
+    os.dup2(told.fileno(), 0)
+    os.dup2(said.fileno(), 1)
+    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+    importlib.import_module(module).main(arguments)
 
 
 class Rollout:
@@ -99,7 +112,7 @@ class Rollout:
     def __init__(self, name: str, workers: int = 1, *arguments: str) -> None:
         self.name, self.workers = name, workers
         self.new_group()
-        self.processes = [Process("receiver_process.py", str(i), str(workers), *arguments) for i in range(workers)]
+        self.processes = [Process("receiver_process", str(i), str(workers), *arguments) for i in range(workers)]
 
     def new_group(self) -> None:
         """As the ledger names one when there is none that stands on both sides."""
