@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs one command beside another: `beside.sh FIRST… -- SECOND…`. The first has what the second leaves of the processor,
-# its output goes to .beside.log, and it ends with the second, whose exit code is this script's.
+# Runs one command beside another: `beside.sh FIRST… -- SECOND…`. What the first says goes to .beside.log; it ends with
+# the second, whose exit code is this script's.
 set -euo pipefail
 
 first=()
@@ -11,7 +11,7 @@ done
 shift
 
 set -m # a process group of its own, to end it as a whole
-nice -n 19 "${first[@]}" >.beside.log 2>&1 &
+"${first[@]}" >.beside.log 2>&1 &
 beside=$!
 set +m
 trap 'kill -- "-${beside}" 2>/dev/null || true' EXIT

@@ -1,10 +1,11 @@
 """What holds for all tests, and what tests of several folders share."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,22 +24,36 @@ collect_ignore = [] if {"RZ_OPERATOR_ARCHIVE", "RZ_TEST_KUBECONFIG"} & os.enviro
 """They take root, Debian and a network namespace of their own, or somebody's cluster: ``make test-cluster``."""
 
 
-LONG_FILES_FIRST = ("local", "workers/trainer", "workers/transfer", "workers/report", "")
-THEN = ("apiserver", "docs", "charts")
-"""Folders whose files take minutes, around all others. The test processes share the files out in this order
-(``--no-loadscope-reorder``): begun last, one such file would leave the others idle. Those that need an API server come
-when ``make test`` has built one beside the first."""
+COMPUTE = ("workers/trainer", "workers/transfer", "workers/report")
+WAIT = ("apiserver", "docs", "charts")
+"""Folders whose files take minutes: those that keep a core busy, and those that mostly wait for an API server, which
+``make test`` builds beside the first tests."""
 
 
-def _turn(item: pytest.Item) -> int:
-    turns = (*LONG_FILES_FIRST, *THEN)
-    folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
-    return turns.index(folder if folder in turns else "")
+def in_turn(files: Sequence[str]) -> list[str]:
+    """The order in which the test processes share out the files (``--no-loadscope-reorder``): whole runs first, for
+    begun last one would leave the others idle; then one that waits and one that computes, so that no core is idle.
+
+    >>> in_turn(["api/a.py", "apiserver/b.py", "apiserver/c.py", "local/d.py", "workers/trainer/e.py"])
+    ['local/d.py', 'apiserver/b.py', 'workers/trainer/e.py', 'apiserver/c.py', 'api/a.py']
+    """
+    folders = {file: file.rpartition("/")[0] for file in files}
+    first = [file for file in files if folders[file] == "local"]
+    waiting = [file for folder in WAIT for file in files if folders[file] == folder]
+    computing = [file for folder in COMPUTE for file in files if folders[file] == folder]
+    others = [file for file in files if file not in {*first, *waiting, *computing}]
+    mixed = itertools.chain.from_iterable(itertools.zip_longest(waiting, [*computing, *others]))
+    return [*first, *(file for file in mixed if file)]
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).as_posix()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``make test`` is for every change; ``make test-thorough`` also runs the longer forms of what it tests."""
-    items.sort(key=_turn)
+    turns = {file: turn for turn, file in enumerate(in_turn(list(dict.fromkeys(map(_file, items)))))}
+    items.sort(key=lambda item: turns[_file(item)])
     if os.environ.get("RZ_TEST_THOROUGH") == "1":
         return
     for item in items:
