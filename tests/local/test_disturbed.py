@@ -45,6 +45,7 @@ def test_a_rollout_frozen_past_its_lease_and_continued_changes_nothing(run_of_tw
     run.assert_same_outcome(undisturbed)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_checkpoints_and_the_same_command_goes_on(make_run, undisturbed, tmp_path):
     run = make_run(tmp_path / "interrupted")
     process = run.start()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-pytestmark = [pytest.mark.local, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.local, pytest.mark.thorough, pytest.mark.timeout(900)]
 
 STEPS = ("step-000004", "step-000001")
 """Exports of the earlier run and of the one that starts from it."""
@@ -12,7 +12,7 @@ STEPS = ("step-000004", "step-000001")
 
 @pytest.mark.parametrize(
     ("folder", "nodes"),
-    [pytest.param("checkpoints/step-000004-i1", 2, marks=pytest.mark.thorough), ("export/step-000004", 1)],
+    [("checkpoints/step-000004-i1", 2), ("export/step-000004", 1)],
     ids=["checkpoint", "export"],
 )
 def test_policy_and_critic_begin_with_the_bits_that_the_earlier_run_ended_with(
@@ -37,7 +37,6 @@ def test_policy_and_critic_begin_with_the_bits_that_the_earlier_run_ended_with(
         assert files[0].read_bytes() == files[1].read_bytes(), model
 
 
-@pytest.mark.thorough
 def test_a_whole_run_is_no_place_to_start_from(make_run, undisturbed, tmp_path):
     run = make_run(tmp_path)
     run.document["spec"]["model"]["initFrom"] = str(undisturbed.storage)
