@@ -176,6 +176,16 @@ class Scene:
         found = ((item["kind"], item["metadata"]) for item in self.objects())
         return {(kind, meta["name"]): (meta["uid"], meta["resourceVersion"]) for kind, meta in found}
 
+    def settled(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """``versions`` once nobody has written for HOLD_SECONDS: what a step waits for may be so before all is said."""
+        end = time.monotonic() + WITHIN_SECONDS
+        before, found = None, self.versions()
+        while found != before:
+            assert time.monotonic() < end, f"somebody still writes after {WITHIN_SECONDS:.0f} s: {before} -> {found}"
+            self.hold()
+            before, found = found, self.versions()
+        return found
+
     def objects(self) -> Iterator[Object]:
         """All runs of the namespace and everything in it that belongs to one."""
         yield from self.api.list(names.KIND, self.namespace)

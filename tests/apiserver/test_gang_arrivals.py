@@ -117,21 +117,20 @@ def test_with_room_for_one_gang_the_older_run_runs_and_the_others_wait_in_order(
     operator(cluster.namespace)
 
     cluster.wait(lambda: cluster.running() == ["first"], "the oldest run's gang runs")
-    third = cluster.wait(lambda: cluster.condition("third", "TrainerReady"), "the youngest says what it waits for")
-    cluster.wait(
-        lambda: "the older run" in cluster.condition("third", "TrainerReady").get("message", ""),
-        "the youngest names an older run",
-    )
-    third = cluster.condition("third", "TrainerReady")
-    assert (third["status"], third["reason"]) == ("False", "WaitingForGang")
-    assert f"{cluster.namespace}/second" in third["message"]
+
+    def third_waits_for_second() -> bool:  # it named the first, until the operator saw that one's pods bound
+        third = cluster.condition("third", "TrainerReady")
+        is_waiting = (third.get("status"), third.get("reason")) == ("False", "WaitingForGang")
+        return is_waiting and f"the older run {cluster.namespace}/second" in third["message"]
+
+    cluster.wait(third_waits_for_second, "the youngest names the run before it")
     cluster.hold(3)
     assert cluster.running() == ["first"]
     assert "third" not in cluster.gangs(), "a gang that is held back has no pods"
 
     cluster.finish("first")
     cluster.wait(lambda: cluster.running() == ["second"], "the second run's gang runs when the first run is over")
-    assert cluster.status("first")["phase"] == "Succeeded"
+    cluster.wait(lambda: cluster.status("first")["phase"] == "Succeeded", "the operator has seen that it is over")
     cluster.finish("second")
     cluster.wait(lambda: cluster.running() == ["third"], "the third run's gang runs when the second run is over")
     assert cluster.started == ["first", "second", "third"]

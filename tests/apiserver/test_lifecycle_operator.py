@@ -60,8 +60,7 @@ def test_what_was_changed_while_the_operator_was_away_is_seen_when_it_is_back(sc
 def test_an_upgrade_touches_no_pod_and_the_next_gang_has_the_frozen_image(scene: Scene) -> None:
     scene.submit()
     scene.take(STARTED)
-    scene.hold()
-    before = scene.versions()
+    before = scene.settled()
     images = {f"RZ_IMAGE_{role}": "registry.test/newer:9" for role in ("LEDGER", "REWARD", "ROLLOUT", "TRAINER")}
     old = {name: scene.operator.env[name] for name in images}
     try:
@@ -123,8 +122,7 @@ def test_two_operators_at_once_make_nothing_twice_and_do_not_fight(
                 want_restarts={"trainer": 1, "rollout": 1},
             )
         )
-        scene.hold(1.0)
-        before = scene.versions()
+        before = scene.settled()
         scene.hold(2.0)
         assert scene.versions() == before
         scene.take(Step("suspended by either", patch(suspend=True), want_phase="Suspended", want_pods=()))

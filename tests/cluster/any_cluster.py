@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from helm import NAMESPACE
 from kube_api import Api, ApiError, Object
 
 T = TypeVar("T")
 
 TEAM = "rz-test-team"
 """Namespace of the run."""
+NAMESPACES = (TEAM, NAMESPACE)
+"""All that these tests make: the operator's is the other one."""
 
 
 class Cluster(ABC):
@@ -46,6 +49,10 @@ class Cluster(ABC):
     @abstractmethod
     def log(self, pod: Object, container: str) -> str:
         """The last lines of a container, as far as they can be had."""
+
+    @abstractmethod
+    def save_logs(self, folder: Path) -> None:
+        """The whole logs of all containers in ``NAMESPACES``, of ended ones too, a file in ``folder`` for each."""
 
     def create_namespace(self, name: str) -> None:
         self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bucket import Bucket
 from given_cluster import Given, GivenCluster, UnfitError
 from helm import NAMESPACE, RELEASE, Helm
 from helm_binaries import helm_folder
+from left_behind import FOLDER, VARIABLE, leave_behind
 from moto.server import ThreadedMotoServer
 from whole_cluster import ARCHIVES, WholeCluster, reasons_against
 
@@ -31,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A whole run with its starts of pods takes minutes."""
     for item in items:
         item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails leaves what explains it, and says where."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and report.when != "teardown" and cluster is not None:
+        folder = Path(os.environ.get(VARIABLE) or item.config.rootpath / FOLDER)
+        made = leave_behind(cluster, helm_folder() / "kubectl", folder, item.name)
+        report.sections.append(("the cluster as the test left it", str(made)))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from any_cluster import TEAM, Cluster, call
-from helm import NAMESPACE
+from any_cluster import NAMESPACES, Cluster, call
 from kube_api import Api, ApiError, Object
 from server_process import Server, wait_until_up
 
 from rz_api import names
 
 IMAGES = ("operator", "reward", "worker-cpu")
-NAMESPACES = (TEAM, NAMESPACE)
-"""Made here, and deleted at the end."""
 
 
 class UnfitError(Exception):
@@ -107,8 +104,20 @@ class GivenCluster(Cluster):
         self._proxy.check()
 
     def log(self, pod: Object, container: str) -> str:
+        return self._log(pod, container, "--tail=40")
+
+    def save_logs(self, folder: Path) -> None:
+        """Also of the container before, where one was restarted; not of pods that are gone."""
+        for pod in (pod for namespace in NAMESPACES for pod in self.api.list("Pod", namespace)):
+            for status in pod["status"].get("containerStatuses", []):
+                name = f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{status['name']}"
+                (folder / f"{name}.log").write_text(self._log(pod, status["name"]))
+                if status["restartCount"]:
+                    (folder / f"{name}.previous.log").write_text(self._log(pod, status["name"], "--previous"))
+
+    def _log(self, pod: Object, container: str, *flags: str) -> str:
         meta = pod["metadata"]
-        where = ["--namespace", meta["namespace"], meta["name"], "--container", container, "--tail=40"]
+        where = ["--namespace", meta["namespace"], meta["name"], "--container", container, *flags]
         return call(str(self._kubectl), "--kubeconfig", str(self.kubeconfig), "logs", *where, check=False).stdout
 
     def _address(self) -> str:

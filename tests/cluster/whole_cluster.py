@@ -25,12 +25,12 @@ from any_cluster import Cluster, call
 from control_plane import ControlPlane
 from kube_api import Api, ApiError, Object
 from kube_binaries import NODE_BINARIES, control_plane_binaries, node_binaries
+from pod_logs import POD_LOGS, PodLogs
 from server_process import Server, child_environment, wait_until_up
 
 NODE, NODE_ADDRESS, POD_RANGE, DOMAIN = "node1", "10.89.0.1", "10.244.0.0/24", "cluster.local"
 CGROUPS, CGROUP = Path("/sys/fs/cgroup"), "rz-test"
 PAUSE_IMAGE = "localhost/pause:1"
-POD_LOGS = Path("/var/log/pods")
 PREFIX = "localhost/reasonerzero-"
 ARCHIVES = {"operator": "RZ_OPERATOR_ARCHIVE", "reward": "RZ_REWARD_ARCHIVE", "worker-cpu": "RZ_WORKER_ARCHIVE"}
 """Image -> variable with the archive that it is in."""
@@ -73,6 +73,7 @@ class WholeCluster(Cluster):
         self._archives = archives
         self.plane = ControlPlane(control_plane_binaries(), NODE_ADDRESS, SERVER_FLAGS)
         self._names = _Names(self)
+        self._pod_logs = PodLogs()
         self._servers: list[Server] = []
 
     @property
@@ -157,6 +158,7 @@ class WholeCluster(Cluster):
             whole = (CGROUPS / "cpuset" / f"cpuset.{name}").read_text()
             (CGROUPS / "cpuset" / CGROUP / f"cpuset.{name}").write_text(whole)
         self._names.start()
+        self._pod_logs.start()
         self._start_binary(
             "kubelet",
             f"--config={folder / 'kubelet.yaml'}",
@@ -269,6 +271,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         for pid in self._shims():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._pod_logs.stop()
         for place in sorted(self._mounts(), reverse=True):
             call("umount", "--lazy", place, check=False)
         for _ in range(20):
@@ -316,6 +319,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         folder = POD_LOGS / f"{meta['namespace']}_{meta['name']}_{meta['uid']}" / container
         files = sorted(folder.glob("*.log"), key=lambda file: file.stat().st_mtime)
         return "\n".join(line for file in files[-2:] for line in file.read_text().splitlines()[-40:])
+
+    def save_logs(self, folder: Path) -> None:
+        """Also of pods that are gone, and of the cluster's own programs (``servers/``)."""
+        (folder / "servers").mkdir()
+        for file in self.folder.glob("*.log"):
+            shutil.copyfile(file, folder / "servers" / file.name)
+        self._pod_logs.save(folder)
 
     def _node_is_ready(self) -> bool:
         node: Object | None = self.api.find("Node", "", NODE)
