@@ -66,7 +66,7 @@ demo: $(DEMO_INSTALLED) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed) $
 	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
 
 # More processes than cores: most tests wait for processes of their own.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The API server is compiled first of all, where it has to be, beside the installation and the tests that do without it.
@@ -79,7 +79,7 @@ run-tests: setup
 	@$(call PYTEST,$(VENV))
 
 .PHONY: test-thorough
-test-thorough: ## What make test runs and the longer forms of it, 20 kills for 5 (before a release; half an hour)
+test-thorough: ## What make test runs and the longer forms of it, 20 kills for 3 (before a release; half an hour)
 	@RZ_TEST_THOROUGH=1 RZ_TEST_KILLS=20 $(MAKE) test
 
 .PHONY: test-newest
