@@ -1,8 +1,9 @@
 """``kill -9`` of a trainer rank at random moments, each in a phase that its read-only port shows: the run ends with
 the undisturbed run's weights, to the bit (tier *bitwise*), and no trajectory is generated twice or lost.
 
-``RZ_TEST_KILLS`` is their number: 3, each in another phase, of a trainer of one rank. ``.ci/run`` asks for 5, one in each
-phase, ``make test-thorough`` for 20, of either of two ranks: 5 to 10 minutes. ``RZ_TEST_SEED`` chooses other moments.
+``RZ_TEST_KILLS`` is their number: 3, each in another phase, of a trainer of one rank. ``.ci/run`` asks for 5, one in
+each phase, ``make test-thorough`` for 20, of either of two ranks: 5 to 10 minutes. ``RZ_TEST_SEED`` chooses other
+moments.
 """
 
 import itertools
