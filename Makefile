@@ -66,7 +66,7 @@ demo: $(DEMO_INSTALLED) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/.installed) $
 	@$(BIN)/python examples/tiny/build.py --seed $(SEED) --out $*/base
 
 # More processes than cores: most tests wait for processes of their own.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 3
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # The API server is compiled first of all, where it has to be, beside the installation and the tests that do without it.
