@@ -118,7 +118,8 @@ class GivenCluster(Cluster):
     def _log(self, pod: Object, container: str, *flags: str) -> str:
         meta = pod["metadata"]
         where = ["--namespace", meta["namespace"], meta["name"], "--container", container, *flags]
-        return call(str(self._kubectl), "--kubeconfig", str(self.kubeconfig), "logs", *where, check=False).stdout
+        done = call(str(self._kubectl), "--kubeconfig", str(self.kubeconfig), "logs", *where, check=False)
+        return done.stdout or done.stderr
 
     def _address(self) -> str:
         assert self._proxy is not None
