@@ -100,7 +100,7 @@ lock: setup ## Renew locks/ to what the registry has today (CONTRIBUTING.md says
 
 .PHONY: test-vllm
 test-vllm: $(VLLM_VENV)/.installed ## The engine's tests over vLLM on the CPU (.venv-vllm, about 3.5 GB)
-	@OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/workers/rollout/test_vllm_engine.py
+	@OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/workers/rollout/engines/test_vllm_engine.py
 
 .PHONY: test-cluster
 test-cluster: setup ## Chart, images and a whole run on a Kubernetes started here (root, Debian). Or KUBECONFIG= IMAGES= TAG= ADDRESS=

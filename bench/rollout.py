@@ -24,8 +24,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from rz_workers.rollout.engine import SampleRequest, SamplingParams
-from rz_workers.rollout.transformers_engine import TransformersEngine
+from rz_workers.rollout.engines.interface import SampleRequest, SamplingParams
+from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
 PROMPTS, SAMPLES, MAX_NEW_TOKENS = 16, 8, 96
 STOP = ("</answer>", "User:", "Human:", "Assistant:")

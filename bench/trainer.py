@@ -44,10 +44,10 @@ from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config
 from rz_api.shapes import ModelShape, forward_flops
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.trainer import speed
-from rz_workers.trainer.attention import PACKED_SDPA
-from rz_workers.trainer.batch import TrainBatch
-from rz_workers.trainer.learner import Learner
-from rz_workers.trainer.models import Critic, Policy, new_value_head, prepare
+from rz_workers.trainer.method.batch import TrainBatch
+from rz_workers.trainer.method.learner import Learner
+from rz_workers.trainer.models.actor_critic import Critic, Policy, new_value_head, prepare
+from rz_workers.trainer.models.attention import PACKED_SDPA
 from rz_workers.trainer.ranks import Ranks, shard
 
 SIZES: dict[str, dict[str, Any]] = {

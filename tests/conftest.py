@@ -37,10 +37,9 @@ def in_turn(files: Sequence[str]) -> list[str]:
     >>> in_turn(["api/a.py", "apiserver/b.py", "apiserver/c.py", "local/d.py", "workers/trainer/e.py"])
     ['local/d.py', 'apiserver/b.py', 'workers/trainer/e.py', 'apiserver/c.py', 'api/a.py']
     """
-    folders = {file: file.rpartition("/")[0] for file in files}
-    first = [file for file in files if folders[file] == "local"]
-    waiting = [file for folder in WAIT for file in files if folders[file] == folder]
-    computing = [file for folder in COMPUTE for file in files if folders[file] == folder]
+    first = [file for file in files if file.startswith("local/")]
+    waiting = [file for folder in WAIT for file in files if file.startswith(f"{folder}/")]
+    computing = [file for folder in COMPUTE for file in files if file.startswith(f"{folder}/")]
     others = [file for file in files if file not in {*first, *waiting, *computing}]
     mixed = itertools.chain.from_iterable(itertools.zip_longest(waiting, [*computing, *others]))
     return [*first, *(file for file in mixed if file)]

@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 BUCKET_BYTES = 1 * GB
-"""Tensors that are gathered and sent at once (``rz_workers.trainer.publication``)."""
+"""Tensors that are gathered and sent at once (``rz_workers.trainer.durable.publication``)."""
 LOGIT_CHUNK_BYTES = 256 * 2**20
-"""fp32 logits that exist at once, twice (``rz_workers.trainer.scoring``)."""
+"""fp32 logits that exist at once, twice (``rz_workers.trainer.models.scoring``)."""
 RUNTIME_BYTES = 3 * GB
 """CUDA context, communication buffers, fragmentation: what no formula here counts."""
 

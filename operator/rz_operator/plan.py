@@ -18,8 +18,8 @@ from typing import Literal, Protocol
 from rz_api.names import Role
 from rz_api.run import ResolvedRun
 from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources, broadcasts
+from rz_operator.decisions.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
 from rz_operator.errors import UserError
-from rz_operator.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
 
 PortName = Literal["api", "status", "rendezvous", "transfer"]
 GPU_RESOURCE = "nvidia.com/gpu"

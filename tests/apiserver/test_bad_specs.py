@@ -16,8 +16,8 @@ from operator_process import OperatorProcess
 
 from rz_api import names, rules
 from rz_api.resource import SpecError, load_run
+from rz_operator.commands.plan_text import objects_of
 from rz_operator.errors import UserError
-from rz_operator.plan_text import objects_of
 
 NAMED = {f"bad-{number}": bad for number, bad in enumerate(BAD.values())}
 """By the name that its run gets, unless the name is what is bad."""

@@ -27,8 +27,8 @@ from rz_api.names import Role
 from rz_api.resource import load_run
 from rz_api.run import ResolvedRun
 from rz_operator import manifests
+from rz_operator.apiserver.versions import Capabilities
 from rz_operator.plan import plan
-from rz_operator.versions import Capabilities
 
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 ROLES: tuple[Role, ...] = ("ledger", "reward", "rollout", "trainer")

@@ -1,6 +1,6 @@
 """Trainer gangs that want more nodes than there are: the operator's own line, and Kueue's (a test double).
 
-The line itself is tested without servers in ``tests/operator/test_gangs.py``; here pods really compete for GPUs.
+The line itself is tested without servers (``tests/operator/decisions/test_gangs.py``); here pods really compete.
 """
 
 from __future__ import annotations

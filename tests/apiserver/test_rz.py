@@ -20,7 +20,7 @@ from server_process import child_environment
 
 from rz_api import names
 
-RZ = [sys.executable, "-c", "from rz_operator.cli import main; main()"]
+RZ = [sys.executable, "-c", "from rz_operator.commands.cli import main; main()"]
 DOCUMENTATION = ROOT / "docs" / "operator.md"
 URIS = {
     "spec.model.name": "Qwen/Qwen2.5-7B",

@@ -11,7 +11,8 @@ import yaml
 from helm import CHART, ROOT, Helm, one
 
 from rz_api import crd
-from rz_operator.service.settings import Settings, default_images
+from rz_operator.controller.options import Options, default_images
+from rz_operator.service.settings import Settings
 
 NOT_SET = {
     "RZ_BIND_HOST": "all addresses are right in a pod",
@@ -87,7 +88,7 @@ def test_every_setting_of_the_operator_can_be_set_and_has_its_default(helm: Helm
     documented |= {f"RZ_IMAGE_{role.upper()}" for role in default_images()}
     env = env_of(helm, {})
     assert {name for name in env if name.startswith("RZ_")} == documented - NOT_SET.keys()
-    assert Settings.from_environment(env) == Settings(images=default_images())
+    assert Settings.from_environment(env) == Settings()
 
 
 def test_values_reach_the_settings(helm: Helm) -> None:
@@ -111,15 +112,17 @@ def test_values_reach_the_settings(helm: Helm) -> None:
     }
     found = Settings.from_environment(env_of(helm, values))
     assert found == Settings(
-        images={
-            "ledger": "r.example.com/t/reasonerzero-reward:1",
-            "reward": "r.example.com/t/reasonerzero-reward:2",
-            "rollout": "r.example.com/t/w:3",
-            "trainer": f"r.example.com/t/reasonerzero-worker@sha256:{'ab' * 32}",
-        },
+        options=Options(
+            {
+                "ledger": "r.example.com/t/reasonerzero-reward:1",
+                "reward": "r.example.com/t/reasonerzero-reward:2",
+                "rollout": "r.example.com/t/w:3",
+                "trainer": f"r.example.com/t/reasonerzero-worker@sha256:{'ab' * 32}",
+            },
+            poll_seconds=1.5,
+        ),
         watch_namespace="team",
         concurrency=3,
-        poll_seconds=1.5,
         resync_seconds=1_000_000,
         request_seconds=4,
         stuck_seconds=5,

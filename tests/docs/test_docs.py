@@ -22,7 +22,7 @@ from rz_api import names
 from rz_api.metrics import FAMILIES
 from rz_api.reference import PATH as REFERENCE
 from rz_api.reference import render
-from rz_operator.cli import app
+from rz_operator.commands.cli import app
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 KUBERNETES = "1.29"

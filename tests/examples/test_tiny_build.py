@@ -17,7 +17,7 @@ from task import PROMPT_TEMPLATE, Problem, draw_distinct
 from tokenizer import build_tokenizer
 
 from rz_api.resource import load_run
-from rz_workers.datasets import read_source
+from rz_workers.data.datasets import read_source
 
 RUN_FILE = Path(build.__file__).with_name("run.yaml")
 SHORT = Recipe(steps=8, rows=4, warmup_steps=2)

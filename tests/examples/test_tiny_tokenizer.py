@@ -11,7 +11,7 @@ from task import PROMPT_TEMPLATE, answered, draw_problem, full_steps
 from tokenizer import build_tokenizer, vocabulary
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rz_workers.prompts import check_round_trip, load_tokenizer, tokenize
+from rz_workers.data.prompts import check_round_trip, load_tokenizer, tokenize
 
 SPECIAL = 4
 

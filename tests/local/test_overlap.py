@@ -29,7 +29,7 @@ FOLDER = os.environ["OVERLAP_TEST_FOLDER"]
 def patched_engine():
     import time
 
-    from rz_workers.rollout.transformers_engine import TransformersEngine
+    from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
     generate = TransformersEngine.generate
 
@@ -48,7 +48,7 @@ def patched_engine():
 def patched_critic():
     import time
 
-    from rz_workers.trainer.learner import Learner
+    from rz_workers.trainer.method.learner import Learner
 
     update = Learner.critic_update
 

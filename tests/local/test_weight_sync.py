@@ -128,7 +128,7 @@ if os.environ.get("RZ_ROLE") == "rollout" and os.environ.get("RZ_INDEX") == "1":
             if name != "rz_workers.rollout.main":
                 return None
             sys.meta_path.remove(self)
-            from rz_workers.rollout.transformers_engine import TransformersEngine
+            from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
             load = TransformersEngine.load_weights
 

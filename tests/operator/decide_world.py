@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from rz_api.names import Role
 from rz_api.status import FINAL_PHASES, RunStatus
-from rz_operator.decide import Decision, decide
-from rz_operator.failures import judge
-from rz_operator.members import Observation, Observed, Reached, Start, Stop, Wanted
+from rz_operator.decisions.decide import Decision, decide
+from rz_operator.decisions.failures import judge
+from rz_operator.decisions.members import Observation, Observed, Reached, Start, Stop, Wanted
 
 Name = tuple[Role, int, int]
 """What is unique on the API server: only trainers have their incarnation in the name, of the others it is 0."""

@@ -12,10 +12,10 @@ from typing import Any
 from operator_builders import spec
 
 from rz_api.run import ResolvedRun
+from rz_operator.decisions.members import Observed
 from rz_operator.local.executor import LocalExecutor
 from rz_operator.local.ports import Ports
 from rz_operator.local.workdir import Workdir
-from rz_operator.members import Observed
 from rz_operator.plan import Plan, plan
 
 LOOP = "print('ready', flush=True)\nwhile True: time.sleep(0.05)"

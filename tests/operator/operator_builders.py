@@ -6,7 +6,7 @@ from typing import Any
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import FailurePolicy, ReasonerZeroRunSpec
-from rz_operator.members import Observed, Role, Wanted, WantedRole
+from rz_operator.decisions.members import Observed, Role, Wanted, WantedRole
 
 MINIMAL: dict[str, Any] = {
     "model": {"name": "base"},

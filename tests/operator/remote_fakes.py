@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from rz_api import names
-from rz_operator.cluster import ApiError
+from rz_operator.apiserver.cluster import ApiError
 
 Body = dict[str, Any]
 T = TypeVar("T")

@@ -7,9 +7,9 @@ import pytest
 from operator_builders import run
 
 from rz_api.run import ResolvedRun
+from rz_operator.commands.plan_text import as_json
 from rz_operator.errors import UserError
 from rz_operator.plan import Address, Here, Plan, Process, cpu_count, plan, render_env, wanted
-from rz_operator.plan_text import as_json
 
 ORZ_7B = {"trainer": {"nodes": 5, "gpusPerNode": 8}, "rollout": {"replicas": 24}}
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rz_api.names import Role
+from rz_operator.decisions.members import Action, Observed, Start, Stop, member_key
 from rz_operator.local.ports import HOST, Ports
 from rz_operator.local.processes import identity, kill_group, poll_and_sweep, signal_process, spawn
 from rz_operator.local.workdir import MEMBERS_FILE, TARGETS_FILE, Workdir, read_members, write_atomically
-from rz_operator.members import Action, Observed, Start, Stop, member_key
 from rz_operator.plan import Address, Here, Plan, render_env
 
 _OURS = ("RZ_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")

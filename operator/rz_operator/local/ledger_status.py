@@ -6,7 +6,7 @@ None: it may be restarting.
 
 from __future__ import annotations
 
-from rz_operator.reached import LedgerStatus
+from rz_operator.decisions.reached import LedgerStatus
 
 TIMEOUT_SECONDS = 0.5
 """For one poll: a frozen ledger must not hold up the runner, which has everyone else to look after."""

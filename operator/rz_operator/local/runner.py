@@ -1,4 +1,5 @@
-"""``rz run``: one run on this machine, from a plan to an exit code. Called by the command line (``rz_operator.cli``).
+"""``rz run``: one run on this machine, from a plan to an exit code. Called by the command line
+(``rz_operator.commands.cli``).
 
 Twice a second:
 
@@ -23,12 +24,12 @@ from typing import Protocol
 
 from rz_api import exit_codes
 from rz_api.status import FINAL_PHASES, RunStatus
-from rz_operator.decide import begin_again, decide
+from rz_operator.decisions.decide import begin_again, decide
+from rz_operator.decisions.members import Event, Observation
+from rz_operator.decisions.reached import LedgerStatus, reached_of
 from rz_operator.local.executor import LocalExecutor
 from rz_operator.local.workdir import Workdir
-from rz_operator.members import Event, Observation
 from rz_operator.plan import Plan, wanted
-from rz_operator.reached import LedgerStatus, reached_of
 
 INTERVAL_SECONDS = 0.5
 FAILED, INTERRUPTED = 1, 130

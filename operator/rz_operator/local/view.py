@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rz_api.status import RunStatus
-from rz_operator.members import Event, Observation, Observed
-from rz_operator.reached import LedgerStatus
+from rz_operator.decisions.members import Event, Observation, Observed
+from rz_operator.decisions.reached import LedgerStatus
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

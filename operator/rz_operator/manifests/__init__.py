@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rz_api import names
+from rz_operator.decisions.members import ROLES, Start
 from rz_operator.manifests.context import Context
 from rz_operator.manifests.scheduling import gang_objects
 from rz_operator.manifests.services import network_policy, rendezvous_selector, rendezvous_service, role_service
 from rz_operator.manifests.workloads import deployment, rollout_pod, trainer_pod
-from rz_operator.members import ROLES, Start
 from rz_operator.plan import RUN_FILE, TOKEN_FILE, wanted
 
 __all__ = [

@@ -15,8 +15,8 @@ from rz_api import names
 from rz_api.names import Role
 from rz_api.run import ResolvedRun
 from rz_api.spec import PodOptions
+from rz_operator.apiserver.versions import Capabilities
 from rz_operator.plan import Plan, Process
-from rz_operator.versions import Capabilities
 
 Body = dict[str, Any]
 """A Kubernetes object, or a part of one, in camelCase."""

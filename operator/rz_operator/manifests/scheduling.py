@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from rz_api import names
 from rz_api.names import Role
+from rz_operator.apiserver.versions import KUEUE_GROUP, PODGROUP_VERSIONS
 from rz_operator.errors import UserError
 from rz_operator.manifests.context import Body, Context
 from rz_operator.plan import GPU_RESOURCE
-from rz_operator.versions import KUEUE_GROUP, PODGROUP_VERSIONS
 
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 KUEUE_GROUP_NAME = "kueue.x-k8s.io/pod-group-name"

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 from rz_api import names
-from rz_operator.members import Event
+from rz_operator.decisions.members import Event
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any, get_args
 import kopf
 
 from rz_api import names
-from rz_operator.cluster import LIST_CHUNK, RESOURCES
-from rz_operator.seen import RunKey
-from rz_operator.service.cache import Cache, WatchedKind
+from rz_operator.apiserver.cluster import LIST_CHUNK, RESOURCES
+from rz_operator.controller.cache import Cache, WatchedKind
+from rz_operator.controller.seen import RunKey
 from rz_operator.service.settings import Settings
 
 OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"

@@ -19,8 +19,8 @@ from typing import Literal, Self
 import httpx
 
 from rz_api import names
-from rz_operator.reached import LedgerStatus
-from rz_operator.seen import RunKey
+from rz_operator.controller.seen import RunKey
+from rz_operator.decisions.reached import LedgerStatus
 from rz_operator.service.metrics import OperatorMetrics
 from rz_operator.service.settings import Settings
 
@@ -59,7 +59,7 @@ class Ledgers:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._url = settings.ledger_status_url
-        self._pause = 0.5 * settings.poll_seconds
+        self._pause = 0.5 * settings.options.poll_seconds
         self._metrics = metrics
         self._clock = clock
         self._timeout = timeout_seconds

@@ -21,19 +21,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rz_api import exit_codes, names
-from rz_operator.cluster import ApiError, Cluster
+from rz_operator.apiserver.cluster import ApiError, Cluster
+from rz_operator.apiserver.versions import Capabilities
+from rz_operator.controller.cache import REDUCE, Cache
+from rz_operator.controller.reconcile import Reconciler
+from rz_operator.controller.seen import RunKey
+from rz_operator.decisions.members import Event
 from rz_operator.errors import UserError
-from rz_operator.members import Event
-from rz_operator.reconcile import Reconciler
-from rz_operator.seen import RunKey
-from rz_operator.service.cache import REDUCE, Cache
 from rz_operator.service.events import EventWriter
 from rz_operator.service.ledgers import Ledgers
 from rz_operator.service.metrics import OperatorMetrics
 from rz_operator.service.probes import Probes
 from rz_operator.service.settings import Settings
 from rz_operator.service.work_queue import WorkQueue
-from rz_operator.versions import Capabilities
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
             on_result=metrics.event,
         )
         reconciler = Reconciler(
-            cluster, cache, settings, capabilities, ledgers, Watcher(metrics, events), wake=queue.add
+            cluster, cache, settings.options, capabilities, ledgers, Watcher(metrics, events), wake=queue.add
         )
         await _fill(cluster, cache, queue, settings, stop)
         probes.ready = True

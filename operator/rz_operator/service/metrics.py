@@ -20,7 +20,7 @@ from rz_api.metrics import described
 from rz_api.names import Role
 from rz_api.spec import FailurePolicy
 from rz_api.status import Phase
-from rz_operator.failures import NOT_OUR_FAULT
+from rz_operator.decisions.failures import NOT_OUR_FAULT
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rz_api.names import Role
+from rz_operator.controller.options import Options
 from rz_operator.errors import UserError
 
 LEDGER_STATUS_URL = "http://{service}.{namespace}.svc:9400/status"
@@ -17,8 +16,8 @@ LEDGER_STATUS_URL = "http://{service}.{namespace}.svc:9400/status"
 class Settings:
     """How this operator works. What a run's pods look like is in the run, but for the default images."""
 
-    images: Mapping[Role, str]
-    """Image of a role whose spec names none; frozen into a run when it is accepted."""
+    options: Options = field(default_factory=Options)
+    """Of its runs."""
     watch_namespace: str = ""
     """The one namespace whose runs are served (a Role is enough); empty: all of them."""
     ledger_status_url: str = LEDGER_STATUS_URL
@@ -28,8 +27,6 @@ class Settings:
     bind_host: str = "0.0.0.0"
     concurrency: int = 8
     """Runs that are reconciled at the same time."""
-    poll_seconds: float = 15.0
-    """Between two looks at a running run (and polls of its ledger), seconds."""
     resync_seconds: float = 600.0
     """Between two full lists of a run's pods, which repair what a broken watch may have missed, seconds."""
     request_seconds: float = 30.0
@@ -46,31 +43,20 @@ class Settings:
 
         Raises UserError for a value that is no number where one is required, and for a level that there is not.
         """
-        default = Settings(images=default_images())
-        images = {role: env.get(f"RZ_IMAGE_{role.upper()}") or image for role, image in default.images.items()}
+        default = Settings()
+        images = {role: env.get(f"RZ_IMAGE_{role.upper()}") or image for role, image in default.options.images.items()}
         return Settings(
-            images=images,
+            options=Options(images, _number(env, "RZ_POLL_SECONDS", default.options.poll_seconds, 0.1)),
             watch_namespace=env.get("RZ_WATCH_NAMESPACE", default.watch_namespace),
             ledger_status_url=env.get("RZ_LEDGER_STATUS_URL", default.ledger_status_url),
             port=int(_number(env, "RZ_PORT", default.port, 0)),
             bind_host=env.get("RZ_BIND_HOST", default.bind_host),
             concurrency=int(_number(env, "RZ_CONCURRENCY", default.concurrency, 1)),
-            poll_seconds=_number(env, "RZ_POLL_SECONDS", default.poll_seconds, 0.1),
             resync_seconds=_number(env, "RZ_RESYNC_SECONDS", default.resync_seconds, 1),
             request_seconds=_number(env, "RZ_REQUEST_SECONDS", default.request_seconds, 0.1),
             stuck_seconds=_number(env, "RZ_STUCK_SECONDS", default.stuck_seconds, 1),
             log_level=_level(env, "RZ_LOG_LEVEL", default.log_level),
         )
-
-
-def default_images() -> dict[Role, str]:
-    """The images that ``docker/`` builds, at this version; a chart names them in full."""
-    try:
-        version = importlib.metadata.version("reasonerzero")
-    except importlib.metadata.PackageNotFoundError:
-        version = "latest"
-    worker, slim = f"reasonerzero-worker:{version}", f"reasonerzero-reward:{version}"
-    return {"ledger": slim, "reward": slim, "rollout": worker, "trainer": worker}
 
 
 def _number(env: Mapping[str, str], name: str, default: float, least: float) -> float:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from rz_operator.backoff import backoff_seconds
+from rz_operator.decisions.backoff import backoff_seconds
 
 log = logging.getLogger(__name__)
 

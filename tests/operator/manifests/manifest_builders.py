@@ -13,9 +13,9 @@ from rz_api.document import parse
 from rz_api.names import Role
 from rz_api.resource import load_run
 from rz_api.run import ResolvedRun
+from rz_operator.apiserver.versions import Capabilities
 from rz_operator.manifests import Context, all_of
 from rz_operator.plan import plan
-from rz_operator.versions import Capabilities
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLES = REPOSITORY / "examples"

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from manifest_builders import context
 
+from rz_operator.decisions.members import Start
 from rz_operator.errors import UserError
 from rz_operator.manifests import for_start
 from rz_operator.manifests.pod_template import merge
-from rz_operator.members import Start
 
 RENDERED: dict[str, Any] = {
     "metadata": {"name": "p", "labels": {"reasonerzero.dev/run": "p"}, "annotations": {"reasonerzero.dev/x": "1"}},

@@ -10,11 +10,11 @@ import pytest
 from manifest_builders import EVERYTHING_INSTALLED, UID, cases, context, node_of
 
 from rz_api import names
+from rz_operator.apiserver.versions import Capabilities
+from rz_operator.decisions.members import Start
 from rz_operator.errors import UserError
 from rz_operator.manifests import all_of, for_start, rendezvous_selector, scale_patch, statics
 from rz_operator.manifests.credentials import secret_names, volume_name
-from rz_operator.members import Start
-from rz_operator.versions import Capabilities
 
 CASES = cases()
 LABEL_VALUE = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rz_operator.versions import Capabilities, choose
+from rz_operator.apiserver.versions import Capabilities, choose
 
 OF_1_20 = {"apps": ["v1"], "policy": ["v1beta1"]}
 OF_1_36 = {"apps": ["v1"], "policy": ["v1"]}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from rz_operator.controller.options import Options
 from rz_operator.service.metrics import OperatorMetrics
 from rz_operator.service.settings import Settings
 
@@ -73,7 +74,7 @@ class FakeQueue:
 
 
 def settings(**fields: Any) -> Settings:
-    return Settings(**{"images": {}, "bind_host": "127.0.0.1", "port": 0, **fields})
+    return Settings(**{"options": Options({}), "bind_host": "127.0.0.1", "port": 0, **fields})
 
 
 def figures(metrics: OperatorMetrics) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rz_operator.members import Event
+from rz_operator.decisions.members import Event
 from rz_operator.service.events import EventWriter, event_object
 
 RUN = {"metadata": {"name": "orz-7b", "namespace": "team", "uid": "u-1"}}

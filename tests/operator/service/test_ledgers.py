@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from service_fakes import figures, settings
 
-from rz_operator.seen import RunKey
+from rz_operator.controller.options import Options
+from rz_operator.controller.seen import RunKey
 from rz_operator.service.ledgers import Ledgers
 from rz_operator.service.metrics import OperatorMetrics
 
@@ -44,7 +45,9 @@ async def ledgers(
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/{{namespace}}/{{name}}/{{service}}/status"
     metrics, clock = OperatorMetrics(), Clock()
     try:
-        async with Ledgers(settings(ledger_status_url=url, poll_seconds=20), metrics, clock, timeout_seconds) as found:
+        async with Ledgers(
+            settings(ledger_status_url=url, options=Options({}, poll_seconds=20)), metrics, clock, timeout_seconds
+        ) as found:
             yield found, clock, metrics
     finally:
         await runner.cleanup()

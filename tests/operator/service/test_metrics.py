@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from service_fakes import FakeQueue, figures
 
-from rz_operator.failures import NOT_OUR_FAULT, judge
-from rz_operator.members import Observed
+from rz_operator.decisions.failures import NOT_OUR_FAULT, judge
+from rz_operator.decisions.members import Observed
 from rz_operator.service.metrics import RESTART_REASONS, OperatorMetrics
 
 

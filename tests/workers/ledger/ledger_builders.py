@@ -33,11 +33,12 @@ from rz_workers.protocol.messages import (
     WeightsInfo,
 )
 from rz_workers.protocol.schedule import EVAL, TRAIN, Unit
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest, WeightsManifest
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory, write_shard
+from rz_workers.storage.trajectories import write_shard
 
 LEASE_SECONDS = 30.0
 

@@ -16,10 +16,11 @@ from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import train_units
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import EvalSummary, Phase, Recovery, StepCommit
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory, write_shard
+from rz_workers.storage.trajectories import write_shard
 
 START = 1_700_000_000.0
 

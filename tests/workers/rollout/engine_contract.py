@@ -26,10 +26,17 @@ from rollout_builders import (
     word_tokenizer,
 )
 
-from rz_workers.rollout.engine import EOS, Engine, Finished, SampleRequest, SamplingParams, WeightsMismatchError
+from rz_workers.rollout.engines.interface import (
+    EOS,
+    Engine,
+    Finished,
+    SampleRequest,
+    SamplingParams,
+    WeightsMismatchError,
+)
 from rz_workers.runtime import UserError, WorkerError
 from rz_workers.storage.checksums import describe_all, digest
-from rz_workers.trainer.models import Policy, load_policy
+from rz_workers.trainer.models.actor_critic import Policy, load_policy
 from rz_workers.transfer.errors import TransferError
 
 CANARY = tuple(3 * i % 40 for i in range(1, 100))
@@ -87,7 +94,8 @@ class EngineContract:
     """The suite; ``make_engine`` comes from the subclass's module."""
 
     tolerance = 0.0
-    """By how much log-probs of the same call may differ; 0 is the tier *bitwise* (``rz_workers.rollout.engine``)."""
+    """By how much log-probs of the same call may differ; 0 is the tier *bitwise*
+    (``rz_workers.rollout.engines.interface``)."""
 
     def assert_same(self, first: list[Finished], second: list[Finished]) -> None:
         for one, other in zip(first, second, strict=True):

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
-from rz_workers.rollout.engine import SampleRequest, SamplingParams
-from rz_workers.rollout.transformers_engine import TransformersEngine
+from rz_workers.rollout.engines.interface import SampleRequest, SamplingParams
+from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
 MAX_MODEL_TOKENS = 256
 WORDS = [f"w{i}" for i in range(40)] + ["<eos>", "</answer>", "User:"]

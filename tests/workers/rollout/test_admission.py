@@ -11,8 +11,8 @@ from worker_builders import FakeEngine, Worker, eval_unit, info_of, lease_of, ma
 
 from rz_workers.protocol.messages import LeaseReply
 from rz_workers.rollout.admission import OneAtATime, SideBySide, units_for
-from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams
-from rz_workers.rollout.vllm_load import LoadGauge, has_room
+from rz_workers.rollout.engines.interface import Finished, SampleRequest, SamplingParams
+from rz_workers.rollout.engines.vllm.load import LoadGauge, has_room
 
 PATIENCE = 30.0
 

@@ -7,7 +7,7 @@ import pytest
 from worker_builders import info_of, run_of
 
 from rz_workers.protocol.messages import Canary, TransferOrder, WeightsInfo, WeightsReply
-from rz_workers.rollout.proof import StaleWeightsError
+from rz_workers.rollout.engines.interface import StaleWeightsError
 from rz_workers.rollout.weights import HeldWeights
 from rz_workers.storage.objects import CorruptObjectError, ObjectStore
 from rz_workers.storage.run_folder import RunFolder

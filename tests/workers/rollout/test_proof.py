@@ -5,7 +5,8 @@ import math
 import pytest
 
 from rz_workers.protocol.messages import Canary
-from rz_workers.rollout.proof import StaleWeightsError, bits_of, judge
+from rz_workers.rollout.engines.interface import StaleWeightsError
+from rz_workers.rollout.proof import bits_of, judge
 
 CANARY = Canary(token_ids=(5, 6, 7), logprobs=(-1.0, -2.0))
 EXACT = (-1.0, -2.0)

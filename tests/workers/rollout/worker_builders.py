@@ -13,7 +13,7 @@ from rollout_builders import build_model, weights_of
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.prompt_table import PreparedData, PromptRow, fingerprint, publish_data
+from rz_workers.data.prompt_table import PreparedData, PromptRow, fingerprint, publish_data
 from rz_workers.protocol.messages import (
     Canary,
     Completion,
@@ -31,14 +31,15 @@ from rz_workers.protocol.messages import (
     WeightsReply,
 )
 from rz_workers.protocol.schedule import Unit, eval_units, train_units
-from rz_workers.rollout.engine import Finished, SampleRequest, SamplingParams
+from rz_workers.protocol.trajectory import Trajectory
+from rz_workers.rollout.engines.interface import Finished, SampleRequest, SamplingParams
 from rz_workers.rollout.main import Rollout
 from rz_workers.rollout.metrics import RolloutMetrics
 from rz_workers.rollout.scoring import Scorer
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory, decode
+from rz_workers.storage.trajectories import decode
 from rz_workers.storage.weights import publish
 
 LEASE_SECONDS = 30.0

@@ -12,9 +12,9 @@ from moto.server import ThreadedMotoServer
 
 from rz_api.run import ResolvedRun
 from rz_workers.protocol.schedule import Unit
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory
 
 OpenStore = Callable[[], ObjectStore]
 

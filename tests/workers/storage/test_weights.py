@@ -237,7 +237,8 @@ def test_another_digest_than_was_announced_is_refused(folder: RunFolder) -> None
 
 def test_the_listing_of_versions_needs_no_torch() -> None:
     code = (
-        "import sys; import rz_workers.storage.versions, rz_workers.storage.trajectories, rz_workers.prompt_table; "
+        "import sys; import rz_workers.storage.versions, rz_workers.storage.trajectories; "
+        "import rz_workers.data.prompt_table; "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,11 +16,11 @@ from rz_api.run import ResolvedRun
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import decode
-from rz_workers.trainer import batch as batches
-from rz_workers.trainer import checkpoint
-from rz_workers.trainer.checkpoint import Checkpoints
-from rz_workers.trainer.export import gather_state
-from rz_workers.trainer.learner import Learner, advantages_and_returns
+from rz_workers.trainer.durable import checkpoint
+from rz_workers.trainer.durable.checkpoint import Checkpoints
+from rz_workers.trainer.durable.export import gather_state
+from rz_workers.trainer.method import batch as batches
+from rz_workers.trainer.method.learner import Learner, advantages_and_returns
 from rz_workers.trainer.ranks import Ranks, shard, whole
 
 LAYOUTS = {"1": (1,), "2": (2,), "4": (4,), "2 replicas of 2": (2, 2)}

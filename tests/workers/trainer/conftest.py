@@ -10,9 +10,9 @@ import torch
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.storage.trajectories import Trajectory
-from rz_workers.trainer.learner import Learner
-from rz_workers.trainer.models import Critic, Policy
+from rz_workers.protocol.trajectory import Trajectory
+from rz_workers.trainer.method.learner import Learner
+from rz_workers.trainer.models.actor_critic import Critic, Policy
 from rz_workers.trainer.ranks import Ranks
 
 sys.path.insert(0, str(Path(__file__).parent))

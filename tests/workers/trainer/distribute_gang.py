@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from rz_api.spec import TrainerSpec
-from rz_workers.trainer import models
-from rz_workers.trainer.attention import PACKED_SDPA
+from rz_workers.trainer.models import actor_critic
+from rz_workers.trainer.models.attention import PACKED_SDPA
 from rz_workers.trainer.ranks import Ranks, distribute, local, whole
 
 
@@ -38,7 +38,7 @@ def be_rank(rank: int, store: Path, tied: bool, pipe: Connection) -> None:
         policy = whole_policy(config)
     else:
         with torch.device("meta"):
-            policy = models.empty_policy(config, activation_checkpointing=False)
+            policy = actor_critic.empty_policy(config, activation_checkpointing=False)
     distribute(policy, ranks, TrainerSpec(dtype="float32", gpus_per_node=0))
     ids = torch.arange(12)
     arguments = (ids, ids, (5, 7), torch.arange(11), ids[1:], 1.0)
@@ -57,6 +57,6 @@ def be_rank(rank: int, store: Path, tied: bool, pipe: Connection) -> None:
     dist.destroy_process_group()
 
 
-def whole_policy(config: Qwen2Config) -> models.Policy:
+def whole_policy(config: Qwen2Config) -> actor_critic.Policy:
     torch.manual_seed(0)
-    return models.Policy(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA)).train()
+    return actor_critic.Policy(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_SDPA)).train()

@@ -28,12 +28,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.storage.trajectories import Trajectory
-from rz_workers.trainer import packing
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.trainer import ranks as ranks_module
-from rz_workers.trainer.batch import collate
-from rz_workers.trainer.learner import Learner, advantages_and_returns
-from rz_workers.trainer.models import prepare
+from rz_workers.trainer.method import packing
+from rz_workers.trainer.method.batch import collate
+from rz_workers.trainer.method.learner import Learner, advantages_and_returns
+from rz_workers.trainer.models.actor_critic import prepare
 from rz_workers.trainer.ranks import Ranks, whole
 
 TIMEOUT = timedelta(seconds=300)

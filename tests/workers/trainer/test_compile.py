@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from rz_workers.trainer import batch as batches
+from rz_workers.trainer.method import batch as batches
 from rz_workers.trainer.ranks import Ranks, shard
 
 # dynamo looks at every attribute of a layer's input, also at one that torch warns of.

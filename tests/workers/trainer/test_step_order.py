@@ -14,8 +14,8 @@ from rz_workers.storage.objects import ObjectStore, StorageError
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import write_shard
-from rz_workers.trainer.learner import Learner
 from rz_workers.trainer.main import Trainer
+from rz_workers.trainer.method.learner import Learner
 from rz_workers.trainer.ranks import Ranks
 from rz_workers.trainer.watchdog import Watchdog
 

@@ -4,8 +4,8 @@ process."""
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from rz_workers.trainer.attention import PACKED_SDPA
-from rz_workers.trainer.models import Critic, Policy, new_value_head
+from rz_workers.trainer.models.actor_critic import Critic, Policy, new_value_head
+from rz_workers.trainer.models.attention import PACKED_SDPA
 
 
 def policy_and_critic(dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Policy, Critic]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from html import escape
 
 from rz_api.step_metrics import STEP_METRICS
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.report.record import RunRecord
 from rz_workers.report.samples import SHARDS_READ, StepSamples, question_of
 from rz_workers.report.summary import Summary
 from rz_workers.storage.records import Recovery
-from rz_workers.storage.trajectories import Trajectory
 
 CAPTIONS = {
     "reward": "Mean reward of the training responses: 1 for a correct answer that was not cut off, else 0.",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.storage.objects import ObjectMissingError, ObjectStore
 from rz_workers.storage.records import StepCommit
-from rz_workers.storage.trajectories import Trajectory, read_shard
+from rz_workers.storage.trajectories import read_shard
 
 SHARDS_READ = 32
 """Shards of a step that are looked at, from its first: enough to choose from, and bounded for large runs."""

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from rz_workers.rollout.engine import ConcurrentEngine, Engine
+from rz_workers.rollout.engines.interface import ConcurrentEngine, Engine
 from rz_workers.runtime import WorkerError
 
 __all__ = ["OneAtATime", "SideBySide", "Unit", "Units", "units_for"]

@@ -31,7 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rz_api.spec import ReasonerZeroRunSpec, broadcasts
-from rz_workers.prompt_table import PromptRow, eval_table, read_table
+from rz_workers.data.prompt_table import PromptRow, eval_table, read_table
 from rz_workers.protocol.client import LedgerClient, RewardClient
 from rz_workers.protocol.messages import (
     Completion,
@@ -49,8 +49,9 @@ from rz_workers.protocol.messages import (
     WeightsReply,
 )
 from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.rollout.admission import Sampled, units_for
-from rz_workers.rollout.engine import ConcurrentEngine, Engine, Finished, SampleRequest, sampling_params
+from rz_workers.rollout.engines.interface import ConcurrentEngine, Engine, Finished, SampleRequest, sampling_params
 from rz_workers.rollout.leases import BEATS_PER_LEASE, Leases
 from rz_workers.rollout.metrics import RolloutMetrics
 from rz_workers.rollout.scoring import Scorer, wait_for
@@ -61,7 +62,7 @@ from rz_workers.status_server import start_status_server
 from rz_workers.storage.objects import ObjectExistsError, ObjectStore
 from rz_workers.storage.retry import RetryPolicy
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory, find_shards, write_shard
+from rz_workers.storage.trajectories import find_shards, write_shard
 
 if TYPE_CHECKING:
     from torch import Tensor

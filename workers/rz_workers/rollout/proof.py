@@ -13,17 +13,13 @@ import struct
 from collections.abc import Sequence
 
 from rz_workers.protocol.messages import Canary, Proof
-from rz_workers.runtime import WorkerError
+from rz_workers.rollout.engines.interface import StaleWeightsError
 
-__all__ = ["TOLERANCE", "StaleWeightsError", "bits_of", "judge"]
+__all__ = ["TOLERANCE", "bits_of", "judge"]
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
 """Largest mean distance of the scores from the trainer's, in nats. Rounding alone gives about 1e-6 in float32 and some
 0.01 in bfloat16; a tied head that stayed behind gave 0.67."""
-
-
-class StaleWeightsError(WorkerError):
-    """The engine was given new weights and computes with others."""
 
 
 def judge(

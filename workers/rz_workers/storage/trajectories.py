@@ -11,80 +11,28 @@ import dataclasses
 import io
 import itertools
 import logging
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rz_workers.protocol.messages import RewardStatus, ShardRef, ShardStats
+from rz_workers.protocol.messages import ShardRef, ShardStats
 from rz_workers.protocol.schedule import Unit
+from rz_workers.protocol.trajectory import SCHEMA_VERSION, Trajectory
 from rz_workers.storage.objects import CorruptObjectError, ObjectStore, data_entry
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 UNUSABLE_VERSION = -1
 """Weight version of a stored attempt that cannot be used; it has 0 rows."""
 
 _READERS = 16
 """Shards that are fetched at a time: a bucket answers one request after 20 to 100 ms, and a step has hundreds."""
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """The finished record of one sampled attempt; T is the number of response tokens."""
-
-    run: str
-    """Name of the run."""
-    step: int
-    """Training step, or for evaluation the weight version that was evaluated."""
-    group_id: int
-    sample_index: int
-    prompt_id: str
-    prompt: str
-    response: str
-    """Text of the response, the stop string included."""
-    prompt_token_ids: tuple[int, ...]
-    response_token_ids: tuple[int, ...]
-    """[T]: what was sampled, and so what is trained on."""
-    rollout_logprobs: tuple[float, ...]
-    """[T]: the sampler's log-probability of each token, nats; float32 values."""
-    finish_reason: str
-    """``stop`` (a stop string or EOS) or ``length`` (truncated)."""
-    stop_reason: str | None
-    """The stop string, `eos`, or None for truncation."""
-    extracted_answer: str | None
-    reference_answer: str
-    reward: float
-    reward_status: RewardStatus
-    weight_version: int
-    """Version that sampled it."""
-    engine: str
-    """Engine and its version, e.g. ``transformers 5.23.0``."""
-    seconds: float
-    """From the start of sampling to the end of this response."""
-    loss_mask: tuple[int, ...] | None = None
-    """[T]: 1 where the loss counts; None is all ones. For what is to come (tools)."""
-    schema_version: int = SCHEMA_VERSION
-
-    def __post_init__(self) -> None:
-        """Raises ValueError when per-token columns disagree in length or a log-probability is not finite."""
-        tokens = len(self.response_token_ids)
-        masks = tokens if self.loss_mask is None else len(self.loss_mask)
-        if not tokens == len(self.rollout_logprobs) == masks:
-            raise ValueError(
-                f"group {self.group_id}, sample {self.sample_index}: found {tokens} response tokens, "
-                f"{len(self.rollout_logprobs)} log-probabilities and {masks} mask values; they must be as many"
-            )
-        if not all(map(math.isfinite, self.rollout_logprobs)):
-            raise ValueError(f"group {self.group_id}, sample {self.sample_index}: a log-probability is not finite")
 
 
 SCHEMA = pa.schema(

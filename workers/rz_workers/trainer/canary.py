@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import chain, cycle, islice
 
-from rz_workers.prompt_table import read_table
+from rz_workers.data.prompt_table import read_table
 from rz_workers.storage.run_folder import RunFolder
 
 __all__ = ["CANARY_TOKENS", "canary_tokens"]

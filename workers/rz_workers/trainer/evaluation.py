@@ -15,11 +15,12 @@ from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.client import LedgerClient
 from rz_workers.protocol.messages import EvalReply, ShardRef
 from rz_workers.protocol.schedule import is_eval_version
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectExistsError
 from rz_workers.storage.records import EvalSummary, FileEntry, Phase
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory, encode, read_shard
+from rz_workers.storage.trajectories import encode, read_shard
 
 
 class Evaluations:

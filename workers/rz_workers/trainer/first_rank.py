@@ -18,16 +18,16 @@ from rz_workers import metrics as quality
 from rz_workers.progress_files import ProgressFiles
 from rz_workers.protocol.client import LedgerClient
 from rz_workers.protocol.messages import Publication, ShardRef, StepReport
+from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.runtime import DrainedError, Settings
 from rz_workers.storage import layout
 from rz_workers.storage.records import DataManifest, Phase, StepCommit
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.storage.trajectories import Trajectory
-from rz_workers.trainer.batch import TrainBatch
+from rz_workers.trainer.durable.housekeeping import apply_retention
+from rz_workers.trainer.durable.recovery import Replay
 from rz_workers.trainer.evaluation import Evaluations
-from rz_workers.trainer.housekeeping import apply_retention
+from rz_workers.trainer.method.batch import TrainBatch
 from rz_workers.trainer.metrics import TrainerMetrics
-from rz_workers.trainer.recovery import Replay
 from rz_workers.trainer.speed import StepTimes, StepWork, peak_flops, speed_metrics, step_flops
 from rz_workers.trainer.timeline import Timeline
 

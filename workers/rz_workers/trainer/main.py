@@ -40,15 +40,16 @@ from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import read_shards
-from rz_workers.trainer import export, startup
-from rz_workers.trainer.batch import TrainBatch, collate
+from rz_workers.trainer import startup
 from rz_workers.trainer.canary import canary_tokens
-from rz_workers.trainer.checkpoint import Checkpoints
+from rz_workers.trainer.durable import export
+from rz_workers.trainer.durable.checkpoint import Checkpoints
+from rz_workers.trainer.durable.publication import Publisher
+from rz_workers.trainer.durable.retention import is_checkpoint_step
 from rz_workers.trainer.first_rank import FirstRankDuty
-from rz_workers.trainer.learner import Learner, advantages_and_returns
-from rz_workers.trainer.publication import Publisher
+from rz_workers.trainer.method.batch import TrainBatch, collate
+from rz_workers.trainer.method.learner import Learner, advantages_and_returns
 from rz_workers.trainer.ranks import Ranks, join
-from rz_workers.trainer.retention import is_checkpoint_step
 from rz_workers.trainer.timeline import Timeline
 from rz_workers.trainer.watchdog import Watchdog
 

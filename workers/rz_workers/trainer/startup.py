@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from rz_api.run import ResolvedRun
 from rz_api.shapes import ModelShape
-from rz_workers.prompt_table import PreparedData, prepare, publish_data
-from rz_workers.prompts import check_round_trip, load_tokenizer
+from rz_workers.data.prompt_table import PreparedData, prepare, publish_data
+from rz_workers.data.prompts import check_round_trip, load_tokenizer
 from rz_workers.runtime import Settings, UserError
 from rz_workers.storage import layout
 from rz_workers.storage.credentials import HUB_TOKEN, read_hub_token
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
-from rz_workers.trainer import checkpoint, initial, memory, models
-from rz_workers.trainer.learner import Learner
-from rz_workers.trainer.models import Critic, Policy
+from rz_workers.trainer import memory
+from rz_workers.trainer.durable import checkpoint, initial
+from rz_workers.trainer.durable.sources import local_source
+from rz_workers.trainer.method.learner import Learner
+from rz_workers.trainer.models import actor_critic
+from rz_workers.trainer.models.actor_critic import Critic, Policy
 from rz_workers.trainer.ranks import Ranks, distribute
-from rz_workers.trainer.sources import local_source
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +74,16 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     if model.init_from is not None and not _resumes(store, run):
         starts_from = initial.find(model.init_from, scratch, model.secret_name)
     export = starts_from if isinstance(starts_from, initial.Export) else None
-    policy = models.load_policy(export.part("policy") if export else source, **options)
+    policy = actor_critic.load_policy(export.part("policy") if export else source, **options)
     _check_vocabulary(policy, tokenizer, source)
     critic = None
     if algorithm.name == "ppo":
         seed = int.from_bytes(hashlib.sha256(f"value-head:{algorithm.seed}".encode()).digest()[:4], "big")
         critic_source = export.part("critic") if export else source
-        critic = models.load_critic(critic_source, init=algorithm.critic.value_head_init, seed=seed, **options)
+        critic = actor_critic.load_critic(critic_source, init=algorithm.critic.value_head_init, seed=seed, **options)
     if isinstance(starts_from, initial.Checkpoint):
         starts_from.load({"policy": policy} | ({"critic": critic} if critic is not None else {}))
-    reference = models.load_policy(source, **options) if algorithm.kl_coefficient > 0 else None
+    reference = actor_critic.load_policy(source, **options) if algorithm.kl_coefficient > 0 else None
     return Inputs(prepared, tokenizer, policy, critic, reference)
 
 
@@ -125,7 +126,7 @@ def build_learner(settings: Settings, ranks: Ranks, inputs: Inputs | None, model
 
     Raises UserError when this is no model that the trainer knows, or this rank has not the memory that it will need.
     """
-    spec, config = settings.run.spec, model_config(model_dir)
+    spec, config = settings.run.spec, actor_critic.model_config(model_dir)
     try:
         shape = ModelShape.from_config(config.to_dict())
     except ValueError as error:
@@ -137,21 +138,14 @@ def build_learner(settings: Settings, ranks: Ranks, inputs: Inputs | None, model
     else:  # shapes alone: a host has no room for a whole model a rank
         recomputes = spec.trainer.activation_checkpointing
         with torch.device("meta"):
-            policy = models.empty_policy(config, activation_checkpointing=recomputes)
+            policy = actor_critic.empty_policy(config, activation_checkpointing=recomputes)
             is_ppo, has_kl = spec.algorithm.name == "ppo", spec.algorithm.kl_coefficient > 0
-            critic = models.empty_critic(config, activation_checkpointing=recomputes) if is_ppo else None
-            reference = models.empty_policy(config, activation_checkpointing=recomputes) if has_kl else None
+            critic = actor_critic.empty_critic(config, activation_checkpointing=recomputes) if is_ppo else None
+            reference = actor_critic.empty_policy(config, activation_checkpointing=recomputes) if has_kl else None
     for module in (policy, critic, reference):
         if module is not None:
             distribute(module, ranks, spec.trainer)
     return Learner(spec, ranks, policy, critic, reference, **options)
-
-
-def model_config(model_dir: Path) -> Any:
-    config = AutoConfig.from_pretrained(model_dir)
-    config.get_text_config().attention_dropout = 0.0
-    config.dtype = torch.float32
-    return config
 
 
 def _check_vocabulary(policy: Policy, tokenizer: Any, source: str) -> None:

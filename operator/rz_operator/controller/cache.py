@@ -1,0 +1,145 @@
+"""What the watches have shown, reduced: all runs (whole) and their children (``seen``). Lives in the event loop.
+
+``handlers`` feeds it with events, ``resync`` (in ``main``) with full lists, which repair what a broken watch missed;
+``reconcile`` reads it, and puts in what it has just written itself, so that it never decides on an older picture than
+its own last act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from rz_operator.apiserver.bodies import Body
+from rz_operator.controller.observe import seen_deployment, seen_other, seen_pod, seen_service
+from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
+
+Child = SeenPod | SeenDeployment | SeenService | SeenOther
+WatchedKind = Literal["Pod", "Deployment", "Service", "NetworkPolicy"]
+
+GONE_KEPT = 10_000
+"""Deleted objects that are remembered, so that a late answer does not bring one back: it comes within seconds."""
+
+REDUCE: Mapping[WatchedKind, Callable[[Body], Child | None]] = {
+    "Pod": seen_pod,
+    "Deployment": seen_deployment,
+    "Service": seen_service,
+    "NetworkPolicy": seen_other,
+}
+"""The kinds of children that are watched, and how each is reduced."""
+
+
+class Cache:
+    """Runs by key, children by the UID of their run."""
+
+    def __init__(self) -> None:
+        self._runs: dict[RunKey, Body] = {}
+        self._children: dict[WatchedKind, dict[str, dict[str, Child]]] = {kind: {} for kind in REDUCE}
+        self._gone: dict[str, str] = {}
+        """UID -> version at its deletion, newest last."""
+
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    def run(self, key: RunKey) -> Body | None:
+        return self._runs.get(key)
+
+    def runs(self) -> Iterator[tuple[RunKey, Body]]:
+        yield from self._runs.items()
+
+    def children(self, uid: str) -> Children:
+        def of(kind: WatchedKind) -> Any:
+            return tuple(self._children[kind].get(uid, {}).values())
+
+        others = {f"NetworkPolicy/{child.name}": child.uid for child in of("NetworkPolicy")}
+        return Children(of("Pod"), of("Deployment"), of("Service"), others)
+
+    # ---------------------------------------------------------------------------------------------------- changing
+
+    def see_run(self, body: Body, deleted: bool = False) -> RunKey:
+        """One event about a run, or the answer to a write of ours."""
+        metadata = body.get("metadata") or {}
+        key = RunKey(metadata.get("namespace", ""), metadata.get("name", ""))
+        old = self._runs.get(key)
+        if deleted:
+            self._bury(_uid(body), _version(body))
+            if old is not None and _uid(old) == _uid(body):
+                del self._runs[key]
+        elif self._is_gone(_uid(body), _version(body)):
+            pass
+        elif old is None or _uid(old) != _uid(body) or not is_older(_version(body), _version(old)):
+            self._runs[key] = body
+        return key
+
+    def see_child(self, kind: WatchedKind, body: Body, deleted: bool = False) -> RunKey | None:
+        """One event about a child, or the answer to a create of ours; None if it is nobody's."""
+        child = REDUCE[kind](body)
+        if child is None:
+            return None
+        siblings = self._children[kind].setdefault(child.run_uid, {})
+        old = siblings.get(child.name)
+        if deleted:
+            self._bury(uid_of(child), child.resource_version)
+            if old is not None and uid_of(old) == uid_of(child):
+                del siblings[child.name]
+        elif self._is_gone(uid_of(child), child.resource_version):
+            pass
+        elif old is None or not is_older(child.resource_version, old.resource_version):
+            siblings[child.name] = child
+        if not siblings:
+            del self._children[kind][child.run_uid]
+        return child.key
+
+    def _bury(self, uid: str, version: str) -> None:
+        self._gone[uid] = version
+        if len(self._gone) > GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
+
+    def _is_gone(self, uid: str, version: str) -> bool:
+        """Whether this is the answer to a write (or a list) from before the deletion, overtaken by the watch. What is
+        newer is there all the same: a watch by label calls it deleted when the label goes, too."""
+        return uid in self._gone and is_older(version, self._gone[uid])
+
+    def forget_child(self, kind: WatchedKind, run_uid: str, name: str, uid: str) -> None:
+        """A child that the API server says is gone."""
+        siblings = self._children[kind].get(run_uid, {})
+        if name in siblings and uid_of(siblings[name]) == uid:
+            del siblings[name]
+
+    def replace_runs(self, bodies: Iterable[Body], version: str) -> set[RunKey]:
+        """A full list of the runs, as of ``version``; returns the keys of those that are gone."""
+        listed = {self.see_run(body) for body in bodies}
+        gone = {key for key, body in self._runs.items() if key not in listed and is_older(_version(body), version)}
+        for key in gone:
+            del self._runs[key]
+        return gone
+
+    def keep_only(self, kind: WatchedKind, present: set[tuple[str, str]], version: str) -> set[RunKey]:
+        """Drop the children that a full list as of ``version`` did not have: ``present`` holds (run uid, name). Returns
+        the runs that lost one."""
+        touched = set()
+        for run_uid, siblings in list(self._children[kind].items()):
+            for name, child in list(siblings.items()):
+                if (run_uid, name) not in present and is_older(child.resource_version, version):
+                    del siblings[name]
+                    touched.add(child.key)
+            if not siblings:
+                del self._children[kind][run_uid]
+        return touched
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether a resourceVersion is certainly older. They are to be compared for equality only, says the API's
+    convention (until 1.35), so what is no number is never called older: then the newest arrival counts."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)
+
+
+def uid_of(child: Child) -> str:
+    return child.member.uid if isinstance(child, SeenPod) else child.uid
+
+
+def _uid(body: Body) -> str:
+    return str((body.get("metadata") or {}).get("uid", ""))
+
+
+def _version(body: Body) -> str:
+    return str((body.get("metadata") or {}).get("resourceVersion", ""))

@@ -1,0 +1,393 @@
+"""Objects of the API server, reduced to what decisions and status need: ``seen_*`` and ``observation``. Pure.
+
+``service.cache`` calls ``seen_*`` for every event and every listed object, ``reconcile`` calls ``observation`` for
+``decide``. An object may be anything that the API server stores, with half a status or none: what is not there, or is
+not what it should be, is taken as not there, and nothing raises.
+
+How a pod becomes an ``Observed``:
+
+| the pod                                              | phase     | reason, exit code, signal                         |
+|------------------------------------------------------|-----------|---------------------------------------------------|
+| status.phase Pending, or none                        | pending   | of the pod, if it has one                         |
+| Running, or Unknown (a lost node in 1.20)            | running   | of the main container's last end, if any          |
+| Running, main container ended, restartPolicy Never   | by exit   | of that end (the pod's phase follows a moment on) |
+| Succeeded, Failed                                    | the same  | of the pod's disruption, else the container's end |
+
+What old and new servers do differently, all of it understood here:
+
+- From 1.26 on a disruption (preemption, eviction, taint, garbage collection) is a condition ``DisruptionTarget`` with a
+  reason. 1.20 has no such thing: a preempted pod is only deleted (and vanishes), an evicted one is Failed with the
+  kubelet's ``status.reason``; where the node controller says anything about a lost node, it is the reason ``NodeLost``.
+- A pod that a kubelet does not admit has the reason ``OutOfcpu`` and the like, or ``UnexpectedAdmissionError``, in all
+  of them. A node that shuts down writes ``Shutdown`` in 1.20 and ``Terminated`` since 1.22.
+- From 1.27 on a pod may be kept from scheduling (``SchedulingGated``, which is how Kueue does it).
+- From 1.29 on an init container may be a sidecar that keeps running: init containers are trouble only while they wait
+  for something, or after an end other than exit 0.
+- From 1.27 on a deleted pod is Failed or Succeeded before it goes; in 1.20 it may go as it was.
+- Container runtimes report an end by signal as exit code 128 + n in all of them; ``signal`` is hardly ever set.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from rz_api import exit_codes, names
+from rz_api.names import Role
+from rz_operator.apiserver.bodies import Body
+from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
+from rz_operator.decisions.failures import NODE_LOST
+from rz_operator.decisions.look import LATE_SECONDS
+from rz_operator.decisions.members import DEPLOYED, MemberPhase, Observation, Observed, Reached
+
+MAX_MESSAGE_LENGTH = 4096
+"""Characters kept of a message; a termination message has at most 4096 bytes."""
+
+_STARTING_WELL = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons for which a container waits although nothing is wrong."""
+
+_PHASES: Mapping[str, MemberPhase] = {
+    "Running": "running",
+    "Unknown": "running",
+    "Succeeded": "succeeded",
+    "Failed": "failed",
+}
+
+
+# ------------------------------------------------------------------------------------------------------- objects
+
+
+def seen_pod(body: Body) -> SeenPod | None:
+    """A pod of a run, those of its Deployments included; None where its labels are not ours."""
+    owner, role = _owner(body), _role(_labels(body))
+    if owner is None or role is None:
+        return None
+    numbers = _numbers(_labels(body), role)
+    if numbers is None:
+        return None
+    metadata, status = _dict(body, "metadata"), _dict(body, "status")
+    created = unix_seconds(metadata.get("creationTimestamp")) or 0.0
+    main = _main_container(status)
+    conditions = _conditions(status)
+    node = _text(_dict(body, "spec"), "nodeName")
+    bound = bool(node) or conditions.get("PodScheduled", {}).get("status") == "True"
+    index, incarnation = numbers
+    end = _end(body, main, conditions)
+    member = Observed(
+        role=role,
+        index=index,
+        incarnation=incarnation,
+        phase=end.phase,
+        exit_code=end.exit_code,
+        signal=end.signal,
+        reason=end.reason,
+        message=end.message,
+        uid=_text(metadata, "uid"),
+        started_at=(_started(main) if bound else None) or created,
+        deleting=metadata.get("deletionTimestamp") is not None,
+        restarts=_count(main.get("restartCount")),
+        over=_text(status, "phase") in ("Succeeded", "Failed"),
+        bound=bound,
+        gone_by=unix_seconds(metadata.get("deletionTimestamp")),
+    )
+    trouble, trouble_message = _trouble(status, conditions, bound) if member.live else ("", "")
+    return SeenPod(
+        key=owner.key,
+        run_uid=owner.run_uid,
+        name=owner.name,
+        resource_version=owner.version,
+        member=member,
+        created=created,
+        ready=conditions.get("Ready", {}).get("status") == "True" and member.live and not member.deleting,
+        node=node,
+        trouble=trouble,
+        trouble_message=trouble_message,
+    )
+
+
+def seen_deployment(body: Body) -> SeenDeployment | None:
+    """The Deployment of the ledger or the reward role; None where its labels are not ours."""
+    owner, role = _owner(body), _role(_labels(body))
+    if owner is None or role not in DEPLOYED:
+        return None
+    metadata, status, replicas = _dict(body, "metadata"), _dict(body, "status"), _dict(body, "spec").get("replicas")
+    failure = _conditions(status).get("ReplicaFailure", {})
+    return SeenDeployment(
+        key=owner.key,
+        run_uid=owner.run_uid,
+        name=owner.name,
+        resource_version=owner.version,
+        role=role,
+        uid=_text(metadata, "uid"),
+        replicas=1 if replicas is None else _count(replicas),
+        ready_replicas=_count(status.get("readyReplicas")),
+        deleting=metadata.get("deletionTimestamp") is not None,
+        gone_by=unix_seconds(metadata.get("deletionTimestamp")),
+        refusal=(_text(failure, "message") or _text(failure, "reason")) if failure.get("status") == "True" else "",
+    )
+
+
+def seen_service(body: Body) -> SeenService | None:
+    """A Service of a run; None where its labels are not ours."""
+    owner = _owner(body)
+    if owner is None:
+        return None
+    return SeenService(
+        key=owner.key,
+        run_uid=owner.run_uid,
+        name=owner.name,
+        resource_version=owner.version,
+        uid=_text(_dict(body, "metadata"), "uid"),
+        incarnation=_whole(_text(_dict(_dict(body, "spec"), "selector"), names.LABEL_INCARNATION)),
+    )
+
+
+def seen_other(body: Body) -> SeenOther | None:
+    """A child of which nothing matters but that it is there; None where its labels are not ours."""
+    owner = _owner(body)
+    if owner is None:
+        return None
+    uid = _text(_dict(body, "metadata"), "uid")
+    return SeenOther(key=owner.key, run_uid=owner.run_uid, name=owner.name, resource_version=owner.version, uid=uid)
+
+
+# --------------------------------------------------------------------------------------------------- observation
+
+
+def observation(
+    children: Children, run_uid: str, reached: Reached | None, give_way_to: str = "", now: float | None = None
+) -> Observation:
+    """What ``decide`` is shown of a run: its trainer and rollout pods, and ledger and reward as one member each.
+
+    Children of another run (of the same name) are left out. ``now`` (Unix seconds) tells which leftover pods of a
+    deleted Deployment nobody need wait for any more; without it only a lost node does.
+    """
+    pods = [pod for pod in children.pods if pod.run_uid == run_uid]
+    members = [pod.member for pod in pods if pod.member.role not in DEPLOYED]
+    for role in DEPLOYED:
+        mine = [pod.member for pod in pods if pod.member.role == role]
+        deployments = [each for each in children.deployments if each.run_uid == run_uid and each.role == role]
+        if deployments:
+            members += [_deployed(each, mine) for each in deployments]
+        else:
+            members += _leftovers(role, mine, now)
+    return Observation(tuple(members), reached, give_way_to)
+
+
+def _deployed(deployment: SeenDeployment, pods: list[Observed]) -> Observed:
+    """A Deployment as a member: always running, since it repairs itself. An exit 64 of one of its pods is shown as a
+    restart, whatever the pod did afterwards; every other end is the Deployment's own business."""
+    end = next((pod for pod in pods if pod.exit_code == exit_codes.USER_ERROR), None)
+    member = Observed(
+        role=deployment.role,
+        index=0,
+        incarnation=1,
+        phase="running",
+        uid=deployment.uid,
+        deleting=deployment.deleting,
+        gone_by=deployment.gone_by,
+    )
+    if end is None:
+        return member
+    return replace(member, exit_code=end.exit_code, reason=end.reason, message=end.message, restarts=1)
+
+
+def _leftovers(role: Role, pods: list[Observed], now: float | None) -> list[Observed]:
+    """What a deleted Deployment leaves: pods that the garbage collector removes. It counts as still there while one of
+    them is, so that two ledgers never run side by side; one on a lost node does not keep the next one from starting
+    (index 1 is in nobody's way), but the run is not suspended before it is gone."""
+    if not pods:
+        return []
+    given_up = [pod for pod in pods if _given_up(pod, now)]
+    waited_for = [pod for pod in pods if pod not in given_up]
+    found = []
+    for index, group in enumerate((waited_for, given_up)):
+        if group:
+            times = [pod.gone_by for pod in group]
+            gone_by = None if None in times else max(time for time in times if time is not None)
+            reason = next((pod.reason for pod in group if pod.reason), "")
+            found.append(
+                Observed(role, index, 1, "running", reason=reason, uid=group[0].uid, deleting=True, gone_by=gone_by)
+            )
+    return found
+
+
+def _given_up(pod: Observed, now: float | None) -> bool:
+    late = now is not None and pod.gone_by is not None and now > pod.gone_by + LATE_SECONDS
+    return pod.deleting and (late or pod.reason in NODE_LOST)
+
+
+# ---------------------------------------------------------------------------------------------------- a pod's end
+
+
+@dataclass(frozen=True)
+class _End:
+    phase: MemberPhase
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+
+
+def _end(body: Body, main: Body, conditions: Mapping[str, Body]) -> _End:
+    """The pod's phase and its end; of one that was restarted in place, its last end."""
+    status, spec = _dict(body, "status"), _dict(body, "spec")
+    phase = _PHASES.get(_text(status, "phase"), "pending")
+    now_ended, before = _terminated(main, "state"), _terminated(main, "lastState")
+    ended = now_ended or before
+    exit_code, signal = _exit(ended)
+    if phase in ("pending", "running") and now_ended and spec.get("restartPolicy") == "Never":
+        phase = "succeeded" if exit_code == exit_codes.OK else "failed"
+    words = _text(ended, "message")
+    if phase == "succeeded":
+        return _End(phase, exit_codes.OK if exit_code is None else exit_code, None, "", words)
+    disruption = conditions.get("DisruptionTarget", {})
+    disrupted = _text(disruption, "reason") or "DisruptionTarget" if disruption.get("status") == "True" else ""
+    done_to_it = _text(status, "reason") or disrupted
+    if done_to_it:
+        why = _text(status, "message") or _text(disruption, "message")
+        words = words or why if exit_code == exit_codes.USER_ERROR else why or words
+        return _End(phase, exit_code, signal, done_to_it, words)
+    failed_init = _failed_init(status)
+    if phase == "failed" and not ended and failed_init:
+        return _End(phase, reason="InitContainerFailed", message=failed_init)
+    own_reason = _text(ended, "reason")
+    own_reason = "" if own_reason in ("Completed", "Error") else own_reason  # no more than what the exit code says
+    return _End(phase, exit_code, signal, own_reason, words or _text(status, "message"))
+
+
+def _failed_init(status: Body) -> str:
+    """Which init container failed, as a sentence; empty where none did."""
+    for container in _dicts(status, "initContainerStatuses"):
+        ended = _terminated(container, "state")
+        if ended and ended.get("exitCode") != 0:
+            words = _text(ended, "message")
+            found = f"init container {_text(container, 'name')} ended with exit code {ended.get('exitCode')}"
+            return f"{found}: {words}" if words else found
+    return ""
+
+
+def _terminated(main: Body, state: str) -> Body:
+    return _dict(_dict(main, state), "terminated")
+
+
+def _exit(terminated: Body) -> tuple[int | None, int | None]:
+    """(exit code, signal) of an end: 137 is how a runtime writes SIGKILL, a Python process says -9."""
+    code, signal = terminated.get("exitCode"), terminated.get("signal")
+    if isinstance(signal, int) and not isinstance(signal, bool) and 0 < signal < 128:
+        return None, signal
+    if not isinstance(code, int) or isinstance(code, bool):
+        return None, None
+    if _text(terminated, "reason") == "ContainerStatusUnknown":
+        return None, None  # the kubelet lost the container, and made the code up
+    return (None, code - 128) if 128 < code <= 128 + 64 else (code, None)
+
+
+def _main_container(status: Body) -> Body:
+    """The status of the container that holds the role."""
+    return next((each for each in _dicts(status, "containerStatuses") if each.get("name") == names.MAIN_CONTAINER), {})
+
+
+def _started(main: Body) -> float | None:
+    state = _dict(main, "state")
+    running, ended = _dict(state, "running"), _dict(state, "terminated")
+    return unix_seconds(running.get("startedAt")) or unix_seconds(ended.get("startedAt"))
+
+
+# -------------------------------------------------------------------------------------------------------- trouble
+
+
+def _trouble(status: Body, conditions: Mapping[str, Body], bound: bool) -> tuple[str, str]:
+    """(word, message) for why a live pod does not get going; empty where nothing is wrong."""
+    scheduled = conditions.get("PodScheduled", {})
+    if not bound and scheduled.get("status") == "False":
+        return _text(scheduled, "reason") or "Unschedulable", _text(scheduled, "message")
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in _dicts(status, kind):
+            waiting = _dict(_dict(container, "state"), "waiting")
+            reason = _text(waiting, "reason")
+            if reason not in _STARTING_WELL:
+                return reason, _text(waiting, "message")
+    failed_init = _failed_init(status)
+    return ("InitContainerFailed", failed_init) if failed_init else ("", "")
+
+
+# ---------------------------------------------------------------------------------------- reading what may be odd
+
+
+@dataclass(frozen=True)
+class _Owner:
+    key: RunKey
+    run_uid: str
+    name: str
+    version: str
+
+
+def _owner(body: Body) -> _Owner | None:
+    """Whose child an object says it is; None where it is nobody's."""
+    metadata, labels = _dict(body, "metadata"), _labels(body)
+    run, uid = labels.get(names.LABEL_RUN), labels.get(names.LABEL_RUN_UID)
+    if not run or not uid or not isinstance(run, str) or not isinstance(uid, str):
+        return None
+    name, version = _text(metadata, "name"), _text(metadata, "resourceVersion")
+    return _Owner(RunKey(_text(metadata, "namespace"), run), uid, name, version)
+
+
+def _labels(body: Body) -> Body:
+    return _dict(_dict(body, "metadata"), "labels")
+
+
+def _role(labels: Body) -> Role | None:
+    found = labels.get(names.LABEL_ROLE)
+    return next((role for role in get_args(Role) if role == found), None)
+
+
+def _numbers(labels: Body, role: Role) -> tuple[int, int] | None:
+    """(index, incarnation); None where a pod that ``decide`` must know has none that can be read. Deployments give
+    their pods no numbers."""
+    if role in DEPLOYED:
+        return 0, 1
+    index, incarnation = (_whole(labels.get(label)) for label in (names.LABEL_INDEX, names.LABEL_INCARNATION))
+    return (index, incarnation) if index is not None and incarnation else None
+
+
+def _whole(text: object) -> int | None:
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _dict(body: object, key: str) -> Body:
+    found = body.get(key) if isinstance(body, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _dicts(body: Body, key: str) -> Iterator[Body]:
+    found = body.get(key)
+    yield from (each for each in found if isinstance(each, Mapping)) if isinstance(found, list) else ()
+
+
+def _conditions(status: Body) -> dict[str, Body]:
+    return {_text(condition, "type"): condition for condition in _dicts(status, "conditions")}
+
+
+def _text(body: Body, key: str) -> str:
+    found = body.get(key)
+    return found[:MAX_MESSAGE_LENGTH] if isinstance(found, str) else ""
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def unix_seconds(time: object) -> float | None:
+    """Unix seconds of the API's RFC 3339 times, with or without fractions; None where it is none."""
+    if not isinstance(time, str):
+        return None
+    try:
+        found = datetime.datetime.fromisoformat(time)
+        seconds = found.timestamp() if found.tzinfo else found.replace(tzinfo=datetime.UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) else None

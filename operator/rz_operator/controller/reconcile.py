@@ -1,0 +1,385 @@
+"""One look at one run, from what was seen to what is done about it. The operator's main path; called by the work queue.
+
+1. Read: the run and its children from the cache that the watches fill, the frozen run from its ConfigMap, progress
+   from the ledger.
+2. Accept: is the spec good, what of it acts (``accept``); write the frozen run before anything is started.
+3. Decide: what is to be started and stopped, and what must be remembered (``decide``, the same as for ``rz run``).
+4. Report: conditions and progress for people (``status_report``).
+5. Write the status, once, if it changed: PUT with resourceVersion. Whoever was too late looks again.
+6. Act: create, delete (``apply``). What the API server refuses is remembered in the status.
+
+It is level-triggered and may be killed anywhere: what a crash leaves undone, the next look finds undone. It may run
+twice at once: of two status writes one wins, a name can be created once, and deletes name a UID.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from rz_api import names
+from rz_api.conditions import ACCEPTED, Reason
+from rz_api.run import ResolvedRun
+from rz_api.status import FINAL_PHASES, RetryState, RunStatus
+from rz_operator import manifests
+from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
+from rz_operator.apiserver.cluster import ApiError, Cluster
+from rz_operator.apiserver.versions import Capabilities
+from rz_operator.controller.accept import Frozen, StorageClaim, Verdict, accept, unrenderable
+from rz_operator.controller.apply import Applier, TransientError
+from rz_operator.controller.cache import Cache
+from rz_operator.controller.line import Line
+from rz_operator.controller.observe import observation, unix_seconds
+from rz_operator.controller.options import Options
+from rz_operator.controller.seen import Children, RunKey
+from rz_operator.controller.status_report import Facts, report
+from rz_operator.decisions.decide import Decision, decide
+from rz_operator.decisions.members import Event
+from rz_operator.decisions.reached import reached_of
+from rz_operator.errors import UserError
+from rz_operator.plan import Plan, plan, wanted
+
+log = logging.getLogger(__name__)
+
+SOON_SECONDS = 1.0
+"""Until the next look while something is on its way that sends no event of its own."""
+
+
+class LedgerReader(Protocol):
+    """``service.ledgers.Ledgers``."""
+
+    async def read(self, key: RunKey) -> dict[str, Any] | None: ...
+    def silent_since(self, key: RunKey) -> float | None: ...
+    def forget(self, key: RunKey) -> None: ...
+
+
+class Watcher(Protocol):
+    """Who is told of what happens (``service.metrics`` and ``service.events`` behind one face)."""
+
+    def tell(self, body: Body, event: Event) -> None: ...
+    def refused(self, kind: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run as this look found it."""
+
+    key: RunKey
+    body: Body
+    uid: str
+    memory: RunStatus
+    children: Children
+
+
+class Reconciler:
+    """``reconcile(key)`` for any run; holds nothing that a restart would miss."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        options: Options,
+        capabilities: Capabilities,
+        ledgers: LedgerReader,
+        watcher: Watcher,
+        clock: Callable[[], float] = time.time,
+        wake: Callable[[RunKey], None] = lambda key: None,
+    ) -> None:
+        """``wake`` has a run looked at soon: one that was waiting for this one."""
+        self._cluster = cluster
+        self._cache = cache
+        self._options = options
+        self._capabilities = capabilities
+        self._ledgers = ledgers
+        self._watcher = watcher
+        self._clock = clock
+        self._uids: dict[RunKey, str] = {}
+        self._unreadable: set[str] = set()
+        """Runs (by UID) whose ConfigMap is there and can't be understood: it is written over."""
+        self._statuses = Statuses()
+        self._line = Line(cache, self._statuses, wake)
+        self._frozen: dict[str, Frozen | None] = {}
+        """By run UID; saves a read, and is dropped whenever a write did not go as expected."""
+        self._contexts: dict[str, tuple[ResolvedRun, manifests.Context]] = {}
+        """Plans of runs that did not change; by run UID."""
+
+    async def reconcile(self, key: RunKey) -> float | None:
+        """Bring one run nearer to what its spec asks for. Returns the seconds until the next look; None: only when
+        something happens. Raises ApiError or TransientError for what another try may repair."""
+        run = self._look_up(key)
+        if run is None:
+            return None
+        try:
+            return await self._reconcile(run)
+        except ApiError as error:
+            self._frozen.pop(run.uid, None)
+            if error.conflict:
+                log.debug("%s: somebody else wrote in between, looking again: %s", key, error)
+                return SOON_SECONDS
+            raise
+
+    async def _reconcile(self, run: _Run) -> float | None:
+        now = self._clock()
+        frozen = await self._read_frozen(run)
+        verdict, context = self._accept(run, frozen)
+        if context is None:
+            status = report(run.memory, Facts(run.body, verdict, None, run.children, None, ""), now)
+            await self._write_status(run, status)
+            return self._options.poll_seconds if verdict.reason == Reason.STORAGE_REFUSED else None
+
+        run = _without_old_refusals(run, context.plan)
+        applier = self._applier(run, context, now)
+        if verdict.freeze is not None:
+            if await self._freeze(run, verdict.freeze, frozen, applier):
+                # What was refused was made from another spec: this one need not wait for it.
+                applier.retries.clear()
+                run = replace(run, memory=run.memory.model_copy(update={"retries": {}}))
+            elif frozen is not None:
+                verdict, context = self._go_on_as_frozen(run, frozen, applier)
+                applier = self._applier(run, context, now, applier.retries)
+            else:
+                status = run.memory.model_copy(update={"retries": applier.retries})
+                facts = Facts(run.body, verdict, context.plan, run.children, None, "")
+                await self._write_status(run, report(status, facts, now))
+                return self._next_look(context.plan, status, now)
+
+        ledger = await self._ledgers.read(run.key) if _has_ledger(run) else None
+        asked = wanted(context.plan, verdict.suspend, by="node")
+        older = self._line.give_way_to(run.key, run.body, run.memory, asked, now)
+        seen = observation(run.children, run.uid, reached_of(ledger), older, now)
+        decision = decide(asked, run.memory, seen, now)
+        if run.memory.gang.complete and decision.status.gang.incarnation != run.memory.gang.incarnation:
+            run = await self._with_live_pods(run)  # a gang is not ended on what a watch may not have shown yet
+            decision = decide(
+                asked, run.memory, observation(run.children, run.uid, reached_of(ledger), older, now), now
+            )
+        silent = self._ledgers.silent_since(run.key)
+        facts = Facts(run.body, verdict, context.plan, run.children, ledger, older, silent)
+        status = report(decision.status, facts, now)
+        run = await self._write_status(run, status)
+        for event in decision.events:
+            self._watcher.tell(run.body, event)
+        await self._act(run, decision, status, applier)
+        self._line.move(run.key, now)
+        if applier.retries != status.retries:
+            status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
+            await self._write_status(run, status)
+        if await self._delete_when_expired(run, context.plan, status, now):
+            return None
+        return self._line.wait_seconds() if older else self._next_look(context.plan, status, now)
+
+    # ------------------------------------------------------------------------------------------------------- read
+
+    def _look_up(self, key: RunKey) -> _Run | None:
+        body = self._cache.run(key)
+        if body is None:
+            self._ledgers.forget(key)
+            self._uids.pop(key, None)
+            self._line.leave(key, self._clock())
+            live = {uid_of(body) for _, body in self._cache.runs()}
+            self._statuses.keep_only(live)
+            for memory in (self._frozen, self._contexts):
+                for uid in memory.keys() - live:
+                    memory.pop(uid, None)
+            return None
+        metadata = body["metadata"]
+        if metadata.get("deletionTimestamp"):
+            self._line.leave(key, self._clock())
+            return None  # the garbage collector removes what it owns
+        if self._uids.get(key) != metadata["uid"]:  # what an earlier run of this name said is not this one's
+            self._uids[key] = metadata["uid"]
+            self._ledgers.forget(key)
+        return _Run(key, body, metadata["uid"], self._statuses.of(body), self._cache.children(metadata["uid"]))
+
+    async def _with_live_pods(self, run: _Run) -> _Run:
+        """``run`` with its pods as the API server has them now."""
+        selector = f"{names.LABEL_RUN_UID}={run.uid}"
+        found = await self._cluster.snapshot("Pod", run.key.namespace, selector)
+        for body in found.items:
+            self._cache.see_child("Pod", body)
+        present = {at(body, "metadata", "uid") for body in found.items}
+        for pod in run.children.pods:
+            if pod.member.uid not in present:
+                self._cache.forget_child("Pod", run.uid, pod.name, pod.member.uid)
+        return replace(run, children=self._cache.children(run.uid))
+
+    async def _read_frozen(self, run: _Run) -> Frozen | None:
+        if run.uid not in self._frozen:
+            self._frozen[run.uid] = await self._fetch_frozen(run)
+        return self._frozen[run.uid]
+
+    async def _fetch_frozen(self, run: _Run) -> Frozen | None:
+        try:
+            found = await self._cluster.get("ConfigMap", run.key.namespace, names.config_map(run.key.name))
+        except ApiError as error:
+            if error.not_found or error.status in (400, 422):  # a name that no ConfigMap can have
+                return None
+            raise
+        if (found["metadata"].get("labels") or {}).get(names.LABEL_RUN_UID) != run.uid:
+            return None
+        try:
+            return Frozen.from_data(found.get("data") or {})
+        except ValueError as error:
+            log.error("%s: the frozen run is unreadable and is made anew from the spec: %s", run.key, error)
+            self._unreadable.add(run.uid)
+            return None
+
+    # ----------------------------------------------------------------------------------------------------- accept
+
+    def _accept(self, run: _Run, frozen: Frozen | None) -> tuple[Verdict, manifests.Context | None]:
+        """What the spec means, and how it is rendered; no context: nothing may be started."""
+        incarnation = run.memory.gang.incarnation
+        gang_exists = any(pod.member.incarnation >= incarnation for pod in run.children.of("trainer"))
+        others_exist = bool(run.children.deployments or run.children.of("ledger", "reward", "rollout"))
+        verdict = accept(run.body, frozen, self._options.images, self._claims(run), gang_exists, others_exist)
+        try:
+            return verdict, self._context(run, verdict)
+        except UserError as error:  # a podTemplate that breaks the rules
+            verdict = unrenderable(run.body, frozen, str(error))
+            return verdict, self._context(run, verdict)
+
+    def _go_on_as_frozen(self, run: _Run, frozen: Frozen, applier: Applier) -> tuple[Verdict, manifests.Context]:
+        """The changed spec could not be written down: nothing may be made from it yet."""
+        refusal = applier.retries[f"ConfigMap/{names.config_map(run.key.name)}"]
+        verdict = unrenderable(run.body, frozen, f"the changed spec could not be stored: {refusal.message}")
+        context = self._context(run, verdict)
+        assert context is not None
+        return replace(verdict, reason=Reason.CREATE_REFUSED), context
+
+    def _claims(self, run: _Run) -> Iterator[StorageClaim]:
+        """What the other runs hold. One that was refused itself holds nothing."""
+        for key, body in self._cache.runs():
+            uid, uri = str(at(body, "metadata", "uid")), at(body, "spec", "storage", "uri")
+            if uid != run.uid and isinstance(uri, str) and not at(body, "metadata", "deletionTimestamp"):
+                created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
+                final = at(body, "status", "phase") in FINAL_PHASES
+                holds = at(body, "status", "frozen") is True
+                if uid in self._contexts:  # what it does really, whatever its spec has been changed to
+                    uri = self._contexts[uid][0].spec.storage.uri
+                if holds or not _refused(body):
+                    yield StorageClaim(str(key), uid, created, uri, final, holds)
+
+    def _context(self, run: _Run, verdict: Verdict) -> manifests.Context | None:
+        if verdict.run is None:
+            return None
+        known = self._contexts.get(run.uid)
+        if known is not None and known[0] == verdict.run:
+            return known[1]
+        context = manifests.Context(plan(verdict.run), run.key.namespace, run.uid, self._capabilities)
+        if verdict.freeze is not None:
+            manifests.all_of(context)
+        self._contexts[run.uid] = (verdict.run, context)
+        return context
+
+    async def _freeze(self, run: _Run, frozen: Frozen, before: Frozen | None, applier: Applier) -> bool:
+        there = before is not None or run.uid in self._unreadable
+        if not await applier.create_config(frozen.to_data(), replace=there):
+            return False
+        self._unreadable.discard(run.uid)
+        if not there:
+            found = await self._fetch_frozen(run)  # of two operators (or lives of one) the first has frozen it
+            if found is not None and found != frozen:
+                self._frozen[run.uid] = found
+                raise TransientError("the run was frozen by somebody else a moment ago")
+        self._frozen[run.uid] = frozen
+        return True
+
+    # -------------------------------------------------------------------------------------------------- write, act
+
+    async def _write_status(self, run: _Run, status: RunStatus) -> _Run:
+        new = status.to_dict()
+        if not _worth_writing(run.body.get("status"), new):
+            return run
+        body = {**run.body, "status": new}
+        written = await self._cluster.replace_status(names.KIND, run.key.namespace, run.key.name, body)
+        self._cache.see_run(written)
+        return replace(run, body=written, memory=status)
+
+    def _applier(
+        self, run: _Run, context: manifests.Context, now: float, retries: Mapping[str, RetryState] | None = None
+    ) -> Applier:
+        return Applier(
+            self._cluster,
+            self._cache,
+            context,
+            run.children,
+            run.memory.retries if retries is None else retries,
+            now,
+            lambda: secrets.token_urlsafe(32),
+            self._watcher.refused,
+        )
+
+    async def _act(self, run: _Run, decision: Decision, status: RunStatus, applier: Applier) -> None:
+        if status.phase in ("Running", "Suspending"):
+            await applier.keep_statics(status.gang.incarnation)
+            await applier.keep_reward_replicas()
+        await applier.act(decision.actions, status.gang.restarts)
+
+    async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
+        due = _expires_at(planned, status)
+        if due is None or now < due:
+            return False
+        log.info("%s: deleted, spec.ttlSecondsAfterFinished is over", run.key)
+        await self._cluster.delete(names.KIND, run.key.namespace, run.key.name, uid=run.uid)
+        return True
+
+    def _next_look(self, planned: Plan, status: RunStatus, now: float) -> float | None:
+        """A finished or suspended run is looked at when something happens to it; another one is polled."""
+        if status.phase in FINAL_PHASES:
+            due = _expires_at(planned, status)
+            return None if due is None else max(SOON_SECONDS, due - now)
+        if status.phase == "Suspended":
+            return None
+        waits = [status.gang.not_before]
+        waits += [entry.not_before for entry in status.members.values()]
+        waits += [entry.not_before for entry in status.retries.values()]
+        due = min((each - now for each in waits if each > now), default=self._options.poll_seconds)
+        return max(SOON_SECONDS / 4, min(self._options.poll_seconds, due))
+
+
+def _expires_at(planned: Plan, status: RunStatus) -> float | None:
+    """When a finished run's object is to be deleted, Unix seconds; None: never."""
+    ttl = planned.run.spec.ttl_seconds_after_finished
+    if ttl is None or status.completion_time is None:
+        return None
+    return status.completion_time.timestamp() + ttl
+
+
+def _without_old_refusals(run: _Run, planned: Plan) -> _Run:
+    """Refusals of what nobody wants any more are forgotten: another gang's pods, rollouts that were scaled away."""
+    count = wanted(planned, False, by="node").role("rollout").count
+    gang, rollout = f"{run.key.name}-trainer-i", f"{run.key.name}-rollout-"
+    mine = f"{gang}{run.memory.gang.incarnation}"
+
+    def is_wanted(key: str) -> bool:
+        name = key.partition("/")[2]
+        if name.startswith(gang):
+            return name == mine or name.startswith(f"{mine}-")
+        index = name.removeprefix(rollout)
+        return not name.startswith(rollout) or not index.isdigit() or int(index) < count
+
+    retries = {key: retry for key, retry in run.memory.retries.items() if is_wanted(key)}
+    return replace(run, memory=run.memory.model_copy(update={"retries": retries}))
+
+
+def _has_ledger(run: _Run) -> bool:
+    return any(deployment.role == "ledger" for deployment in run.children.deployments)
+
+
+def _worth_writing(old: Any, new: dict[str, Any]) -> bool:
+    """Whether something changed. More units of the same step are no reason of their own: what they forgive is a change
+    itself, and the look at a failure writes their number with it."""
+    if not isinstance(old, Mapping) or "progressMark" not in old or "progressMark" not in new:
+        return bool(new != old)
+    return {**old, "progressMark": None} != {**new, "progressMark": None}
+
+
+def _refused(body: Body) -> bool:
+    conditions = at(body, "status", "conditions")
+    return isinstance(conditions, list) and any(
+        at(each, "type") == ACCEPTED and at(each, "status") == "False" for each in conditions
+    )

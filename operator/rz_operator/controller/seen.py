@@ -1,0 +1,103 @@
+"""What was seen of a run's objects on the API server, reduced to what decisions and status need. Values only.
+
+``observe`` makes these from API objects, ``service.cache`` keeps them (whole pods of thousands of runs would not fit
+into a small operator), ``reconcile`` and ``status_report`` read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rz_api.names import Role
+from rz_operator.decisions.members import Observed
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run: ``str`` is ``namespace/name``."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class SeenPod:
+    """One pod of a run, those that belong to its Deployments included."""
+
+    key: RunKey
+    run_uid: str
+    """From the label ``reasonerzero.dev/run-uid``."""
+    name: str
+    resource_version: str
+    member: Observed
+    """The pod as ``decide`` takes it. Of a Deployment's pod only the end of its last container life is used."""
+    created: float
+    """Unix seconds."""
+    ready: bool = False
+    node: str = ""
+    trouble: str = ""
+    """CamelCase word for why it does not get going: Unschedulable, SchedulingGated, ImagePullBackOff, ErrImagePull,
+    CreateContainerConfigError, CrashLoopBackOff, ...; empty where nothing is wrong."""
+    trouble_message: str = ""
+
+
+@dataclass(frozen=True)
+class SeenDeployment:
+    """The Deployment of the ledger or of the reward role."""
+
+    key: RunKey
+    run_uid: str
+    name: str
+    resource_version: str
+    role: Role
+    uid: str
+    replicas: int
+    """Of its spec."""
+    ready_replicas: int = 0
+    deleting: bool = False
+    gone_by: float | None = None
+    refusal: str = ""
+    """Message of its ReplicaFailure condition: the API server refuses its pods (quota, a webhook)."""
+
+
+@dataclass(frozen=True)
+class SeenService:
+    """A Service of a run; the rendezvous Service selects one incarnation of the trainer gang."""
+
+    key: RunKey
+    run_uid: str
+    name: str
+    resource_version: str
+    uid: str
+    incarnation: int | None = None
+    """Value of ``reasonerzero.dev/incarnation`` in its selector."""
+
+
+@dataclass(frozen=True)
+class SeenOther:
+    """A child of which nothing matters but that it is there."""
+
+    key: RunKey
+    run_uid: str
+    name: str
+    resource_version: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Children:
+    """Everything that was seen of one run (by UID)."""
+
+    pods: tuple[SeenPod, ...] = ()
+    deployments: tuple[SeenDeployment, ...] = ()
+    services: tuple[SeenService, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
+    """UIDs of further watched children by ``Kind/name`` (NetworkPolicy)."""
+
+    def of(self, *roles: Role) -> tuple[SeenPod, ...]:
+        """The pods of these roles."""
+        return tuple(pod for pod in self.pods if pod.member.role in roles)

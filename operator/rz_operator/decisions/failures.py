@@ -1,0 +1,130 @@
+"""The failure table: what the end of a member means. Pure; ``decide`` asks it, and nothing else reads exit codes.
+
+| end                                             | verdict     | why                                                |
+|-------------------------------------------------|-------------|----------------------------------------------------|
+| exit 0                                          | done        | a trainer's work is complete                       |
+| exit 64                                         | terminal    | only the user can help; another try is the same    |
+| evicted, preempted, node lost, vanished, ...    | not counted | the cluster's doing; backed off all the same       |
+| exit 65 (superseded), exit 75 (drained)         | not counted | the member did what it should                      |
+| told to stop, and no longer waited for          | not counted | someone asked for it (`removal`)                   |
+| any of the below while it was being deleted     | not counted | someone asked for it                               |
+| OOMKilled, any signal, every other exit code    | counted     | retriable, and evidence against the run            |
+"""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rz_api import exit_codes
+from rz_operator.decisions.members import Observed
+
+Verdict = Literal["done", "terminal", "not_counted", "counted"]
+
+NOT_OUR_FAULT = frozenset(
+    {
+        "Vanished",  # it was there and is not
+        "Evicted",  # kubelet, node pressure
+        "Preempted",
+        "Preempting",
+        "PreemptionByScheduler",
+        "PreemptionByKubeScheduler",
+        "NodeLost",
+        "NodeShutdown",
+        "Shutdown",
+        "Terminated",  # kubelet, graceful node shutdown
+        "TerminationByKubelet",
+        "DeletionByTaintManager",
+        "DeletionByPodGC",
+        "EvictionByEvictionAPI",
+        "DisruptionTarget",
+        "NodeAffinity",  # rejected by a restarted kubelet
+        "UnexpectedAdmissionError",
+        "ContainerStatusUnknown",  # the node was started anew and knows nothing of the container
+        "OutOfcpu",
+        "OutOfmemory",
+        "OutOfpods",
+        "OutOfnvidia.com/gpu",
+    }
+)
+"""Reasons (of a pod, its DisruptionTarget condition, or the local executor) for which a member is not to blame."""
+
+NODE_LOST = frozenset({"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"})
+"""Those of a member whose node does not answer (or must be left at once): it will not be seen to end."""
+
+_NAMES = {
+    exit_codes.USER_ERROR: "UserError",
+    exit_codes.SUPERSEDED: "Superseded",
+    exit_codes.INTERNAL_ERROR: "InternalError",
+    exit_codes.DRAINED: "Drained",
+    exit_codes.WATCHDOG: "Watchdog",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The end of one member, judged."""
+
+    member: str
+    verdict: Verdict
+    reason: str
+    """CamelCase, e.g. OOMKilled, Watchdog, Killed."""
+    text: str
+    """For people: who, how, and its last words."""
+    last_words: str
+    superseded: bool = False
+
+
+def judge(end: Observed) -> Failure:
+    """The verdict on a member that ended (or, where the kubelet restarted it, on its last end)."""
+    verdict, reason = _verdict(end)
+    if verdict == "counted" and end.deleting:
+        verdict, reason = "not_counted", "Deleted"
+    how = [reason]
+    if end.signal:
+        how.append(f"signal {_signal_name(end.signal)}")
+    elif end.exit_code is not None:
+        how.append(f"exit code {end.exit_code}")
+    words = end.message.strip()
+    text = f"{end.key} ended ({', '.join(how)})" + (f": {words}" if words else "")
+    return Failure(end.key, verdict, reason, text, words, superseded=reason == "Superseded")
+
+
+def removal(member: Observed) -> Failure:
+    """The verdict on a live member that someone else deletes, when it is no longer waited for. Never counted."""
+    words = member.message or "someone deleted it"
+    return judge(replace(member, phase="failed", exit_code=None, signal=None, deleting=True, message=words))
+
+
+def root_cause(ends: Iterable[Failure]) -> Failure:
+    """Which end of several at once explains the others: a terminal one, else one that nobody is to blame for (a lost
+    node makes the other ranks fail), else the first counted one."""
+    order: dict[Verdict, int] = {"terminal": 0, "not_counted": 1, "counted": 2, "done": 3}
+    return min(ends, key=lambda end: order[end.verdict])
+
+
+def _verdict(end: Observed) -> tuple[Verdict, str]:
+    if end.exit_code == exit_codes.OK and end.phase != "failed":
+        return "done", "Completed"
+    if end.exit_code == exit_codes.USER_ERROR:
+        return "terminal", _NAMES[exit_codes.USER_ERROR]
+    if end.reason in NOT_OUR_FAULT:
+        return "not_counted", end.reason
+    if end.exit_code in (exit_codes.SUPERSEDED, exit_codes.DRAINED):
+        return "not_counted", _NAMES[end.exit_code]
+    if end.reason == "OOMKilled":
+        return "counted", end.reason
+    if end.signal:
+        return "counted", "Killed"
+    if end.exit_code is not None:
+        return "counted", _NAMES.get(end.exit_code, "Error")
+    return "counted", end.reason or "Unknown"
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return signals.Signals(number or 0).name
+    except ValueError:
+        return str(number)

@@ -1,0 +1,275 @@
+"""What ``decide`` does on a cluster and need not do on one machine, as tables of named steps: pods that others delete
+or that hang, Deployments, and gangs that the operator itself schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from operator_builders import member, wanted
+
+from rz_api.status import RunStatus
+from rz_operator.decisions.decide import Decision, decide
+from rz_operator.decisions.look import LATE_SECONDS
+from rz_operator.decisions.members import Observation, Observed, Reached, Stop, Wanted
+
+OTHERS = (member("ledger-0"), member("reward-0"), member("rollout-0"), member("rollout-1"))
+GANG = (member("trainer-0"), member("trainer-1"))
+ALL = (*OTHERS, *GANG)
+
+
+@dataclass
+class Run:
+    wanted: Wanted
+    status: RunStatus = field(default_factory=RunStatus)
+    decision: Decision = field(default_factory=lambda: Decision((), RunStatus()))
+
+    def see(self, *members: Observed, at: float, way_to: str = "", reached: Reached | None = None) -> list[str]:
+        """Decide on this observation; returns the actions as words, e.g. ``stop trainer-0 i1``."""
+        self.decision = decide(self.wanted, self.status, Observation(members, reached, way_to), at)
+        self.status = self.decision.status
+        return [
+            f"{'stop' if isinstance(action, Stop) else 'start'} {action.role}-{action.index} i{action.incarnation}"
+            for action in self.decision.actions
+        ]
+
+    @property
+    def events(self) -> str:
+        return "\n".join(f"{event.kind} {event.reason}: {event.message}" for event in self.decision.events)
+
+
+def running(timeout: float | None = None, **options: Any) -> Run:
+    """A run that is up and complete, at time 0."""
+    run = Run(replace(wanted(**options), gang_timeout_seconds=timeout))
+    run.see(at=0)
+    assert run.see(*ALL, at=1) == []
+    assert run.status.gang.complete
+    return run
+
+
+def without(*keys: str) -> tuple[Observed, ...]:
+    return tuple(each for each in ALL if each.key not in keys)
+
+
+# --------------------------------------------------------------------------------------- deleted by somebody else
+
+
+def test_a_trainer_pod_that_somebody_deletes_may_end_in_order() -> None:
+    run = running()
+    leaving = member("trainer-1", deleting=True, gone_by=700.0)
+    assert run.see(*without("trainer-1"), leaving, at=100) == []
+    assert run.see(*without("trainer-1"), leaving, at=700 + LATE_SECONDS) == []
+    assert run.status.gang.incarnation == 1
+
+
+@pytest.mark.parametrize(
+    ("leaving", "at", "reason"),
+    [
+        ({"gone_by": 130.0}, 131.0 + LATE_SECONDS, "Deleted"),
+        ({"gone_by": 700.0, "reason": "NodeLost"}, 100.0, "NodeLost"),
+        ({"gone_by": 700.0, "reason": "DeletionByTaintManager"}, 100.0, "DeletionByTaintManager"),
+    ],
+    ids=["its time is long over", "its node is lost", "its node is lost, as newer servers put it"],
+)
+def test_a_trainer_pod_stuck_terminating_is_given_up(leaving: dict[str, Any], at: float, reason: str) -> None:
+    run = running()
+    stuck = member("trainer-1", deleting=True, **leaving)
+    assert "stop trainer-0 i1" in run.see(*without("trainer-1"), stuck, at=at)
+    gang = run.status.gang
+    assert (gang.incarnation, gang.restarts, gang.not_before) == (2, 0, at + 10)
+    assert f"Warning {reason}: trainer-1" in run.events
+    assert "not counted" in run.events
+    # it does not hold up the next gang: within 60 s, although it is still there
+    stuck = replace(stuck, gone_by=min(stuck.gone_by or 0, at + 5))
+    assert run.see(*OTHERS, stuck, at=at + 16) == ["start trainer-0 i2", "start trainer-1 i2"]
+
+
+def test_a_stuck_pod_of_a_gang_that_never_was_complete_is_given_up_too() -> None:
+    run = Run(wanted())
+    run.see(at=0)
+    stuck = member("trainer-1", deleting=True, reason="NodeLost", gone_by=700.0)
+    run.see(*OTHERS, stuck, at=20)
+    assert (run.status.gang.incarnation, run.status.gang.restarts) == (2, 0)
+
+
+def test_a_rank_that_fails_because_another_one_is_being_deleted_is_not_counted() -> None:
+    run = running()
+    preempted = member("trainer-0", deleting=True, gone_by=130.0, reason="PreemptionByScheduler")
+    run.see(*OTHERS, preempted, member("trainer-1", phase="failed", exit_code=70), at=101)
+    assert (run.status.gang.incarnation, run.status.gang.restarts) == (2, 0)
+    assert "PreemptionByScheduler" in run.events
+
+
+def test_the_rest_of_a_broken_gang_gets_no_long_grace_from_somebody_elses_delete() -> None:
+    run = running()
+    drained = member("trainer-0", deleting=True, gone_by=700.0)
+    actions = run.see(*OTHERS, drained, member("trainer-1", phase="failed", exit_code=70), at=101)
+    assert actions == ["stop trainer-0 i1", "stop trainer-1 i1"]
+    assert run.decision.actions[0].grace_seconds == 5.0  # type: ignore[union-attr]
+
+
+def test_a_trainer_pod_that_is_gone_after_its_deletion_has_vanished() -> None:
+    run = running()
+    run.see(*without("trainer-1"), member("trainer-1", deleting=True, gone_by=700.0), at=100)
+    run.see(*without("trainer-1"), at=130)
+    assert (run.status.gang.incarnation, run.status.gang.restarts) == (2, 0)
+    assert "Vanished" in run.events
+
+
+@pytest.mark.parametrize("phase", ["running", "failed"])
+def test_the_successor_of_a_stuck_rollout_waits_for_its_name(phase: str) -> None:
+    run = running()
+    stuck = member("rollout-1", phase=phase, deleting=True, gone_by=130.0, reason="NodeLost")
+    for at in (100, 200, 5_000):
+        assert run.see(*without("rollout-1"), stuck, at=at) == []
+    incarnation = 1 if phase == "running" else 2
+    assert run.see(*without("rollout-1"), at=5_001) == [f"start rollout-1 i{incarnation}"]
+
+
+def test_a_stuck_trainer_does_not_keep_a_suspended_run_from_giving_its_other_nodes_back() -> None:
+    run = running()
+    run.wanted = wanted(suspend=True)
+    run.see(*ALL, at=10)
+    going = [member(f"trainer-{i}", deleting=True, gone_by=610.0) for i in (0, 1)]
+    assert run.see(*OTHERS, *going, at=600) == []
+    assert run.see(*OTHERS, going[0], at=611 + LATE_SECONDS) == ["stop rollout-0 i1", "stop rollout-1 i1"]
+    assert run.see(going[0], at=700) == []
+    assert run.status.phase == "Suspending"
+    run.see(at=800)
+    assert run.status.phase == "Suspended"
+
+
+def test_a_draining_gang_in_which_a_rank_fails_is_told_once_to_hurry() -> None:
+    run = running()
+    run.wanted = wanted(suspend=True)
+    run.see(*ALL, at=10)
+    failed = member("trainer-1", phase="failed", signal=9)
+    assert run.see(*OTHERS, member("trainer-0", deleting=True, gone_by=610.0), failed, at=20) == ["stop trainer-0 i1"]
+    assert run.see(*OTHERS, member("trainer-0", deleting=True, gone_by=25.0), failed, at=21) == []
+
+
+# ------------------------------------------------------------------------------------------------------ Deployments
+
+
+@pytest.mark.parametrize("key", ["ledger-0", "reward-0"])
+def test_a_user_error_in_a_deployment_ends_the_run(key: str) -> None:
+    run = running()
+    words = "the storage folder belongs to another run"
+    run.see(*without(key), member(key, exit_code=64, restarts=1, message=words), at=10)
+    assert (run.status.phase, run.status.reason, run.status.message) == ("Failed", "UserError", words)
+
+
+@pytest.mark.parametrize("key", ["ledger-0", "reward-0"])
+def test_a_deployment_that_somebody_deleted_is_made_again_and_nothing_is_counted(key: str) -> None:
+    run = running()
+    assert run.see(*without(key), member(key, deleting=True), at=10) == []
+    assert run.see(*without(key), at=11) == [f"start {key} i1"]
+    assert run.status.restarts == {}
+
+
+# ---------------------------------------------------------------------------------- gangs that others schedule, or none
+
+
+def pods(incarnation: int, *bound: bool, at: float = 0.0) -> tuple[Observed, ...]:
+    return tuple(
+        member(f"trainer-{i}", incarnation, "running" if b else "pending", bound=b, started_at=at)
+        for i, b in enumerate(bound)
+    )
+
+
+def test_where_somebody_else_sees_to_gangs_a_partial_one_may_wait_for_ever() -> None:
+    run = running(timeout=None)
+    assert run.see(*OTHERS, *pods(1, True, False), at=1_000_000, way_to="elder") == []
+
+
+def test_a_gang_whose_images_cannot_be_pulled_stays_as_it_is() -> None:
+    run = running(timeout=60)
+    waiting = [replace(pod, phase="pending") for pod in pods(1, True, True)]
+    assert run.see(*OTHERS, *waiting, at=1_000_000, way_to="elder") == []
+    assert run.events == ""
+
+
+# ----------------------------------------------------------------------------------- gangs that the operator schedules
+
+
+@pytest.mark.parametrize(
+    "bound", [(True, False), (False, False), (True,)], ids=["a part has nodes", "none has", "one pod was never created"]
+)
+def test_a_gang_whose_time_is_up_is_given_back_whole_and_tried_again_later(bound: tuple[bool, ...]) -> None:
+    run = Run(replace(wanted(), gang_timeout_seconds=60.0))
+    run.see(at=0)
+    missing = [] if len(bound) == 2 else ["start trainer-1 i1"]
+    assert run.see(*OTHERS, *pods(1, *bound), at=60) == missing
+    actions = run.see(*OTHERS, *pods(1, *bound), at=61)
+    assert actions == [f"stop trainer-{i} i1" for i in range(len(bound))] + ["stop rollout-0 i1", "stop rollout-1 i1"]
+    gang = run.status.gang
+    assert (gang.incarnation, gang.restarts, gang.not_before, gang.in_line_since) == (2, 0, 91.0, 91.0)
+    assert f"Warning GangTimeout: {sum(bound)} of the 2 trainer pods had a node after 60 s" in run.events
+    assert run.see(*OTHERS[:2], at=90) == []
+    assert run.see(*OTHERS[:2], at=91) == [
+        "start trainer-0 i2",
+        "start trainer-1 i2",
+        "start rollout-0 i1",
+        "start rollout-1 i1",
+    ]
+
+
+def test_the_wait_of_a_gang_that_never_fits_grows_and_no_restart_is_used_up() -> None:
+    run = Run(replace(wanted(maxRestarts=0), gang_timeout_seconds=60.0))
+    run.see(at=0)
+    waits, now = [], 0.0
+    for incarnation in range(1, 8):
+        now += 61.0
+        run.see(*OTHERS[:2], *pods(incarnation, True, False, at=now - 61.0), at=now)
+        waits.append(run.status.gang.not_before - now)
+        now = run.status.gang.not_before
+        run.see(*OTHERS[:2], at=now)
+    assert waits == [30, 30, 40, 80, 160, 300, 300]
+    assert (run.status.phase, run.status.restarts) == ("Running", {})
+
+
+def test_a_partial_gang_gives_way_to_an_older_one_and_starts_as_soon_as_that_has_its_nodes() -> None:
+    run = Run(replace(wanted(), gang_timeout_seconds=60.0))
+    run.see(at=0)
+    assert run.see(*OTHERS, *pods(1, True, False), at=20, way_to="elder") == [
+        "stop trainer-0 i1",
+        "stop trainer-1 i1",
+        "stop rollout-0 i1",
+        "stop rollout-1 i1",
+    ]
+    assert "Normal GaveWay: the older run elder is short of nodes" in run.events
+    assert (run.status.gang.restarts, run.status.gang.failures_in_a_row, run.status.gang.in_line_since) == (0, 0, 0)
+    assert run.see(*OTHERS[:2], at=25, way_to="elder") == []
+    assert run.events == ""
+    assert run.see(*OTHERS[:2], at=26)[:2] == ["start trainer-0 i2", "start trainer-1 i2"]
+
+
+def test_a_new_run_starts_only_its_ledger_and_reward_while_an_older_one_is_short_of_nodes() -> None:
+    run = Run(replace(wanted(), gang_timeout_seconds=60.0))
+    assert run.see(at=0, way_to="elder") == ["start ledger-0 i1", "start reward-0 i1"]
+
+
+def test_a_wholly_bound_gang_is_never_disturbed() -> None:
+    run = running(timeout=60)
+    assert run.see(*OTHERS, *pods(1, True, True), at=1_000_000, way_to="elder") == []
+    assert run.see(*OTHERS[:3], *pods(1, True, True), at=1_000_001, way_to="elder") == ["start rollout-1 i1"]
+
+
+def test_a_failure_of_a_partial_gang_is_a_failure() -> None:
+    run = Run(replace(wanted(), gang_timeout_seconds=60.0))
+    run.see(at=0)
+    broken = replace(pods(1, True, False)[0], phase="failed", exit_code=70)
+    run.see(*OTHERS, broken, pods(1, True, False)[1], at=61, way_to="elder")
+    assert run.status.gang.restarts == 1
+
+
+def test_a_resumed_run_does_not_wait_for_the_back_off_of_its_last_try() -> None:
+    run = Run(replace(wanted(), gang_timeout_seconds=60.0))
+    run.see(at=0)
+    run.see(*OTHERS, *pods(1, False, False), at=61)
+    run.wanted = replace(run.wanted, suspend=True)
+    run.see(at=62)
+    run.wanted = replace(run.wanted, suspend=False)
+    assert len(run.see(at=63)) == 6
+    assert run.status.gang.in_line_since == 63

@@ -1,0 +1,287 @@
+"""Whose turn it is for nodes: the policy as a table, then many runs with a scheduler that knows no gangs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+import pytest
+from operator_builders import member, wanted
+
+from rz_api.status import RunStatus
+from rz_operator.decisions.decide import decide
+from rz_operator.decisions.gangs import SETTLE_SECONDS, GangView, give_way_to, view, waiting_since
+from rz_operator.decisions.members import Observation, Observed, Start, Wanted
+
+NOW = 10_000.0
+JUST_NOW, LONG_AGO = NOW - SETTLE_SECONDS + 1, NOW - SETTLE_SECONDS
+
+
+def gang(
+    run: str, created: float, pods: int = 0, bound: int = 0, since: float | None = None, **fields: object
+) -> GangView:
+    """Of four pods, in line unless the fields say otherwise."""
+    made = GangView(run, created, wants_nodes=bound < 4, pods=pods, bound=bound, size=4, since=since)
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+UNSTARTED = gang("me", 200)
+PARTIAL = gang("me", 200, pods=4, bound=2, since=LONG_AGO)
+BOUND = gang("me", 200, pods=4, bound=4)
+ELDER = gang("elder", 100)
+ELDER_SHORT = gang("elder", 100, pods=4, bound=1, since=LONG_AGO)
+ELDER_BINDING = gang("elder", 100, pods=4, bound=1, since=JUST_NOW)
+ELDER_BOUND = gang("elder", 100, pods=4, bound=4)
+YOUNGER_SHORT = gang("younger", 300, pods=4, bound=1, since=LONG_AGO)
+
+TABLE: list[tuple[str, GangView, list[GangView], str]] = [
+    ("alone, a gang goes", UNSTARTED, [], ""),
+    ("alone, a partial gang stays", PARTIAL, [], ""),
+    ("one that has not started waits for an older one that has not either", UNSTARTED, [ELDER], "elder"),
+    ("one that has not started waits while an older one is being bound", UNSTARTED, [ELDER_BINDING], "elder"),
+    ("one that has not started waits while an older one is short of nodes", UNSTARTED, [ELDER_SHORT], "elder"),
+    ("one that has not started goes when the older one has all its nodes", UNSTARTED, [ELDER_BOUND], ""),
+    ("a partial gang gives way to an older one that is short of nodes", PARTIAL, [ELDER_SHORT], "elder"),
+    ("a partial gang goes on while an older one is just being bound", PARTIAL, [ELDER_BINDING], ""),
+    ("a partial gang goes on while an older one has no pods", PARTIAL, [ELDER], ""),
+    ("a partial gang goes on when the older one has all its nodes", PARTIAL, [ELDER_BOUND], ""),
+    ("a gang with all its nodes is never disturbed", BOUND, [ELDER_SHORT], ""),
+    ("nobody gives way to a younger one", PARTIAL, [YOUNGER_SHORT], ""),
+    ("the oldest is named", UNSTARTED, [gang("second", 150), ELDER, YOUNGER_SHORT], "elder"),
+    ("runs of the same age go by name: the first", gang("a", 100), [gang("b", 100)], ""),
+    ("runs of the same age go by name: the second", gang("b", 100), [gang("a", 100)], "a"),
+    ("one that backs off, is suspended or finished is passed over", UNSTARTED, [replace(ELDER, wants_nodes=False)], ""),
+    ("one that backs off itself gives way to nobody", replace(UNSTARTED, wants_nodes=False), [ELDER], ""),
+    ("one that joined the line anew is behind those who were in it", UNSTARTED, [replace(ELDER, rejoined=250.0)], ""),
+    ("and before those who came later", gang("me", 300), [replace(ELDER, rejoined=250.0)], "elder"),
+]
+
+
+@pytest.mark.parametrize(("me", "others", "answer"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_the_policy(me: GangView, others: list[GangView], answer: str) -> None:
+    assert give_way_to(me, others, NOW) == answer
+
+
+def pods(incarnation: int, *bound: bool, at: float = 50.0) -> list[Observed]:
+    return [
+        member(f"trainer-{i}", incarnation, "running" if b else "pending", bound=b, started_at=at + i)
+        for i, b in enumerate(bound)
+    ]
+
+
+def status(**gang_fields: object) -> RunStatus:
+    made = RunStatus(phase="Running")
+    return made.model_copy(update={"gang": made.gang.model_copy(update={"incarnation": 3, **gang_fields})})
+
+
+VIEWS: list[tuple[str, RunStatus, list[Observed], bool, tuple[bool, int, int, float | None]]] = [
+    ("a new run is in line", RunStatus(), [], False, (True, 0, 0, None)),
+    ("one with a part of its nodes is in line", status(), pods(3, True, False), False, (True, 2, 1, 50.0)),
+    ("one with a part of its pods is in line", status(), pods(3, True), False, (True, 1, 1, 50.0)),
+    ("one with all its nodes is not", status(), pods(3, True, True), False, (False, 2, 2, None)),
+    ("pods of an old gang do not count", status(), pods(2, True, True), False, (True, 0, 0, None)),
+    ("one that backs off is not in line", status(not_before=NOW + 1), [], False, (False, 0, 0, None)),
+    ("a finished run is not in line", RunStatus(phase="Failed"), [], False, (False, 0, 0, None)),
+    ("one whose first pod is refused is not in line", status(), [], True, (False, 0, 0, None)),
+    ("one whose last pod is refused is in line", status(), pods(3, True), True, (True, 1, 1, 50.0)),
+]
+
+
+@pytest.mark.parametrize(
+    ("run_status", "members", "refused", "expected"), [row[1:] for row in VIEWS], ids=[row[0] for row in VIEWS]
+)
+def test_the_view_of_a_run(
+    run_status: RunStatus,
+    members: list[Observed],
+    refused: bool,
+    expected: tuple[bool, int, int, float | None],
+) -> None:
+    seen = view("r", 5.0, wanted(ranks=2), run_status, members, NOW, refused)
+    assert (seen.wants_nodes, seen.pods, seen.bound, seen.since) == expected
+
+
+def test_a_suspended_run_is_not_in_line() -> None:
+    assert not view("r", 5.0, wanted(suspend=True), RunStatus(), [], NOW, False).wants_nodes
+
+
+# ------------------------------------------------------------------------------------------------ many runs at once
+
+
+@dataclass
+class Arrival:
+    """A run of the simulation; its trainer runs for ``seconds`` once it has all its nodes, and is then gone."""
+
+    name: str
+    at: float
+    size: int
+    seconds: float
+    rollouts: int = 0
+    status: RunStatus = field(default_factory=RunStatus)
+    members: dict[str, Observed] = field(default_factory=dict)
+    whole_at: float | None = None
+    started_at: float | None = None
+    done: bool = False
+    put_back: int = 0
+
+    wanted: Wanted = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.wanted = wanted(ranks=self.size, rollouts=self.rollouts)
+
+
+@dataclass
+class Nodes:
+    """``capacity`` nodes of one pod each, and a scheduler that binds waiting pods one by one, in any order."""
+
+    capacity: int
+    rng: random.Random
+    runs: list[Arrival]
+    timeout: float = 60.0
+    now: float = 0.0
+    births: int = 0
+    decisions: int = 0
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            run.wanted = replace(run.wanted, gang_timeout_seconds=self.timeout)
+
+    def used(self) -> int:
+        return sum(m.bound and m.role in ("trainer", "rollout") for run in self.here() for m in run.members.values())
+
+    def here(self) -> list[Arrival]:
+        return [run for run in self.runs if run.at <= self.now and not run.done]
+
+    def schedule(self) -> None:
+        waiting = [(run, key) for run in self.here() for key, m in run.members.items() if not m.bound]
+        self.rng.shuffle(waiting)
+        for run, key in waiting[: max(0, self.capacity - self.used())]:
+            run.members[key] = replace(run.members[key], bound=True, phase="running")
+        assert self.used() <= self.capacity
+
+    def view(self, run: Arrival) -> GangView:
+        return view(run.name, run.at, run.wanted, run.status, run.members.values(), self.now, False)
+
+    def reconcile(self, run: Arrival, line: list[GangView]) -> None:
+        self.decisions += 1
+        older = give_way_to(self.view(run), [other for other in line if other.run != run.name], self.now)
+        seen = Observation(tuple(run.members.values()), give_way_to=older)
+        decision = decide(run.wanted, run.status, seen, self.now)
+        run.put_back += any(event.reason in ("GangTimeout", "GaveWay") for event in decision.events)
+        run.status = decision.status
+        for action in decision.actions:
+            key = f"{action.role}-{action.index}-{action.incarnation}"
+            if isinstance(action, Start):
+                if action.role == "trainer":
+                    assert not older, f"{run.name} starts although it is the turn of {older}"
+                self.births += 1
+                run.members.setdefault(
+                    key,
+                    Observed(
+                        action.role,
+                        action.index,
+                        action.incarnation,
+                        "pending",
+                        uid=str(self.births),
+                        started_at=self.now,
+                        bound=action.role in ("ledger", "reward"),
+                    ),
+                )
+            else:
+                assert run.whole_at is None or action.role != "trainer", f"{run.name} was disturbed"
+                run.members.pop(key, None)
+
+    def finish(self, run: Arrival) -> None:
+        """The trainer begins when it has all its nodes, and needs one rollout to get on."""
+        gang = run.status.gang.incarnation
+        trainers = [m for m in run.members.values() if m.role == "trainer" and m.incarnation == gang and m.bound]
+        rollouts = [m for m in run.members.values() if m.role == "rollout" and m.bound]
+        if run.whole_at is None and len(trainers) == run.size:
+            run.whole_at = self.now
+        if run.whole_at is not None and run.started_at is None and (rollouts or not run.rollouts):
+            run.started_at = self.now
+        if run.started_at is not None and self.now >= run.started_at + run.seconds:
+            run.done, run.members = True, {}
+
+    def play(self, until_done: list[Arrival], at_most: float, tick: float = 10.0) -> None:
+        while not all(run.done for run in until_done):
+            waiting = [run.name for run in until_done if not run.done]
+            assert self.now < at_most, f"after {at_most:g} s these still wait: {waiting}"
+            here = self.here()
+            line = [self.view(run) for run in here]  # seen a moment ago: two runs may start at once
+            for run in self.rng.sample(here, len(here)):
+                if self.rng.random() < 0.7:  # every run is looked at now and then, not all at once
+                    self.reconcile(run, line)
+                if self.rng.random() < 0.3:
+                    self.schedule()
+            self.schedule()
+            for run in self.here():
+                self.finish(run)
+            self.now += tick
+
+
+def arrivals(rng: random.Random, number: int, capacity: int, rollouts: bool) -> list[Arrival]:
+    """Most fit alone, one in ten never does."""
+    runs, at = [], 0.0
+    for index in range(number):
+        at += rng.expovariate(1 / 60)
+        size = capacity + rng.randrange(1, 4) if rng.random() < 0.1 else rng.randrange(1, capacity)
+        extra = rng.randrange(min(3, max(1, capacity - size + 1))) if rollouts else 0
+        runs.append(Arrival(f"run-{index:03}", at, size, rng.uniform(20, 300), extra))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("seed", "rollouts"),
+    [(0, False), (1, False), (2, True)],
+    ids=["trainers alone", "trainers alone, again", "with rollouts that need nodes as well"],
+)
+def test_of_a_hundred_random_arrivals_every_gang_that_fits_alone_runs(seed: int, rollouts: bool) -> None:
+    rng = random.Random(f"arrivals {seed}")
+    runs = arrivals(rng, 100, 8, rollouts)
+    fit = [run for run in runs if run.size + run.rollouts <= 8]
+    assert 80 <= len(fit) < 100
+    nodes = Nodes(8, rng, runs)
+    nodes.play(fit, at_most=40_000)
+    assert not [run.name for run in runs if run.whole_at is not None and run.size > 8]
+    assert any(run.put_back for run in fit), "somebody should have had to wait"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gangs_that_need_all_nodes_go_in_the_order_of_their_age(seed: int) -> None:
+    rng = random.Random(f"in order {seed}")
+    runs = [Arrival(f"run-{i:02}", 40.0 * i, 4, rng.uniform(50, 200)) for i in range(25)]
+    nodes = Nodes(4, rng, runs, timeout=100_000)
+    nodes.play(runs, at_most=50_000)
+    assert [run.name for run in sorted(runs, key=lambda run: run.whole_at or 0)] == [run.name for run in runs]
+
+
+def test_with_room_for_one_of_two_gangs_that_meet_half_bound_the_older_one_runs_and_the_other_waits() -> None:
+    rng = random.Random(0)
+    old, young = Arrival("old", 0.0, 3, 500.0), Arrival("young", 1.0, 3, 50.0)
+    nodes = Nodes(4, rng, [old, young], timeout=300.0, now=1.0)
+    for run in (old, young):  # neither knew of the other
+        nodes.reconcile(run, [])
+        for index in (0, 1):
+            key = f"trainer-{index}-1"
+            run.members[key] = replace(run.members[key], bound=True, phase="running")
+    nodes.play([old], at_most=1_000)
+    assert old.whole_at is not None
+    assert old.whole_at <= 1 + SETTLE_SECONDS + 60
+    assert old.put_back == 0
+    assert young.put_back >= 1
+    assert young.whole_at is None
+    nodes.play([young], at_most=2_000)
+
+
+def test_any_number_of_older_gangs_that_can_never_fit_let_a_younger_one_have_its_turn() -> None:
+    rng = random.Random(1)
+    giants = [Arrival(f"giant-{i}", float(i), 5 + i, 1.0) for i in range(4)]
+    small = Arrival("small", 10.0, 4, 50.0)
+    nodes = Nodes(4, rng, [*giants, small], timeout=300.0)
+    nodes.play([small], at_most=4 * 330 + 300)
+
+
+def test_a_gang_waits_from_its_first_pod_on() -> None:
+    assert waiting_since(pods(1, True, False, at=70.0), 2) == 70.0
+    assert waiting_since(pods(1, True, True), 2) is None
+    assert waiting_since([], 2) is None

@@ -1,0 +1,207 @@
+"""The prompts of a run: preparation, fingerprint, publication, and refusal of data that changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from rz_api.run import ResolvedRun
+from rz_api.spec import ReasonerZeroRunSpec
+from rz_workers.data.prompt_table import PromptRow, fingerprint, prepare, publish_data, read_table
+from rz_workers.runtime import UserError
+from rz_workers.storage.objects import CorruptObjectError, ObjectMissingError, ObjectStore
+from rz_workers.storage.records import DroppedPrompt
+from rz_workers.storage.run_folder import RunFolder
+
+
+class Characters:
+    """A tokenizer of single characters with token 1 as BOS."""
+
+    bos_token_id = 1
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+MakeSpec = Callable[..., ReasonerZeroRunSpec]
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path) -> MakeSpec:
+    """A spec over two training files and one evaluation set, given as question -> answer."""
+
+    def make(
+        first: dict[str, str] | None = None,
+        second: dict[str, str] | None = None,
+        held_out: dict[str, str] | None = None,
+        max_prompt_tokens: int = 100,
+    ) -> ReasonerZeroRunSpec:
+        problems = {
+            "first": first or {"1+1": "2", "2+2": "4"},
+            "second": second or {"3+3": "6"},
+            "held-out": held_out or {"4+4": "8"},
+        }
+        for name, rows in problems.items():
+            lines = [json.dumps({"question": question, "answer": answer}) for question, answer in rows.items()]
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        uris = {name: str(tmp_path / f"{name}.jsonl") for name in problems}
+        return ReasonerZeroRunSpec.model_validate(
+            {
+                "model": {"name": "base"},
+                "storage": {"uri": str(tmp_path / "run")},
+                "data": {
+                    "train": [{"uri": uris["first"]}, {"uri": uris["second"]}],
+                    "eval": [{"name": "held-out", "uri": uris["held-out"]}],
+                    "promptTemplate": "Q: {question} =?",
+                    "maxPromptTokens": max_prompt_tokens,
+                },
+                "algorithm": {"promptsPerStep": 2, "epochs": 5},
+            }
+        )
+
+    return make
+
+
+def open_folder(spec: ReasonerZeroRunSpec) -> RunFolder:
+    run = ResolvedRun(name="tiny", uid="uid-1", spec=spec)
+    return RunFolder.claim(ObjectStore(spec.storage.uri), run)
+
+
+def row(prompt_id: str, question: str, answer: str) -> PromptRow:
+    text = f"Q: {question} =?"
+    return PromptRow(prompt_id, text, (1, *map(ord, text)), answer)
+
+
+def test_sources_are_concatenated_rendered_and_tokenized(make_spec: MakeSpec) -> None:
+    prepared = prepare(make_spec(), Characters())
+    assert prepared.train == (row("0-0", "1+1", "2"), row("0-1", "2+2", "4"), row("1-0", "3+3", "6"))
+    assert prepared.eval == {"held-out": (row("held-out-0", "4+4", "8"),)}
+    assert prepared.dropped == ()
+
+
+def test_prompts_over_the_limit_are_dropped_and_listed(make_spec: MakeSpec) -> None:
+    spec = make_spec(first={"1+1": "2", "10+10": "20"}, held_out={"4+4": "8", "40+40": "80"}, max_prompt_tokens=10)
+    prepared = prepare(spec, Characters())
+    assert [kept.prompt_id for kept in prepared.train] == ["0-0", "1-0"]
+    assert prepared.dropped == (
+        DroppedPrompt(prompt_id="0-1", tokens=12),
+        DroppedPrompt(prompt_id="held-out-1", tokens=12),
+    )
+
+
+def test_a_limit_that_drops_everything_is_the_users_to_change(make_spec: MakeSpec) -> None:
+    with pytest.raises(UserError, match=r"data\.train: found 3 prompts, the shortest of 10 tokens.*raise data\.max"):
+        prepare(make_spec(max_prompt_tokens=9), Characters())
+
+
+def test_a_tokenizer_that_loses_text_stops_the_run(make_spec: MakeSpec) -> None:
+    class Deaf(Characters):
+        def encode(self, text: str, **_: Any) -> list[int]:
+            return super().encode(text.replace("+", ""))
+
+    with pytest.raises(UserError, match="does not round-trip the prompt"):
+        prepare(make_spec(), Deaf())
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        pytest.param({}, True, id="nothing"),
+        pytest.param({"held_out": {"5+5": "10"}}, True, id="only the evaluation set"),
+        pytest.param({"first": {"1+1": "2", "2+2": "5"}}, False, id="an answer"),
+        pytest.param({"first": {"1+1": "2", "2+3": "4"}}, False, id="a question"),
+        pytest.param({"first": {"2+2": "4", "1+1": "2"}}, False, id="the order"),
+        pytest.param({"second": {"3+3": "6", "5+5": "10"}}, False, id="one problem more"),
+    ],
+)
+def test_the_fingerprint_is_of_the_training_prompts_in_order(
+    make_spec: MakeSpec, changed: dict[str, Any], same: bool
+) -> None:
+    before = prepare(make_spec(), Characters()).fingerprint
+    assert (prepare(make_spec(**changed), Characters()).fingerprint == before) is same
+
+
+def test_the_fingerprint_does_not_change_between_versions_of_this_project() -> None:
+    assert fingerprint([PromptRow("0-0", "text is not part of it", (1, 2), "é")]) == (
+        "07208477f6bdf61570174ceee18e3d0bb914cec13da44c313ec29d39e17377e0"
+    )
+
+
+def test_published_tables_come_back(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    prepared, folder = prepare(spec, Characters()), open_folder(spec)
+    manifest = publish_data(folder, spec, prepared)
+    reader = RunFolder.open(ObjectStore(spec.storage.uri))
+    assert reader is not None
+    assert reader.data_manifest() == manifest
+    assert (manifest.num_prompts, manifest.eval_sets, manifest.fingerprint) == (
+        3,
+        {"held-out": 1},
+        prepared.fingerprint,
+    )
+    assert read_table(reader, "train") == list(prepared.train)
+    assert read_table(reader, "eval-held-out") == list(prepared.eval["held-out"])
+
+
+def test_the_manifest_says_how_many_steps_the_run_takes(make_spec: MakeSpec) -> None:
+    """5 epochs of 3 prompts, 2 a step: 15 / 2, rounded up."""
+    spec = make_spec()
+    assert publish_data(open_folder(spec), spec, prepare(spec, Characters())).total_steps == 8
+
+
+def test_publishing_again_writes_nothing(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    first = publish_data(open_folder(spec), spec, prepare(spec, Characters()))
+    store = ObjectStore(spec.storage.uri)
+    before = {key: store.get(key) for key in store.list("")}
+    assert publish_data(open_folder(spec), spec, prepare(spec, Characters())) == first
+    assert {key: store.get(key) for key in store.list("")} == before
+
+
+def test_tables_without_a_manifest_do_not_count_and_are_written_again(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    folder = open_folder(spec)
+    folder.store.put_new("data/train.parquet", b"half of it")
+    with pytest.raises(ObjectMissingError, match=r"names no 'data/train\.parquet'"):
+        read_table(folder, "train")
+    publish_data(folder, spec, prepare(spec, Characters()))
+    assert len(read_table(folder, "train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        pytest.param({"second": {"3+4": "7"}}, r"data\.train: found 3 prompts with fingerprint", id="training data"),
+        pytest.param({"held_out": {"4+5": "9"}}, r"data\.eval: held-out", id="an evaluation set"),
+    ],
+)
+def test_a_resume_with_other_data_is_refused(make_spec: MakeSpec, changed: dict[str, Any], reason: str) -> None:
+    spec = make_spec()
+    publish_data(open_folder(spec), spec, prepare(spec, Characters()))
+    other = make_spec(**changed)
+    with pytest.raises(UserError, match=rf"the data changed since .*{reason}.*restore the files"):
+        publish_data(open_folder(other), other, prepare(other, Characters()))
+
+
+def test_a_damaged_table_is_detected(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    folder = open_folder(spec)
+    publish_data(folder, spec, prepare(spec, Characters()))
+    folder.store.put("data/train.parquet", folder.store.get("data/train.parquet")[:-1] + b"X")
+    with pytest.raises(CorruptObjectError, match=r"data/train\.parquet"):
+        read_table(folder, "train")
+
+
+def test_duckdb_reads_the_prompt_table(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    publish_data(open_folder(spec), spec, prepare(spec, Characters()))
+    query = f"SELECT prompt_id, len(prompt_token_ids) FROM '{spec.storage.uri}/data/train.parquet' ORDER BY 1"
+    assert duckdb.sql(query).fetchall() == [("0-0", 10), ("0-1", 10), ("1-0", 10)]

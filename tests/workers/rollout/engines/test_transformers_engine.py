@@ -1,0 +1,184 @@
+"""The transformers engine: the contract, and its log-probs against the plain model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_contract import EngineContract, MakeEngine, by_row, model_of
+from rollout_builders import (
+    MAX_MODEL_TOKENS,
+    build_engine,
+    build_model,
+    never,
+    params,
+    requests,
+    weights_of,
+)
+
+from rz_workers.rollout.engines.interface import Finished, SampleRequest, WeightsMismatchError
+from rz_workers.rollout.engines.transformers.decode import distinct_prompts, gaps
+from rz_workers.rollout.engines.transformers.engine import TransformersEngine
+from rz_workers.runtime import UserError
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> MakeEngine:
+    def make(version: int = 0, seed: int = 0, kind: str = "tied") -> tuple[TransformersEngine, dict[str, torch.Tensor]]:
+        model = model_of(tmp_path / kind, kind, seed)
+        return build_engine(tmp_path / kind, model, version), weights_of(model)
+
+    return make
+
+
+class TestTransformersEngine(EngineContract):
+    pass
+
+
+# ------------------------------------------------------------------------------------------------------ log-probs
+
+
+def plain_logprobs(model: Any, request: SampleRequest, response: Finished, temperature: float = 1.0) -> torch.Tensor:
+    """[T] by one full forward pass without cache, padding or batch."""
+    ids = torch.tensor([[*request.prompt_token_ids, *response.token_ids]])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, len(request.prompt_token_ids) - 1 : -1]
+    logprobs = torch.log_softmax(logits / temperature, dim=-1)
+    return logprobs.gather(-1, torch.tensor(response.token_ids)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied embeddings", "a head of its own"])
+def test_logprobs_are_those_of_a_plain_forward_with_padding_and_dropped_rows(
+    tmp_path: Path, family: str, tied: bool
+) -> None:
+    model = build_model(tmp_path, family, tied=tied)
+    engine = build_engine(tmp_path, model)
+    rows = requests(4, 6, lengths=(1, 20))
+    responses = by_row(engine, rows, params(stop=("</answer>",), max_new_tokens=50))
+    assert len({len(response.token_ids) for response in responses}) > 5, "rows should be dropped at many lengths"
+    for request, response in zip(rows, responses, strict=True):
+        expected = plain_logprobs(model, request, response)
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
+
+
+def test_logprobs_are_right_across_several_enlargements_of_the_cache(tmp_path: Path) -> None:
+    model = build_model(tmp_path, kv_heads=4)
+    rows = requests(2, 2)
+    for response in by_row(build_engine(tmp_path, model), rows, params(max_new_tokens=200)):
+        expected = plain_logprobs(model, rows[response.index], response)
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
+
+
+def test_logprobs_are_those_of_the_distribution_at_its_temperature(tmp_path: Path) -> None:
+    model = build_model(tmp_path)
+    rows = requests(2, 3)
+    for response in by_row(build_engine(tmp_path, model), rows, params(temperature=0.6)):
+        expected = plain_logprobs(model, rows[response.index], response, temperature=0.6)
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
+
+
+def test_bfloat16_weights_are_sampled_in_bfloat16(tmp_path: Path) -> None:
+    model = build_model(tmp_path)
+    engine = TransformersEngine(tmp_path, "bfloat16", MAX_MODEL_TOKENS)
+    engine.load_weights(0, {name: tensor.bfloat16() for name, tensor in weights_of(model).items()})
+    rows = requests(3, 4, lengths=(1, 12))
+    for response in by_row(engine, rows):
+        expected = plain_logprobs(model.bfloat16(), rows[response.index], response)
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected.float(), rtol=0, atol=0.1)
+
+
+# -------------------------------------------------------------------------------------------------- other processes
+
+SCRIPT = """
+import json, sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[2]))
+from rollout_builders import build_engine, build_model, never, params, requests
+folder = Path(sys.argv[1])
+responses = build_engine(folder, build_model(folder)).generate(requests(), params(stop=("</answer>",)), never)
+print(json.dumps([[r.index, r.token_ids, r.logprobs] for r in responses]))
+"""
+
+
+def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:
+    engine = build_engine(tmp_path, build_model(tmp_path))
+    here = [
+        [r.index, list(r.token_ids), list(r.logprobs)]
+        for r in engine.generate(requests(), params(stop=("</answer>",)), never)
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(tmp_path),
+        str(torch.get_num_threads()),
+        str(Path(__file__).parents[1]),
+    ]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert json.loads(output.splitlines()[-1]) == here
+
+
+# ------------------------------------------------------------------------------------------------------- stopping
+
+
+def test_eos_tokens_of_the_generation_configuration_stop_too(tmp_path: Path) -> None:
+    model = build_model(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 4]}))
+    responses = by_row(build_engine(tmp_path, model), requests(4, 16), params(max_new_tokens=60))
+    ends = {response.token_ids[-1] for response in responses if response.stop_reason == "eos"}
+    assert {3, 4} <= ends
+    assert not any({3, 4} & set(response.token_ids[:-1]) for response in responses)
+
+
+# -------------------------------------------------------------------------------------------------------- weights
+
+
+def test_tied_tensors_that_were_published_apart_must_agree(tmp_path: Path) -> None:
+    model = build_model(tmp_path, tied=True)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine = TransformersEngine(tmp_path, "float32", MAX_MODEL_TOKENS)
+    engine.load_weights(0, weights)
+    weights["lm_head.weight"] += 1
+    with pytest.raises(WeightsMismatchError, match="differ, but the model's configuration ties them"):
+        engine.load_weights(1, weights)
+
+
+def test_a_model_with_a_sliding_window_is_refused(tmp_path: Path) -> None:
+    build_model(tmp_path, "qwen2")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.update(use_sliding_window=True, sliding_window=16, max_window_layers=0)
+    config.pop("layer_types", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"sliding_attention.*rollout.engine vllm"):
+        TransformersEngine(tmp_path, "float32", MAX_MODEL_TOKENS)
+
+
+# ------------------------------------------------------------------------------------------------------ pure parts
+
+
+@pytest.mark.parametrize(
+    ("rows", "ended", "want"),
+    [
+        pytest.param(6, [1, 4], ([1], [5], 4), id="the last row moves into the gap"),
+        pytest.param(6, [4, 5], ([], [], 4), id="gaps at the end need no move"),
+        pytest.param(6, [0, 1, 2], ([0, 1, 2], [3, 4, 5], 3), id="half of the rows move"),
+        pytest.param(3, [0, 1], ([0], [2], 1), id="one row is left"),
+    ],
+)
+def test_gaps_are_closed_from_the_end(rows: int, ended: list[int], want: tuple[list[int], list[int], int]) -> None:
+    holes, movers, kept = gaps(rows, ended)
+    assert (holes.tolist(), movers.tolist(), kept) == want
+
+
+def test_prompts_are_computed_once_for_all_rows_that_share_them() -> None:
+    rows = [SampleRequest(prompt, 0) for prompt in ((1, 2), (3,), (1, 2))]
+    prompts, of_row = distinct_prompts(rows)
+    assert (prompts, of_row.tolist()) == ([(1, 2), (3,)], [0, 1, 0])

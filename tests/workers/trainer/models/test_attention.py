@@ -1,0 +1,74 @@
+"""Attention within the trajectories of a pack: every way gives what each trajectory alone gives."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from rz_workers.trainer.models import attention
+from rz_workers.trainer.models.attention import PackLayout, alike, attend
+
+CPU = torch.device("cpu")
+
+
+class Layer(nn.Module):
+    num_key_value_groups = 2
+
+
+def pack(lengths, heads=4, kv_heads=2, size=8, dtype=torch.float64, device=CPU):
+    generator = torch.Generator().manual_seed(1)
+    total = sum(lengths)
+    shapes = [(1, heads, total, size), (1, kv_heads, total, size), (1, kv_heads, total, size)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for shape in shapes]
+
+
+def one_by_one(query, key, value, lengths):
+    key, value = (tensor.repeat_interleave(2, dim=1) for tensor in (key, value))
+    parts = zip(*(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True)
+    out = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3) for q, k, v in parts]
+    return torch.cat(out, dim=2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (3, 1, 4), (1, 1, 1), (600, 3, 2, 290, 1, 310)], ids=str)
+def test_a_pack_attends_as_each_of_its_trajectories_alone(lengths):
+    tensors = pack(lengths)
+    out, _ = attend(Layer(), *tensors, None, scaling=0.3, pack_layout=PackLayout(lengths, CPU))
+    torch.testing.assert_close(out, one_by_one(*tensors, lengths), rtol=0, atol=1e-12)
+
+
+def test_short_trajectories_do_not_pay_for_a_long_one():
+    lengths = [8000, *[100] * 80]
+    padded = sum(len(group) * max(lengths[i] for i in group) ** 2 for group in alike(lengths))
+    assert padded < 1.1 * sum(length**2 for length in lengths)
+
+
+@pytest.mark.parametrize("lengths", [(30, 28, 25, 31), (40, 1, 1, 1, 1)], ids=str)
+def test_little_padding_is_cheaper_than_another_grid(lengths):
+    assert len(alike(lengths)) == 1
+
+
+def written_out_varlen(query, key, value, bounds_q, bounds_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
+    """What torch documents of ``varlen_attn``, for causal windows."""
+    assert bounds_q.dtype == bounds_k.dtype == torch.int32
+    assert window_size == (-1, 0)
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    lengths = bounds_q.diff().tolist()
+    assert longest_q == longest_k == max(lengths)
+    tensors = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]
+    return one_by_one(*tensors, lengths)[0]
+
+
+def test_the_kernel_for_gpus_is_called_with_the_packs_bounds(monkeypatch):
+    monkeypatch.setattr(attention, "varlen_attn", written_out_varlen)
+    lengths = (3, 1, 4)
+    query, key, value = pack(lengths)
+    out = attention.varlen(query[0], key[0], value[0], PackLayout(lengths, CPU), 0.3)
+    torch.testing.assert_close(out, one_by_one(query, key, value, lengths)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on GPUs alone")
+def test_the_kernel_for_gpus_agrees_with_each_trajectory_alone():
+    device, lengths = torch.device("cuda"), (600, 3, 2, 290)
+    tensors = pack(lengths, size=64, dtype=torch.bfloat16, device=device)
+    out, _ = attend(Layer(), *tensors, None, scaling=0.3, pack_layout=PackLayout(lengths, device))
+    torch.testing.assert_close(out, one_by_one(*tensors, lengths), rtol=0.02, atol=0.02)

@@ -1,0 +1,299 @@
+"""Checkpoints: policy, critic and both optimizers, in object storage, manifest last.
+
+``checkpoints/step-000055-i1`` holds the state after 55 policy updates *and* the critic's updates on the data of step
+54, so that policy and critic agree; training goes on with step 55. Nothing random needs saving: every seed follows
+from (seed, step). Nothing but tensors is saved: the optimizers' other values follow from the spec and the step.
+
+``Checkpoints.save`` copies the state to the host; a thread writes the copy while the next step runs
+(``checkpoint_files`` has the format). What ranks have to tell each other for that goes over a process group of its own,
+because two threads must not use one group.
+
+Called by ``rz_workers.trainer.main``, by ``initial`` (``model.initFrom``) and by ``export``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from pydantic import ValidationError
+from torch import Tensor, nn, optim
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from rz_workers.runtime import WorkerError
+from rz_workers.storage import layout
+from rz_workers.storage.objects import CorruptObjectError, ObjectStore, data_entry
+from rz_workers.storage.records import CheckpointIndex, CheckpointManifest
+from rz_workers.storage.run_folder import RunFolder, check_entry
+from rz_workers.trainer.durable.checkpoint_files import ObjectReader, ObjectWriter, PiecePlanner, load_planner
+from rz_workers.trainer.method.learner import Learner
+from rz_workers.trainer.models.actor_critic import distinct_tensors
+from rz_workers.trainer.ranks import Ranks, local
+
+__all__ = ["Checkpoints", "load_weights", "newest", "read_index", "stored"]
+
+log = logging.getLogger(__name__)
+
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+# ------------------------------------------------------------------------------------------------------ what is stored
+
+
+def stored(folder: RunFolder) -> dict[layout.Numbered, str]:
+    """The complete checkpoints: (step, incarnation) -> prefix. One whose manifest names files that are gone is none: a
+    gang that was overtaken may write a manifest when the newer gang has cleared its files away."""
+    keys = set(folder.store.list(layout.CHECKPOINTS))
+    complete = {}
+    for place in {place for key in keys if (place := layout.parse_checkpoint(key)) is not None}:
+        prefix = layout.checkpoint_prefix(*place)
+        if layout.manifest_key(prefix) not in keys:
+            continue
+        manifest = folder.document(layout.manifest_key(prefix), CheckpointManifest)
+        if manifest is None:  # deleted since the listing
+            continue
+        needed = {layout.checkpoint_index_key(prefix), *(f"{prefix}/{file}" for file in manifest.files)}
+        if needed <= keys:
+            complete[place] = prefix
+        else:
+            log.warning("%s does not count: %d of its files are missing", prefix, len(needed - keys))
+    return complete
+
+
+def newest(folder: RunFolder) -> str | None:
+    """Prefix of the newest complete checkpoint (highest step, then highest incarnation); None without one."""
+    complete = stored(folder)
+    return complete[max(complete)] if complete else None
+
+
+def read_index(store: ObjectStore, prefix: str) -> tuple[CheckpointManifest, CheckpointIndex]:
+    """What a checkpoint is made of.
+
+    Raises ObjectMissingError when there is no manifest, CorruptObjectError when it or the index is not what was
+    written.
+    """
+    where = f"{store.uri}: {layout.checkpoint_index_key(prefix)}"
+    try:
+        manifest = CheckpointManifest.model_validate_json(store.get(layout.manifest_key(prefix)))
+        data = store.get(layout.checkpoint_index_key(prefix))
+        check_entry(where, data_entry(data), manifest.index)
+        return manifest, CheckpointIndex.model_validate_json(data)
+    except ValidationError as error:
+        raise CorruptObjectError(f"{store.uri}: {prefix} is no checkpoint of this version: {error}") from error
+
+
+def load_weights(store: ObjectStore, prefix: str, models: Mapping[str, nn.Module]) -> None:
+    """Put a checkpoint's weights into whole models on this process, by part (``policy``, ``critic``).
+
+    Raises ValueError when the models are others than those of the checkpoint, StorageError when a file is missing or
+    damaged.
+    """
+    _, index = read_index(store, prefix)
+    state = {name: tensor for part, module in models.items() for name, tensor in _weights(part, module).items()}
+    unlike = _difference(index, state)
+    if unlike is not None:
+        raise ValueError(unlike)
+    _read(store, prefix, index, state, group=None)
+
+
+def _difference(index: CheckpointIndex, state: Mapping[str, Tensor]) -> str | None:
+    """The first of these tensors that the checkpoint has not, or has in another shape; None where it has them all."""
+    for name, tensor in state.items():
+        stored = index.tensors.get(name)
+        if stored is None:
+            return f"the checkpoint has no tensor {name!r}"
+        if stored.shape != tuple(tensor.shape):
+            return f"the checkpoint's tensor {name!r} is {list(stored.shape)}, the model's {list(tensor.shape)}"
+    return None
+
+
+# --------------------------------------------------------------------------------------------------- save and resume
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What was copied at a step boundary, besides the tensors."""
+
+    step: int
+    policy_steps: int
+    critic_steps: int
+
+
+class Checkpoints:
+    """One rank's checkpoints; every rank of the gang has one and calls the same methods in the same order."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        ranks: Ranks,
+        learner: Learner,
+        incarnation: int,
+        *,
+        before_manifest: Callable[[], None] = lambda: None,
+        when_stored: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Both calls are made on the first rank, in the thread that writes: ``before_manifest`` when the data are
+        there, ``when_stored`` with the step once the checkpoint counts."""
+        self._folder, self._ranks, self._learner, self._incarnation = folder, ranks, learner, incarnation
+        self._before_manifest, self._when_stored = before_manifest, when_stored
+        limit = timedelta(seconds=learner.spec.trainer.watchdog_seconds)
+        self._group = dist.new_group(backend="gloo", timeout=limit) if dist.is_initialized() else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._job: Future[None] | None = None
+        self._copy: dict[str, Tensor] = {}
+        self.step = 0
+        """Of the newest checkpoint that counts; 0 where there is none."""
+        self.doing: str | None = None
+        """What the thread does: ``data``, ``manifest`` (first rank), ``retention`` (first rank), or nothing."""
+
+    def resume(self) -> int:
+        """Load the newest checkpoint; returns the step that training goes on with, 0 where there is none.
+
+        Raises StorageError when a file is missing or damaged.
+        """
+        prefix = self._ranks.from_first(newest(self._folder) if self._ranks.is_first else None)
+        if prefix is None:
+            return 0
+        manifest, index = read_index(self._folder.store, prefix)
+        state = _state(self._learner)
+        _read(self._folder.store, prefix, index, state, self._group)
+        _put_back(self._learner, state)
+        self._learner.policy_steps, self._learner.critic_steps = manifest.policy_steps, manifest.critic_steps
+        self.step = manifest.step
+        log.info("resumed from %s, written by %d rank(s)", prefix, manifest.world_size)
+        return manifest.step
+
+    def save(self, step: int) -> None:
+        """Copy the state before ``step``, and begin to store it. Waits for the checkpoint before; raises as ``wait``
+        does."""
+        self.wait()
+        taken = _Taken(step, self._learner.policy_steps, self._learner.critic_steps)
+        for name, tensor in _state(self._learner).items():
+            if name in self._copy:
+                local(self._copy[name]).copy_(local(tensor))
+            else:
+                self._copy[name] = tensor.to("cpu", copy=True)
+        self._job = self._thread.submit(self._store, taken)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is under way: ``wait`` would return, or raise, at once."""
+        return self._job is None or self._job.done()
+
+    def wait(self) -> None:
+        """Until what ``save`` began is stored. Raises what went wrong with it, on every rank: SupersededError when a
+        newer gang is at work, StorageError when storage failed."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def _store(self, taken: _Taken) -> None:
+        started = time.monotonic()
+        prefix = layout.checkpoint_prefix(taken.step, self._incarnation)
+
+        def finish(index: CheckpointIndex, files: dict[str, int]) -> None:
+            self._finish(taken, prefix, index, files)
+
+        self.doing = "data"
+        try:
+            writer = ObjectWriter(self._folder.store, prefix, self._ranks.rank, finish)
+            with _plainly(self._group):
+                state_dict_saver.save(
+                    dict(self._copy), storage_writer=writer, planner=PiecePlanner(), process_group=self._group
+                )
+            self.step = taken.step
+            if self._ranks.is_first:
+                log.info("stored %s in %.1f s", prefix, time.monotonic() - started)
+                self.doing = "retention"
+                self._when_stored(taken.step)
+        finally:
+            self.doing = None
+
+    def _finish(self, taken: _Taken, prefix: str, index: CheckpointIndex, files: dict[str, int]) -> None:
+        """On the first rank, when every rank has written: index, then manifest."""
+        self.doing = "manifest"
+        store, data = self._folder.store, index.model_dump_json().encode()
+        store.put(layout.checkpoint_index_key(prefix), data)
+        self._before_manifest()
+        self._folder.check_newest(self._incarnation)
+        manifest = CheckpointManifest(
+            step=taken.step,
+            incarnation=self._incarnation,
+            world_size=self._ranks.world_size,
+            policy_steps=taken.policy_steps,
+            critic_steps=taken.critic_steps,
+            files=files,
+            index=data_entry(data),
+        )
+        store.put_new(layout.manifest_key(prefix), manifest.model_dump_json(indent=1).encode())
+
+
+# ------------------------------------------------------------------------------------------------------- the tensors
+
+
+def _parts(learner: Learner) -> list[tuple[str, nn.Module, optim.Optimizer]]:
+    parts: list[tuple[str, nn.Module, optim.Optimizer]] = [("policy", learner.policy, learner.policy_optimizer)]
+    if learner.critic is not None and learner.critic_optimizer is not None:
+        parts.append(("critic", learner.critic, learner.critic_optimizer))
+    return parts
+
+
+def _state(learner: Learner) -> dict[str, Tensor]:
+    """The learner's tensors, not copied: ``policy/weights/NAME``, ``policy/optimizer/state.NAME.exp_avg``, …"""
+    state: dict[str, Tensor] = {}
+    for part, module, optimizer in _parts(learner):
+        state |= _weights(part, module)
+        moments: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
+        state |= {f"{part}/optimizer/{name}": value for name, value in moments.items() if isinstance(value, Tensor)}
+    return state
+
+
+def _weights(part: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{part}/weights/{name}": tensor for name, tensor in distinct_tensors(module).items()}
+
+
+def _put_back(learner: Learner, state: Mapping[str, Tensor]) -> None:
+    """Hand the optimizers what was read; the weights were read in place."""
+    for part, module, optimizer in _parts(learner):
+        start = f"{part}/optimizer/"
+        read = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+        others: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
+        set_optimizer_state_dict(module, optimizer, others | read, options=_FLAT)
+
+
+def _read(store: ObjectStore, prefix: str, index: CheckpointIndex, state: dict[str, Tensor], group: Any) -> None:
+    """Fill the tensors of ``state``, each rank its shards; without a group this process reads for itself alone."""
+    reader = ObjectReader(store, prefix, index)
+    with _plainly(group):
+        state_dict_loader.load(
+            dict(state), storage_reader=reader, planner=load_planner(), process_group=group, no_dist=group is None
+        )
+
+
+@contextlib.contextmanager
+def _plainly(group: Any) -> Iterator[None]:
+    """Around a call into ``torch.distributed.checkpoint``: our own errors come out as they went in, and without a
+    process group (``rz export``) torch does not ask whether a single process is meant."""
+    try:
+        with warnings.catch_warnings() if group is None else contextlib.nullcontext():
+            if group is None:
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+            yield
+    except CheckpointException as error:
+        causes = [cause for _, (cause, _) in sorted(error.failures.items())]
+        ours = next((cause for cause in causes if isinstance(cause, WorkerError)), None)
+        raise ours or RuntimeError(f"torch.distributed.checkpoint failed: {error}") from error

@@ -1,0 +1,148 @@
+"""Attention within the trajectories of a pack, through transformers' attention interface.
+
+A pack is one sequence of T tokens with several trajectories (``rz_workers.trainer.method.batch.MicroBatch``). Linear
+layers work on the pack as it is, without padding; attention costs the trajectories' own squares, not the pack's:
+
+- on a GPU, in bfloat16 or float16, by torch's varlen kernel (flash attention over ``bounds``);
+- elsewhere by ordinary scaled dot-product attention on grids with a row for each trajectory; those of like length share
+  a grid, so that padding costs little.
+
+``models`` loads every model with ``PACKED_SDPA``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv
+
+PACKED_SDPA = "rz_packed_sdpa"
+"""Name under which ``attend`` is registered with transformers (``attn_implementation``)."""
+
+PADDING = 1.5
+"""Most that the cells of a grid's squares may be of those of its trajectories, beyond ``SMALL``."""
+
+SMALL = 256 * 256
+"""Padding that is cheaper than one more grid, in cells of the attention matrix."""
+
+
+class PackLayout:
+    """Where the trajectories of a pack are; made once for a pass, used in every layer."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        """``lengths``: tokens of each trajectory, in the pack's order."""
+        self.lengths, self.longest, self._device = tuple(lengths), max(lengths), device
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """``[S + 1]`` int32: where each trajectory starts and the last one ends."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32).to(self._device)
+
+    @cached_property
+    def grids(self) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Grids ``[S, L]`` of S trajectories, the longest of L tokens, with the pack's token of each cell; and ``[T]``
+        the cell of each token, counted through all grids.
+
+        Example: trajectories of 3 and 1 tokens: one grid ``[[0 1 2] [3 0 0]]``, cells ``[0 1 2 3]``. Cells that are no
+        token repeat token 0; causal attention never lets a token see them.
+        """
+        starts = [0, *accumulate(self.lengths)]
+        grids, cells, cell = [], torch.empty(starts[-1], dtype=torch.int64), 0
+        for members in alike(self.lengths):
+            columns = torch.arange(self.lengths[members[0]])
+            length = torch.tensor([self.lengths[m] for m in members])[:, None]
+            start = torch.tensor([starts[m] for m in members])[:, None]
+            grids.append(torch.where(columns < length, start + columns, 0).to(self._device))
+            for m in members:
+                cells[starts[m] : starts[m + 1]] = torch.arange(cell, cell + self.lengths[m])
+                cell += len(columns)
+        return tuple(grids), cells.to(self._device)
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Trajectories that share a grid: indices into ``lengths``, the longest first, a new grid where padding would cost
+    more than ``PADDING`` allows."""
+    groups: list[list[int]] = []
+    squares = 0
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        own = lengths[i] ** 2
+        if groups:
+            padded = (len(groups[-1]) + 1) * lengths[groups[-1][0]] ** 2
+            if padded - (squares + own) <= max(SMALL, (PADDING - 1) * (squares + own)):
+                groups[-1].append(i)
+                squares += own
+                continue
+        groups.append([i])
+        squares = own
+    return groups
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    pack_layout: PackLayout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of each trajectory with itself, in the form that transformers calls.
+
+    Args:
+        query: ``[1, H, T, D]``; key and value ``[1, H or fewer, T, D]``. attention_mask: not used; None. pack_layout:
+        absent means that the sequences of the batch are whole (``[B, H, T, D]``), as in an ordinary forward pass.
+
+    Returns:
+        ``[1, T, H, D]`` and None (no attention weights).
+    """
+    groups = getattr(module, "num_key_value_groups", 1)
+    if pack_layout is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return varlen(query[0], key[0], value[0], pack_layout, scaling)[None], None
+    if groups > 1:
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if pack_layout is None:
+        plain = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, scale=scaling)
+        return plain.transpose(1, 2).contiguous(), None
+    tokens = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    grids, cells = pack_layout.grids
+    outputs = []
+    for grid in grids:
+        q, k, v = (_spread(tensor, grid) for tensor in tokens)
+        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]))
+    return torch.cat(outputs).index_select(0, cells)[None], None
+
+
+def varlen(query: Tensor, key: Tensor, value: Tensor, pack_layout: PackLayout, scaling: float | None) -> Tensor:
+    """The same by torch's flash attention kernel: ``[H, T, D]`` (fewer heads of keys and values) ``-> [T, H, D]``."""
+    bounds, longest = pack_layout.bounds, pack_layout.longest
+    q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    out = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=len(query) > len(key)
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _spread(tokens: Tensor, grid: Tensor) -> Tensor:
+    """``[T, H, D] -> [S, H, L, D]``."""
+    picked = tokens.index_select(0, grid.reshape(-1))
+    return picked.view(*grid.shape, *tokens.shape[1:]).transpose(1, 2)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+AttentionInterface.register(PACKED_SDPA, attend)
+AttentionMaskInterface.register(PACKED_SDPA, _no_mask)
