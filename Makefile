@@ -82,6 +82,10 @@ run-tests: setup
 test-thorough: ## What make test runs and the longer forms of it, 20 kills for 3 (before a release; half an hour)
 	@RZ_TEST_THOROUGH=1 RZ_TEST_KILLS=20 $(MAKE) test
 
+.PHONY: golden
+golden: setup ## Write the tiny run's figures anew, when a change is meant to move them
+	@$(BIN)/python tests/local/golden_run.py
+
 .PHONY: test-newest
 test-newest: ## Unit tests with the newest versions that pyproject.toml allows, in .venv-newest (before a release)
 	@rm -rf .venv-newest

@@ -6,6 +6,12 @@
 4. wait until the run's folder has weights, rebuild the state from it, adopt live leases if this may be a restart, and
    then let time pass (leases expire, units are searched for in storage, complete steps are frozen).
 5. On SIGTERM answer the held requests and end: exit 0 when the run is finished, 75 when it is not.
+
+| waits for                    | released by               | if it never comes                                   |
+|------------------------------|---------------------------|-----------------------------------------------------|
+| weights in the run's folder  | the first trainer gang    | no lease is handed out; its status says "waiting"   |
+| a leased unit                | the rollout that holds it | no heartbeat for ``leaseSeconds``: handed out again |
+| storage of a step's manifest | the bucket                | repeated without end; its status says so            |
 """
 
 from __future__ import annotations

@@ -15,6 +15,12 @@ unit's steps 4 to 7 run in a thread of its own (``admission``). New weights wait
 
 Beside it runs the heartbeat thread (``leases``). Nothing here is worth saving: SIGTERM drops what is held (exit 75), as
 kill -9 would, and the ledger hands the unit out again when its lease expires.
+
+| waits for                  | released by                | if it never comes                                        |
+|----------------------------|----------------------------|----------------------------------------------------------|
+| a lease                    | a free unit                | it asks again; a finished or draining ledger ends it     |
+| weights v (not the critic) | the trainer's announcement | no lease is handed out until then                        |
+| verdicts                   | the reward service         | retried for ever; a comparison over its CPU limit is a 0 |
 """
 
 from __future__ import annotations

@@ -19,6 +19,15 @@ copied to the host here, stored behind the next step.
 
 A gang that restarts resumes from the newest checkpoint and takes the steps since then again: their trajectories are
 stored, so nothing is generated twice, and a version that comes out with the same bits is not published again.
+
+| waits for                     | released by                | if it never comes                                       |
+|-------------------------------|----------------------------|---------------------------------------------------------|
+| the other ranks               | their start                | the watchdog ends the rank, retriable                   |
+| all units of step v           | the step's frozen manifest | it keeps asking; the ledger names the role that blocks  |
+| values: the critic of v-1     | its own work               | the watchdog                                            |
+| rollouts to receive v+1       | each one's word            | ``transferSeconds``, then on without them: they load it |
+| rollouts to sleep (colocated) | the ledger                 | no word for ``leaseSeconds``: dead                      |
+| the last evaluation           | the ledger                 | as for units                                            |
 """
 
 from __future__ import annotations
