@@ -1,4 +1,5 @@
-"""The contract ``reasonerzero.dev/v1alpha1``: what a run is, for those who write one, run one, or watch one.
+"""Whoever writes, runs or watches a run reads the same contract, and needs pydantic alone for it (and PyYAML where YAML
+is read or written): ``reasonerzero.dev/v1alpha1``.
 
 ============================  ===============================================================================
 ``spec``                      what a user writes, field by field, with the paper's defaults
@@ -12,7 +13,7 @@
 ``problems``, ``document``    pydantic's errors as sentences; YAML text as kubectl reads it
 ============================  ===============================================================================
 
-Imported by the operator and by every worker, so it needs pydantic alone (and PyYAML where YAML is read or written).
+Imported by the operator and by every worker.
 """
 
 from rz_api.conditions import Condition, Reason, find, set_condition

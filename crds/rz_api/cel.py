@@ -1,4 +1,4 @@
-"""CEL expressions of the CRD, written out from the short form that the table in ``rz_api.rules`` uses.
+"""No expression reads a field that may be absent: CEL of the CRD, written out from the short form in ``rz_api.rules``.
 
 Called by ``rz_api.crd`` alone. A CEL rule sees an object as the user wrote it, and an absent field is an error there;
 so each use of an optional field has to ask for it first and fall back to its default, which is taken from the
@@ -23,6 +23,7 @@ def expand(cel: str, model: type[BaseModel], root: str = "self") -> str:
 
     Example, ``$trainer.nodes``: ``((has(self.trainer) && has(self.trainer.nodes)) ? self.trainer.nodes : 1)``.
     """
+    # First: the pattern below would take ``$has`` for a field.
     cel = re.sub(r"\$has\(([\w.]+)\)", lambda match: _presence(match[1], model, root) or "true", cel)
     return re.sub(r"\$(\w+(?:\.\w+)*)", lambda match: _or_default(match[1], model, root), cel)
 
@@ -33,6 +34,7 @@ def immutable(path: str) -> str:
         new, old = (_presence(path, ReasonerZeroRunSpec, root) for root in ("self.spec", "oldSelf.spec"))
         same = f"self.spec.{path} == oldSelf.spec.{path}"
         if new:
+            # A section has no literal to compare with: absent before and after is the same, else both must be there.
             same = f"{new} == {old} && (!{new} || {same})"
     else:
         new, old = (_or_default(path, ReasonerZeroRunSpec, root) for root in ("self.spec", "oldSelf.spec"))
@@ -53,6 +55,7 @@ def _presence(path: str, model: type[BaseModel], root: str) -> str:
     keys = path.split(".")
     for depth in range(1, len(keys) + 1):
         prefix = ".".join(keys[:depth])
+        # Reading below an absent field is an error in CEL: each optional one on the way is asked for.
         if not _field_at(prefix, model).is_required():
             checks.append(f"has({root}.{prefix})")
     return f"({' && '.join(checks)})" if len(checks) > 1 else "".join(checks)
@@ -95,7 +98,9 @@ def _is_model(annotation: Any) -> bool:
 
 def _literal(value: Any) -> str:
     if isinstance(value, str):
+        # No escapes: no default has a quote.
         assert "'" not in value, value
         return f"'{value}'"
     assert isinstance(value, bool | int | float), f"{value!r} can't be written in CEL; ask with $has first"
+    # repr keeps a float's point: CEL does not convert between int and double.
     return str(value).lower() if isinstance(value, bool) else repr(value)

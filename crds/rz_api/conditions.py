@@ -1,7 +1,7 @@
-"""Conditions of a run: their types, their reasons, and the one function that sets one.
+"""A reason never changes its meaning, for programs read it: types and reasons of a run's conditions, and the one
+function that sets one.
 
-The operator's status computation calls ``set_condition``; tools read ``find``. A reason is for
-programs and never changes its meaning; a message is for people.
+The operator's status computation calls ``set_condition``; tools read ``find``. A message is for people.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rz_api.spec import SpecModel
 def _whole_utc_seconds(time: datetime.datetime) -> datetime.datetime:
     if time.tzinfo is None:
         raise ValueError("found a time without a time zone, RFC 3339 with one is required: add Z for UTC")
+    # The API server keeps whole seconds: a finer time would differ from what is read back, and be written again.
     return time.astimezone(datetime.UTC).replace(microsecond=0)
 
 
@@ -104,6 +105,7 @@ class Condition(SpecModel, extra="ignore"):
     """What the condition is about."""
     status: ConditionStatus
     """Whether it holds."""
+    # Pattern and lengths of reason and message are those of metav1.Condition.
     reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
     """CamelCase word for programs: why the status is what it is."""
     message: Annotated[str, Field(max_length=32_768)] = ""
@@ -136,6 +138,7 @@ def set_condition(
     the API is cut.
     """
     before = tuple(conditions)
+    # One condition a type: the list is a map by type to the API server (``rz_api.status``).
     old = find(before, condition_type)
     word: ConditionStatus = status if isinstance(status, str) else "True" if status else "False"
     same_status = old is not None and old.status == word

@@ -1,4 +1,4 @@
-"""The CRD of ``ReasonerZeroRun``, made from the pydantic models: ``python -m rz_api.crd`` writes
+"""The CRD says what the pydantic models say, for it is made from them: ``python -m rz_api.crd`` writes
 crds/reasonerzeroruns.yaml.
 
 ``--check`` writes nothing and exits with 1 when the file is not what would be written (CI; tests/api does the same).
@@ -90,6 +90,7 @@ def build() -> Schema:
                 "plural": names.PLURAL,
                 "singular": names.SINGULAR,
                 "shortNames": [names.SHORT_NAME],
+                # `all`: `kubectl get all` lists runs.
                 "categories": ["all", "reasonerzero"],
             },
             "versions": [
@@ -125,6 +126,7 @@ def object_schema() -> Schema:
             "metadata": {
                 "type": "object",
                 "properties": {
+                    # Of metadata a CRD may restrict name and generateName alone.
                     "name": {"type": "string", "maxLength": names.MAX_NAME_LENGTH, "pattern": names.NAME_PATTERN}
                 },
             },
@@ -149,6 +151,7 @@ def _with_scale_defaults(schema: Schema) -> Schema:
     """GET ``/scale`` is a 500 where ``spec.rollout.replicas`` is absent, so this one field has its default in the
     schema."""
     rollout = schema["properties"]["rollout"]
+    # The API server fills in a nested default only where its parent is there, by a default of its own if need be.
     rollout["default"] = {}
     rollout["properties"]["replicas"]["default"] = ReasonerZeroRunSpec.model_fields["rollout"].default.replicas
     return schema
@@ -197,9 +200,11 @@ class _Structural:
             return self._object(self.source["$defs"][name], self.models[name])
         if "anyOf" in source:
             return self._union(source)
+        # Titles and pydantic's defaults stay out: the latter would be stored in every object.
         schema = {key: source[key] for key in _KEPT if key in source}
         if "const" in source:
             schema["enum"] = [source["const"]]
+        # OpenAPI 3.0 has a flag beside the bound; JSON Schema 2020-12, which pydantic writes, a number in its place.
         for bound, side in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
             if bound in source:
                 schema |= {side: source[bound], bound: True}
@@ -217,6 +222,7 @@ class _Structural:
     def _union(self, source: Schema) -> Schema:
         members = [member for member in source["anyOf"] if member.get("type") != "null"]
         if len(members) == 1:
+            # Null is no value in a custom resource: whoever wants none leaves the field out.
             return self._value(members[0])
         assert [member.get("type") for member in members] == ["string", "integer"], f"a union without a form: {source}"
         return {"x-kubernetes-int-or-string": True}
@@ -243,6 +249,7 @@ def _models_by_name(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     waiting = [model]
     while waiting:
         each = waiting.pop()
+        # By the bare name: pydantic writes longer ones only where two models have the same.
         if each.__name__ not in found:
             found[each.__name__] = each
             for field in each.model_fields.values():
@@ -253,6 +260,7 @@ def _models_by_name(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 @functools.cache
 def text() -> str:
     """The file's text."""
+    # Not sorted: `kubectl explain` and the reference show fields in the models' order.
     return HEADER + yaml.safe_dump(build(), sort_keys=False, width=120, allow_unicode=True)
 
 

@@ -1,4 +1,4 @@
-"""YAML text to plain values, read as ``kubectl`` reads it.
+"""A file means here what it means to ``kubectl``: YAML text to plain values.
 
 Called by ``rz_api.resource.load_run`` for text, and by whoever changes a document before it is judged (``rz run
 --set``). PyYAML alone differs from Kubernetes' reader in three ways that bite in a spec: it takes the last of two
@@ -17,10 +17,12 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with the three differences taken out."""
 
 
+# Another dictionary: changing the inherited one would change SafeLoader for the whole process.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+# PyYAML follows YAML 1.1, where a float has a point and its exponent a sign.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -29,6 +31,7 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys: dict[Any, int] = {}
     for key_node, _ in node.value:
+        # `<<` may come with keys that the mapping has itself: that is what merging is for.
         if key_node.tag == "tag:yaml.org,2002:merge":
             continue
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
@@ -49,6 +52,7 @@ def parse(text: str) -> dict[str, Any]:
     Raises ValueError, with the line, when it is not YAML, not a mapping, not alone, or has a key twice.
     """
     try:
+        # Empty documents come from a leading or trailing `---`.
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

@@ -1,7 +1,8 @@
-"""What a run will hold in memory and how long a step will take, before it starts: arithmetic on its spec.
+"""``rz plan`` and the trainer's check at its start judge memory by the same formulas.
 
-``rz plan`` prints it, and the trainer checks its own memory with the same formulas at its start. Everything that is
-assumed is a field of ``Assumptions`` or of its ``Gpu``. Estimates are for choosing a layout, not for promising a time.
+What a run will hold in memory and how long a step will take, before it starts: arithmetic on its spec. Everything that
+is assumed is a field of ``Assumptions`` or of its ``Gpu``. Estimates are for choosing a layout, not for promising a
+time.
 
 Sizes are in bytes, times in seconds. P parameters are held as fp32 masters (4 P), gradients (4 P) and Adam's two
 moments (8 P), spread over ``trainer.shardSize`` ranks; passes run in ``trainer.dtype``.
@@ -175,12 +176,17 @@ def trainer_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, limit: float | 
     policy, critic = shape.parameters(), critic_parameters(spec, shape)
     width, on_device = _width(spec), spec.trainer.offload == "none"
     parts = {
+        # 4 of the master and 8 of Adam's two moments.
         "parameters and optimizer": 12.0 * (policy + critic) / shards if on_device else 0.0,
+        # The larger of the two: gradients are freed after each update (``Learner._step``).
         "gradients": 4.0 * max(policy, critic) / shards if on_device else 0.0,
         "reference model": 4.0 * policy / shards if spec.algorithm.kl_coefficient > 0 and on_device else 0.0,
+        # FSDP gathers layers ahead of their use; the root's group, with embedding and output layer, stays whole.
         "gathered layers": float(width * (3 * shape.layer_matrices + shape.embedding * (1 if shape.tied else 2))),
         "activations": activation_bytes(spec, shape, spec.trainer.max_tokens_per_micro_batch),
+        # The gradient is summed in fp32 and converted once: both exist for a moment (``models.scoring``).
         "logits and output layer's gradient": 2.0 * LOGIT_CHUNK_BYTES + (4 + width) * shape.embedding,
+        # The gathered tensors and the sender's two slots (``rz_workers.transfer.buffers.NUM_SLOTS``).
         "publication buckets": 3.0 * min(BUCKET_BYTES, width * policy) if broadcasts(spec) else 0.0,
         "runtime": float(RUNTIME_BYTES),
     }
@@ -197,6 +203,7 @@ def host_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, limit: float | Non
     loading = 4.0 * (policy + critic + reference)
     steady = {
         "checkpoint staging": states,
+        # One version that is being written and one that waits (``StorageWriter``).
         "weights on their way to storage": 2.0 * _width(spec) * policy,
         "offloaded parameters, gradients, optimizer": (
             states + 4.0 * (max(policy, critic) + reference) * on_pod / shards if spec.trainer.offload == "all" else 0.0
@@ -226,6 +233,7 @@ def engine_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, gpu: Gpu) -> Mem
 def kv_bytes(spec: ReasonerZeroRunSpec, shape: ModelShape) -> float:
     """Of one token's keys and values, on one GPU of an engine."""
     whole = 2.0 * shape.layers * shape.kv_heads * shape.head_size * _width(spec)
+    # Heads are what is split: beyond one head a GPU they are repeated.
     return whole / min(spec.rollout.tensor_parallel, shape.kv_heads)
 
 
@@ -256,12 +264,14 @@ def step_time(spec: ReasonerZeroRunSpec, shape: ModelShape, assumed: Assumptions
     reference = scored if algorithm.kl_coefficient > 0 else 0.0
 
     engines, shards = max(1, engines_of(spec)), spec.rollout.tensor_parallel
+    # While a response is sampled it is half there on average: that much cache is held and read.
     context = assumed.mean_prompt + assumed.mean_response / 2
     mine = samples / engines
     batch = max(1.0, min(mine, kv_tokens / context))
     bandwidth = gpu.bandwidth * assumed.bandwidth_share
     weights, cache = width * shape.parameters() / shards, kv_bytes(spec, shape)
     one = weights / bandwidth
+    # Weights are read once for the whole batch, the cache by each sequence; large batches are bound by operations.
     together = max((weights + batch * context * cache) / bandwidth, 2 * shape.parameters() * batch / shards / gpu.flops)
     longest = min(spec.rollout.sampling.max_new_tokens, assumed.longest_over_mean * assumed.mean_response)
     generate = max(mine / batch * assumed.mean_response * together, longest * one)
@@ -271,6 +281,7 @@ def step_time(spec: ReasonerZeroRunSpec, shape: ModelShape, assumed: Assumptions
         values=passed / speed if has_critic else 0.0,
         policy=(backward * scored + reference) / speed,
         critic=backward * passed / speed if has_critic else 0.0,
+        # Assumed: 10 GB/s and a second for what has to be agreed on.
         publish=width * shape.parameters() / 10e9 + 1.0,
         overlaps=overlaps,
     )
@@ -365,6 +376,7 @@ def alternatives(spec: ReasonerZeroRunSpec, shape: ModelShape, assumed: Assumpti
         engines = (total - nodes * per_node) // shards
         if engines > 0:
             found.append(_changed(spec, nodes, "separate", engines))
+        # Rules of the contract (``rz_api.rules``): what breaks them is no layout.
         elif nodes * per_node == total and spec.algorithm.max_staleness == 0 and per_node % shards == 0:
             found.append(_changed(spec, nodes, "colocated", 0))
     estimates = [(name, estimate(one, shape, assumed)) for name, one in found]

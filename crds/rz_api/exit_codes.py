@@ -1,4 +1,4 @@
-"""Exit codes that every role ends with, and what the operator makes of them (see ``rz_operator`` failure table).
+"""An exit code means the same from every role: what they end with, and what the operator makes of it (failure table).
 
 Workers end themselves; the operator only reads these. 64 is BSD's EX_USAGE, 75 EX_TEMPFAIL.
 """
@@ -14,6 +14,7 @@ USER_ERROR = 64
 SUPERSEDED = 65
 """A newer incarnation of the trainer gang exists; this one may not write. Not counted, not restarted."""
 
+# BSD's EX_SOFTWARE.
 INTERNAL_ERROR = 70
 """An unexpected exception. Retriable, counted."""
 

@@ -1,4 +1,5 @@
-"""GPUs by the names that people, drivers and node labels give them, and what their data sheets say. Pure.
+"""A GPU without figures is an error, never taken for the nearest one: GPUs by the names that people, drivers and node
+labels give them, and what their data sheets say. Pure.
 
 Called by ``rz_api.estimate`` and ``rz plan`` (``--gpu``), and by the trainer for the peak that its MFU is a share of.
 
@@ -129,6 +130,7 @@ _SLICE = re.compile(r"\bmig\b|\b\d+g\.\d+gb\b")
 def _words(name: str) -> str:
     """``NVIDIA A100-SXM4-80GB`` is ``a100 sxm4 80gb``."""
     words = re.sub(r"[\s_-]+", " ", name).strip().lower()
+    # At the start alone: what follows begins with the model.
     words = _BRAND.sub("", words, count=1)
     # The driver names a Grace Hopper by the memory of its CPU.
     return re.sub(r"^gh200 (120|480) ?gb\b", "gh200 96gb", words)
@@ -162,6 +164,7 @@ def _cards(words: str) -> list[Gpu]:
         gpu
         for gpu in GPUS.values()
         if gpu.model == read["model"]
+        # A card without a form fits any: there is one form, or all have its figures.
         and ("form" not in read or gpu.form.lower() in ("", read["form"]))
         and ("memory" not in read or gpu.memory == int(read["memory"]) * GB)
         and ("kind" not in read or gpu.memory_kind.lower() == read["kind"])
@@ -189,6 +192,7 @@ def _unknown_message(name: str, words: str) -> str:
 
 def _closest(words: str) -> list[str]:
     """Names of up to three cards whose name or model looks like ``words``, the nearest first."""
+    # Reversed: of cards of one model the first of the table wins.
     spelled = {_words(gpu.model): gpu.name for gpu in reversed(GPUS.values())}
     spelled |= {_words(gpu.name): gpu.name for gpu in GPUS.values()}
     near = difflib.get_close_matches(words, spelled, n=6, cutoff=0.5)

@@ -1,8 +1,8 @@
-"""Every Prometheus metric of every role: name, unit, labels and formula. The one registry.
+"""A metric that is not here is not there: every Prometheus metric of every role, with name, unit, labels and formula
+(but for vLLM's own ``vllm:*`` and prometheus-client's ``process_*`` and ``python_*``, which come with those libraries).
 
 The roles make their prometheus-client objects with ``described``, so that no name, help text or label stands twice;
-docs/metrics.md, the dashboards and the alerts are checked against ``FAMILIES``. A metric that is not here is not there
-(but for vLLM's own ``vllm:*`` and prometheus-client's ``process_*`` and ``python_*``, which come with those libraries).
+docs/metrics.md, the dashboards and the alerts are checked against ``FAMILIES``.
 
 Every label has a bound: a closed set of words, or what the spec of a run lists. Nothing is labelled by prompt, step,
 trajectory or pod; namespace, run, role and pod are put on by whoever scrapes (the chart's PodMonitor).

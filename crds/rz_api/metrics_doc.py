@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md from the registry: ``python -m rz_api.metrics_doc [--check]``."""
+"""docs/metrics.md says what the registry says, for ``python -m rz_api.metrics_doc [--check]`` writes it from there."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def render() -> str:
 
 def _row(family: Family) -> str:
     labels = "".join(f"<br>`{label}`: {values}" for label, values in family.labels.items())
+    # A bar ends a cell of a Markdown table.
     words = f"{family.formula}{labels}".replace("|", "\\|")
     return f"| `{family.name}` | {family.kind} | {family.unit} | {words} |\n"
 

@@ -1,4 +1,4 @@
-"""Every name of the API: group and kind, labels, annotations, children of a run.
+"""Names that several programs must agree on are made here: group and kind, labels, annotations, children of a run.
 
 Used by the operator (rendering, selectors, adoption), by the CRD generator, and by tools that look for a run's objects.
 Pure strings; nothing here talks to a cluster.
@@ -145,6 +145,7 @@ def config_map(run: str) -> str:
 def token_secret(run: str, uid: str) -> str:
     """Secret with the bearer token of ledger and reward. With a part of the run's UID: the operator may create Secrets
     and not read them, so it could not tell its own from one that an earlier run of the same name left."""
+    # 8 hex digits tell two runs of one name apart, and keep the name short.
     return f"{run}-token-{uid[:8]}"
 
 

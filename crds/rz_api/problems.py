@@ -1,8 +1,7 @@
-"""What pydantic found, as sentences for the person who wrote the file.
+"""Each problem says where (camelCase, from the object's root), what was found, what was required and what to change.
 
-Called by ``rz_api.resource``. Each problem says where (camelCase, from the object's root), what was found, what was
-required and what to change. An unknown field is answered with the known one that it resembles, or with where that
-name belongs.
+What pydantic found, as sentences for the person who wrote the file. Called by ``rz_api.resource``. An unknown field is
+answered with the known one that it resembles, or with where that name belongs.
 """
 
 from __future__ import annotations
@@ -45,6 +44,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], document: Any, a
         keys, value = _locate(detail, document)
         path = _join(at, keys)
         text = _unknown(model, keys, value) if detail["type"] == "extra_forbidden" else _text(detail, keys, value)
+        # pydantic reports every member of a union; the contract's only one is a string or a whole number.
         if path in found and detail["type"] != "extra_forbidden":
             text = f"{_found(value)}, a string or a whole number is required: put it in quotes"
         found[path] = Problem(path, text)
@@ -121,6 +121,7 @@ def _text(detail: ErrorDetails, keys: Sequence[str | int], value: Any) -> str:
         if kind.endswith("long"):
             return f"{size}, at most {context['max_length']} are allowed: shorten it"
         return f"{size}, at least {context['min_length']} is required: fill it in"
+    # int_type, int_parsing, int_from_float, ...: all begin with the type that is required.
     required, change = _TYPES.get(kind.split("_")[0], (None, None))
     if required:
         change = "set it, or remove the field to get the default" if value is None else change
@@ -129,6 +130,7 @@ def _text(detail: ErrorDetails, keys: Sequence[str | int], value: Any) -> str:
 
 
 def _choices(expected: str, value: Any) -> str:
+    # pydantic gives a literal's values as one sentence: 'a', 'b' or 'c'.
     words = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
     near = difflib.get_close_matches(str(value), words, n=1)
     required = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
@@ -142,6 +144,7 @@ def _unknown(model: type[BaseModel], keys: Sequence[str | int], value: Any) -> s
     """What to do with a field that is not there."""
     name, parent = str(keys[-1]), _model_at(model, keys[:-1])
     known = aliases(parent)
+    # snake_case is what the models' attributes are called, and what people copy from code.
     if to_camel(name) in known:
         return f"found {show(value)}, but the field is written {to_camel(name)}: rename it"
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == name]

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md, every field of a run, from the CRD's schema: ``python -m rz_api.reference [--check]``."""
+"""docs/reference.md has every field of a run as the CRD has it: ``python -m rz_api.reference [--check]`` writes it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def _fields(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
 
 
 def _row(path: str, schema: Schema) -> str:
+    # A bar ends a cell of a Markdown table.
     words = schema.get("description", "").replace("|", "\\|").replace("\n", " ")
     return f"| `{path}` | {_type(schema)} | {words} |\n"
 

@@ -1,8 +1,7 @@
-"""The ``ReasonerZeroRun`` object: apiVersion, kind, metadata, spec, status; and how a user's file becomes one.
+"""A spec is judged in one place, ``load_run``, by the same rules whether ``rz`` is given a file or the operator an
+object: types and bounds (``rz_api.spec``), then the rules between fields (``rz_api.rules``).
 
-``load_run`` is called for every file that ``rz`` is given and for every object that the operator accepts. It is the
-one place where a spec is judged: types and bounds (``rz_api.spec``), then the rules between fields
-(``rz_api.rules``).
+The ``ReasonerZeroRun`` object: apiVersion, kind, metadata, spec, status; and how a user's file becomes one.
 """
 
 from __future__ import annotations
@@ -91,11 +90,13 @@ def load_run(document: str | Mapping[str, Any]) -> ReasonerZeroRun:
         body = document.get(part)
         body = {} if body is None else body
         try:
+            # Only the spec is strict: of status and metadata, times come as strings.
             parts[part] = model.model_validate(body, strict=part == "spec", by_alias=True, by_name=False)
         except ValidationError as error:
             problems += problems_of(error, model, body, part)
     if problems:
         raise SpecError(name, tuple(problems))
+    # Rules compare fields: with one that is missing or of another type they would fail themselves.
     run = ReasonerZeroRun(**parts)
     broken = violations(run.spec)
     if broken:

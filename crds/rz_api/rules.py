@@ -1,4 +1,4 @@
-"""Rules that no single field can state, as one table: the same words refuse a spec on the API server and here.
+"""The same words refuse a spec on the API server and here: rules that no single field can state, as one table.
 
 Each rule has a CEL expression (``rz_api.crd`` puts it into the CRD, for servers from 1.25) and a predicate over the
 pydantic model (``rz_api.resource.load_run`` applies it: ``rz validate``, ``rz run``, and the operator for older
@@ -85,6 +85,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         DataSpec,
         "eval",
+        # Quadratic: the API server estimates its cost from maxItems of eval, which must stay small.
         "!$has(eval) || self.eval.all(a, self.eval.exists_one(b, b.name == a.name))",
         lambda data: len({source.name for source in data.eval}) == len(data.eval),
         "the names of evaluation sets must be unique, results are stored under them: rename the second of two",
@@ -128,6 +129,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         AlgorithmSpec,
         "klMode",
+        # 0.0, not 0: CEL compares a double with a double.
         "$klMode != 'penalty' || ($name == 'ppo' && $klCoefficient > 0.0)",
         lambda algorithm: algorithm.kl_mode != "penalty" or (algorithm.name == "ppo" and algorithm.kl_coefficient > 0),
         "klMode penalty acts on the rewards of single tokens, which grpo does not have, and does nothing at "
@@ -236,6 +238,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ReasonerZeroRunSpec,
         "trainer.shardSize",
+        # ``$trainer.gpusPerNode`` may be 0: a run on the CPU has one rank a pod, as ``_ranks``.
         "!$has(trainer.shardSize) || "
         "($trainer.nodes * ($trainer.gpusPerNode > 0 ? $trainer.gpusPerNode : 1)) % self.trainer.shardSize == 0",
         lambda spec: spec.trainer.shard_size is None or _ranks(spec) % spec.trainer.shard_size == 0,
@@ -314,6 +317,7 @@ def violations(spec: ReasonerZeroRunSpec) -> tuple[Violation, ...]:
 
 def _check(value: object, path: str) -> Iterator[Violation]:
     if isinstance(value, SpecModel):
+        # Depth first, so that a section's own problems come before those between sections.
         for name, field in type(value).model_fields.items():
             yield from _check(getattr(value, name), f"{path}.{field.alias or name}")
         for rule in rules_of(type(value)):
@@ -329,6 +333,7 @@ def _check(value: object, path: str) -> Iterator[Violation]:
 
 def rules_of(model: type[BaseModel]) -> tuple[Rule, ...]:
     """The rules that objects of ``model`` must keep, those of its base classes included."""
+    # CriticSpec must keep what OptimizerSpec must, EvalSource what DataSource must.
     return tuple(rule for rule in RULES if issubclass(model, rule.model))
 
 

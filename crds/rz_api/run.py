@@ -1,4 +1,6 @@
-"""A run as the workers see it: identity plus resolved spec. Its JSON is ``run.json`` and the run's ConfigMap.
+"""What a run's result depends on makes up its identity, which never changes: a run as the workers see it.
+
+Identity plus resolved spec; its JSON is ``run.json`` and the run's ConfigMap.
 
 Who calls this: the operator and the local runner write it when a run is accepted; every worker reads it at its start;
 the storage layer compares ``identity_digest`` to decide whether a folder belongs to this run.
@@ -47,9 +49,11 @@ class ResolvedRun(SpecModel):
             body = spec[section]
             picked[section] = body if fields is None else {field: body[field] for field in fields}
         for source in [*picked["data"]["train"], *picked["data"]["eval"]]:
+            # Credentials are replaced during a run's life, and change no result.
             source.pop("secretName", None)
         return picked
 
     def identity_digest(self) -> str:
         """sha256 (hex) of ``identity()`` in canonical JSON."""
+        # sort_keys: the digest must not depend on the order in which a model declares its fields.
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How large a model is, and what a pass over it costs: arithmetic on its configuration, no weights needed.
+"""A model's size, and what a pass over it costs, follow from its configuration alone: arithmetic, no weights needed.
 
 Called by the plan's estimates, by the trainer (balance of micro-batches, FLOP/s) and by the benchmarks.
 """
@@ -35,6 +35,7 @@ class ModelShape:
 
         Raises ValueError when a field that is needed is not there.
         """
+        # Models that also see images keep the decoder's shape a level below.
         text = config.get("text_config") or config
         required = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         if missing := [name for name in required if not isinstance(text.get(name), int)]:
@@ -49,9 +50,11 @@ class ModelShape:
             layers=text["num_hidden_layers"],
             heads=heads,
             kv_heads=text.get("num_key_value_heads") or heads,
+            # Qwen3 and Gemma have heads of another size than hidden_size / heads.
             head_size=text.get("head_dim") or text["hidden_size"] // heads,
             vocabulary=text["vocab_size"],
             tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+            # Qwen2's configuration has no field for it: its layers always have the bias (transformers 5.24).
             qkv_bias=bool(text.get("attention_bias", kind.startswith("qwen2"))),
             qk_norm=kind.startswith("qwen3"),
         )
@@ -72,6 +75,7 @@ class ModelShape:
         biases = self.head_size * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
         norms = 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0)
         layers = self.layers * (self.layer_matrices + biases + norms)
+        # The last norm, and the embedding once where the output layer is the same matrix.
         return layers + self.hidden_size + self.embedding * (1 if self.tied else 2)
 
 

@@ -1,7 +1,7 @@
-"""The spec of a ``ReasonerZeroRun``: what a user writes, field by field.
+"""Every default is the value of the Open-Reasoner-Zero paper (arXiv 2503.24290) or, where the paper is silent,
+of its published code; RECIPE notes in the docstrings say which.
 
-Every default is the value of the Open-Reasoner-Zero paper (arXiv 2503.24290) or, where the paper is silent,
-of its published code; RECIPE notes in the docstrings say which. The docstrings are the descriptions in the CRD
+The spec of a ``ReasonerZeroRun``: what a user writes, field by field. The docstrings are the descriptions in the CRD
 (``rz_api.crd`` generates it), so each gives unit, meaning and consequence; the default is appended by the generator.
 
 Who imports this: the operator (validation, planning), every worker (it reads the resolved spec), the CRD generator.
@@ -44,7 +44,9 @@ class SpecModel(BaseModel):
         alias_generator=to_camel,
         populate_by_name=True,
         extra="forbid",
+        # Frozen, and pydantic copies defaults: the lists and dictionaries below are nobody's in common.
         frozen=True,
+        # Docstrings below fields are their descriptions: in the CRD, in kubectl explain and in docs/reference.md.
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
@@ -52,6 +54,7 @@ class SpecModel(BaseModel):
 
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
+# A DNS subdomain, as Kubernetes names Secrets and ServiceAccounts.
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Column = Annotated[str, Field(min_length=1, max_length=256)]

@@ -1,9 +1,9 @@
-"""The status of a ``ReasonerZeroRun``: what the operator reports, and what its decisions have to remember.
+"""What a decision must remember is written before its action is carried out, so that a crash in between converges.
 
-The operator writes it once per reconcile (PUT with resourceVersion), ``kubectl`` and the CRD's printer columns show it.
-``gang``, ``members``, ``restarts``, ``progressMark`` and ``retries`` are the memory of ``decide``: they are written
-before an action is carried out, so that a crash in between converges. ``progress`` is for people and no input to a
-decision.
+The status of a ``ReasonerZeroRun``: what the operator reports, and what its decisions have to remember. The operator
+writes it once per reconcile (PUT with resourceVersion), ``kubectl`` and the CRD's printer columns show it. ``gang``,
+``members``, ``restarts``, ``progressMark`` and ``retries`` are the memory of ``decide``. ``progress`` is for people and
+no input to a decision.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Phase = Literal["Pending", "Running", "Suspending", "Suspended", "Succeeded", "F
 FINAL_PHASES: frozenset[Phase] = frozenset({"Succeeded", "Failed"})
 
 
+# As metav1.Condition's lists are: one entry a type, merged by it.
 _LIST_BY_TYPE: dict[str, JsonValue] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 
@@ -33,6 +34,7 @@ class StatusModel(SpecModel, extra="ignore"):
 def _figure(value: Any) -> Any:
     """Rounded for people; what is not finite is absent, because JSON has no word for it."""
     if isinstance(value, float):
+        # 4 digits: a figure that changes in its tenth digit alone causes no write.
         return float(f"{value:.4g}") if math.isfinite(value) else None
     return value
 

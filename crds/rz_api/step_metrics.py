@@ -1,4 +1,4 @@
-"""The figures of a training step: name, unit and formula of every key of ``StepCommit.metrics``.
+"""No figure of a step is without name, unit and formula here: every key of ``StepCommit.metrics``.
 
 ``rz_workers.metrics`` computes those that trajectories give, the trainer measures the others. metrics.jsonl,
 TensorBoard, the report, Prometheus (``rz_api.metrics``) and docs/metrics.md take names, units and formulas from here.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Lower case: responses are lowered before these are looked for, unlike in the published code (RECIPE.md).
 REFLECTION_PATTERNS = ("wait,", "recheck", "retry", "alternatively,", "however,")
 """The published code's marks of reflection, looked for without regard to case."""
 

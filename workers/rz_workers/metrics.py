@@ -1,9 +1,10 @@
-r"""The figures of a training step that its trajectories give, by the names and formulas of ``rz_api.step_metrics``.
+r"""A mean over nothing is absent, never 0: the figures of a training step that its trajectories give.
 
-The trainer calls ``rollout_metrics`` and adds what it measures itself. Pure; no torch, no numpy.
+Names and formulas are those of ``rz_api.step_metrics``. The trainer calls ``rollout_metrics`` and adds what it measures
+itself. Pure; no torch, no numpy.
 
 Notation: a step has the trajectories i = 1..N in prompt groups; n_i is the number of response tokens, R_i the reward. A
-trajectory is correct if R_i > 0. A mean over nothing is absent from the result, not 0.
+trajectory is correct if R_i > 0.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ def repeat_score(tokens: Sequence[int]) -> float:
     total = len(tokens) - REPEAT_NGRAM + 1
     if total < 1:
         return 0.0
+    # The slices end one after the other; the shortest has `total` elements.
     distinct = set(zip(*(tokens[offset:] for offset in range(REPEAT_NGRAM)), strict=False))
     return 1.0 - len(distinct) / total
 

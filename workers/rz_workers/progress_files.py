@@ -1,7 +1,8 @@
-"""The files by which people and tools follow a run: ``metrics.jsonl``, ``evaluations.jsonl`` and TensorBoard events.
+"""Nothing is decided by these files: they are derived, and may be rewritten at any time.
 
-Rank 0 of the trainer calls ``record`` after each commit and ``record_eval`` after each evaluation. All three are
-derived from commits and evaluation summaries and may be rewritten at any time; nothing is decided by them.
+The files by which people and tools follow a run: ``metrics.jsonl``, ``evaluations.jsonl`` and TensorBoard events, made
+from commits and evaluation summaries. Rank 0 of the trainer calls ``record`` after each commit and ``record_eval``
+after each evaluation.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class ProgressFiles:
     def record(self, commit: StepCommit) -> None:
         """Take a committed step into the files. Calling it again for the same step replaces its line."""
         self._commits[commit.step] = metrics_line(commit)
+        # Whole each time: an object can't be appended to.
         self._store.put(layout.METRICS, _jsonl(self._commits[step] for step in sorted(self._commits)))
         self._to_tensorboard(commit.step, {tag(name): value for name, value in commit.metrics.items()})
 
@@ -123,6 +125,7 @@ class ProgressFiles:
         """Take an evaluation into the files, at its weight version. One that they have already changes nothing."""
         if self._evaluations.get(summary.version) == summary:
             return
+        # Before it is among the known ones, which the first call writes by itself: else it would be there twice.
         self._to_tensorboard(summary.version, _evaluation_scalars(summary))
         self._evaluations[summary.version] = summary
         in_order = [self._evaluations[version] for version in sorted(self._evaluations)]
@@ -165,6 +168,7 @@ class _EventsFile:
     def start(self, step: int) -> None:
         """Open a session at ``step``: TensorBoard forgets what earlier files have for this step and later ones."""
         self.started = True
+        # TensorBoard wants a file to begin with the version of its format.
         self._append(Event(wall_time=self._clock(), file_version="brain.Event:2"))
         session = SessionLog(status=SessionLog.START)
         self._append(Event(wall_time=self._clock(), step=step, session_log=session))

@@ -1,9 +1,9 @@
-"""What every worker process needs at its edges: settings from the environment, logging, exit codes, last words.
+"""However a role's main ends, exit code and last words say why.
 
-The plan (``rz_operator.plan``) sets the environment; a Kubernetes pod and a local process get the same variables.
-Each role's ``main`` runs inside ``worker_process()``, which turns exceptions into exit codes and a termination
-message: exit 64 with one clear sentence for a ``UserError``, 70 with the last line of the traceback for anything
-unexpected.
+What every worker process needs at its edges: settings from the environment, logging, exit codes, last words. The plan
+(``rz_operator.plan``) sets the environment; a Kubernetes pod and a local process get the same variables. Each role's
+``main`` runs inside ``worker_process()``, which turns exceptions into exit codes and a termination message: exit 64
+with one clear sentence for a ``UserError``, 70 with the last line of the traceback for anything unexpected.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def on_terminate(callback: Callable[[], None]) -> threading.Event:
 
     def handle(_signum: int, _frame: object) -> None:
         if not event.is_set():
+            # First: the callback may raise, and a second signal must not raise again into what ends because of it.
             event.set()
             callback()
 
@@ -164,6 +165,7 @@ def worker_process() -> Iterator[None]:
         log.error("%s", error)
         write_last_words(str(error))
         _leave(error.exit_code)
+    # argparse's `--help`: all is said, and the code is its own.
     except SystemExit:
         raise
     except BaseException as error:
@@ -181,6 +183,7 @@ def _end_before_it_began(_signum: int, _frame: object) -> None:
 
 def _leave(code: int) -> None:
     """End at once: other threads (heartbeats, servers) must not keep a finished worker alive."""
+    # `os._exit` flushes nothing.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

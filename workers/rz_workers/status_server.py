@@ -1,8 +1,9 @@
-"""The read-only port that every role has: ``/healthz``, ``/status`` (JSON) and ``/metrics`` (Prometheus), no token.
+"""Nothing can be changed through this port, and it answers while the role computes.
 
-Each role's ``main`` calls ``start_status_server`` once; kubelet probes, the operator, Prometheus and people read it. It
-runs in threads of its own, so that it answers while the role computes. ``status`` and ``healthy`` are called in those
-threads and must be quick and thread-safe; whatever they return is shown, nothing can be changed through this port.
+The read-only port that every role has: ``/healthz``, ``/status`` (JSON) and ``/metrics`` (Prometheus), no token. Each
+role's ``main`` calls ``start_status_server`` once; kubelet probes, the operator, Prometheus and people read it. It runs
+in threads of its own. ``status`` and ``healthy`` are called in those threads and must be quick and thread-safe;
+whatever they return is shown.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ def _server_class(host: str) -> type[ThreadingHTTPServer]:
 
 class _Handler(BaseHTTPRequestHandler):
     def __init__(self, reply: Callable[[str], Answer], *args: Any) -> None:
+        # Before the base class's constructor, which handles the request.
         self._reply = reply
         super().__init__(*args)
 

@@ -1,4 +1,7 @@
-"""What the services with a token (ledger, reward) share around their FastAPI apps: port, signals, bearer token."""
+"""A request without the run's token is refused before its body is looked at.
+
+What the services with a token (ledger, reward) share around their FastAPI apps: port, signals, bearer token.
+"""
 
 from __future__ import annotations
 
@@ -55,4 +58,5 @@ def authorized(headers: Headers, token_file: Path | None) -> bool:
         return True
     token = read_token(token_file)
     given = headers.get("authorization", "")
+    # As bytes: of texts, `compare_digest` takes ASCII alone and raises for a header that is not.
     return bool(token) and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())

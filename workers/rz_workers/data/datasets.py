@@ -1,4 +1,6 @@
-"""Questions with reference answers, from the formats that RECIPE.md lists. The trainer's rank 0 reads them once,
+"""Nothing malformed is skipped: the first such record ends the run at its start, with file, line and reason.
+
+Questions with reference answers, from the formats that RECIPE.md lists. The trainer's rank 0 reads them once,
 through ``rz_workers.data.prompt_table``; everybody else reads the prompt tables in the run's folder.
 
 ======================  ==========================================================================================
@@ -10,8 +12,7 @@ format                  one record
 ``reasoning-gym``       an item of the procedural task that the URI names
 ======================  ==========================================================================================
 
-Files are a JSON array, JSON lines, or Parquet. Nothing malformed is skipped: the first such record ends the run at its
-start, with file, line and reason.
+Files are a JSON array, JSON lines, or Parquet.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def read_source(source: DataSource, label: str = "0") -> list[Record]:
 def unique_ids(records: Iterable[Record]) -> list[Record]:
     """The same records, the second and later ones of an id renamed to ``ID#2``, ``ID#3``, ..."""
     records = list(records)
+    # Also the ids that are still to come: a record may itself be called ID#2.
     taken = {record.prompt_id for record in records}
     seen: dict[str, int] = {}
     unique = []
@@ -110,6 +112,7 @@ def _read(uri: str, secret_name: str | None) -> bytes:
         hint = " (a relative path starts at the working directory)" if is_local(uri) else ""
         raise UserError(f"{uri}: there is no such file; correct the uri in spec.data{hint}") from error
     except StorageError as error:
+        # An outage is no mistake of the user's: a UserError would end the run for good.
         if error.__cause__ is not None and is_transient(error.__cause__):
             raise
         raise UserError(
@@ -124,6 +127,7 @@ def _suffix(uri: str) -> str:
 def _json(uri: str, data: bytes) -> Iterator[tuple[str, Any]]:
     """Values of a JSON array or of JSON lines, each with its place in words."""
     try:
+        # utf-8-sig: editors on Windows put a byte order mark in front, which json refuses.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
@@ -133,6 +137,7 @@ def _json(uri: str, data: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _json_lines(uri: str, text: str) -> Iterator[tuple[str, Any]]:
+    # Not splitlines: it also cuts at U+2028 and U+0085, which may stand in a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -164,9 +169,11 @@ def _json_array(uri: str, text: str) -> Iterator[tuple[str, Any]]:
                 )
             position = _skip_space(text, position + 1)
         number += 1
+        # Counted on from the record before: from the start each time it would be quadratic.
         line += text.count("\n", counted, position)
         counted = position
         try:
+            # Given the whole text, so that an error's line is the file's.
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             raise UserError(
@@ -199,6 +206,7 @@ def _parquet(source: DataSource, data: bytes) -> Iterator[tuple[str, Any]]:
                 f"{source.uri}: found columns {', '.join(table.column_names)}; {column!r} is required: set {field} in "
                 "spec.data to the column's name"
             )
+    # No other column is made into Python objects: a file may hold whole solutions besides.
     wanted = [name for name in dict.fromkeys([*required, "id"]) if name in table.column_names]
     return ((f"row {row}", value) for row, value in enumerate(table.select(wanted).to_pylist(), start=1))
 
@@ -219,11 +227,13 @@ def _procedural(uri: str) -> Iterator[tuple[str, Any]]:
     parts = urllib.parse.urlsplit(uri)
     options = {name: _option(value) for name, value in urllib.parse.parse_qsl(parts.query)}
     size, seed = options.get("size"), options.setdefault("seed", 0)
+    # Not isinstance: in Python true and false are whole numbers.
     if type(size) is not int or type(seed) is not int or size < 1:
         raise UserError(
             f"{uri}: found size {size!r} and seed {seed!r}; a uri of the form {form} is required, both whole numbers"
         )
     try:
+        # Items of neighbouring seeds are the same, moved by one (findings/reasoning_gym_seeds.sh).
         dataset = reasoning_gym.create_dataset(parts.netloc, **options)
     except Exception as error:
         raise UserError(
@@ -290,6 +300,7 @@ def _orz_eval(value: dict[str, Any]) -> tuple[str, str]:
     if choices:
         if not isinstance(choices, list) or len(choices) > len(_LETTERS):
             raise _MalformedError(f'found {_kind(choices)} as "choices"; a list of at most {len(_LETTERS)} is required')
+        # The options belong to the question: the answer names one by its letter.
         question += "".join(f"\n{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=False))
     return question, _answer(value, "final_answer")
 
@@ -305,6 +316,7 @@ def _text(value: dict[str, Any], name: str) -> str:
 def _answer(value: dict[str, Any], name: str) -> str:
     """Answers may be numbers; they are compared as text by the verifier."""
     answer = value.get(name)
+    # bool is an int in Python, and no answer.
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         return str(answer)
     if not isinstance(answer, str) or not answer.strip():

@@ -1,4 +1,4 @@
-"""The prompts of a run as tables in its folder: made once by the trainer, read by rollouts and ledger.
+"""A run keeps its prompts for life: tables in its folder, made once by the trainer, read by rollouts and ledger.
 
 ``prepare`` turns sources into rows (pure but for reading the sources), ``publish_data`` stores them with a manifest
 written last, ``read_table`` reads them back. The fingerprint fixes the data for the life of the run: (fingerprint,
@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
+        # int32 holds every vocabulary, in half of int64's memory.
         pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("reference_answer", pa.string(), nullable=False),
     ]
@@ -78,6 +79,7 @@ def prepare(spec: ReasonerZeroRunSpec, tokenizer: Any) -> PreparedData:
     table ends up empty.
     """
     data = spec.data
+    # Across sources too: two files may number their records from 0 under one ``id`` column.
     records = unique_ids(
         record for index, source in enumerate(data.train) for record in read_source(source, str(index))
     )
@@ -95,6 +97,7 @@ def fingerprint(rows: Iterable[PromptRow]) -> str:
     """sha256 (hex) over prompt ids, token ids and reference answers, in order."""
     whole = hashlib.sha256()
     for row in rows:
+        # A JSON list a line: no two different tables give the same bytes, as plain concatenation could.
         whole.update(json.dumps([row.prompt_id, row.prompt_token_ids, row.reference_answer]).encode())
         whole.update(b"\n")
     return whole.hexdigest()
@@ -128,6 +131,7 @@ def publish_data(folder: RunFolder, spec: ReasonerZeroRunSpec, prepared: Prepare
     try:
         folder.store.put_new(layout.DATA_MANIFEST, manifest.model_dump_json(indent=2).encode())
     except ObjectExistsError:
+        # Another gang wrote it between the look and the put: hold our data against that one's.
         return publish_data(folder, spec, prepared)
     return manifest
 
@@ -170,6 +174,7 @@ def _rows(
     for record in records:
         text = render(spec.data.prompt_template, record.question)
         ids = tuple(tokenize(tokenizer, text))
+        # Dropped, not cut as the published code does: a question that lacks its end has no answer (RECIPE.md, Prompt).
         if len(ids) > limit:
             dropped.append(DroppedPrompt(prompt_id=record.prompt_id, tokens=len(ids)))
         else:

@@ -1,4 +1,6 @@
-"""From a question to prompt tokens, and the tokenizer that does it. Called by ``rz_workers.data.prompt_table``
+"""A prompt's tokens say what its text says: a tokenizer that does not round-trip it is refused.
+
+From a question to prompt tokens, and the tokenizer that does it. Called by ``rz_workers.data.prompt_table``
 (trainer) and by the engines, which decode with the same tokenizer. transformers is imported only when a tokenizer is
 loaded.
 """
@@ -24,6 +26,7 @@ def render(template: str, question: str) -> str:
 def tokenize(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a prompt: BOS in front if the tokenizer has one, no other special tokens (RECIPE.md)."""
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+    # By hand: add_special_tokens would also put EOS or others where a tokenizer's template has them.
     bos = tokenizer.bos_token_id
     return ids if bos is None else [int(bos), *ids]
 
@@ -36,6 +39,7 @@ def check_round_trip(tokenizer: Any, template: str, question: str = PROBE_QUESTI
     """
     text = render(template, question)
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+    # No clean-up: it takes away blanks before punctuation, and the text would differ from the prompt.
     decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     expected, found = unicodedata.normalize("NFC", text), unicodedata.normalize("NFC", decoded)
     if found != expected:
@@ -54,6 +58,7 @@ def load_tokenizer(path_or_id: str | Path, revision: str | None = None, trust_re
 
     Raises UserError, with the reason in one line, when it does not load.
     """
+    # Here, not above: the ledger reads prompt tables in a process without torch and transformers.
     from transformers import AutoTokenizer
 
     name = str(path_or_id)

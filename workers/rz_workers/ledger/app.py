@@ -1,4 +1,7 @@
-"""The ledger's routes (the table in ``protocol.messages``) over ``service.Ledger``. ``main`` and the tests build it."""
+"""No request is answered without the run's token: the ledger's routes over ``service.Ledger``.
+
+The table of routes is in ``protocol.messages``. ``main`` and the tests build the app.
+"""
 
 from __future__ import annotations
 

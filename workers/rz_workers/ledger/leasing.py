@@ -1,7 +1,49 @@
-"""Who samples what: leases, heartbeats, completions and expiry, as pure functions of (state, event, now).
+"""A unit has at most one live lease, and the first completion of it that is recorded is the one that counts.
 
-Called by ``service`` alone. The order in which units are handed out is in ``candidates``; the rules that lose no
-finished work are in ``complete`` and ``found``.
+Leases, heartbeats, completions and expiry, as pure functions of (state, event, now). Called by ``service`` alone. The
+order in which units are handed out is in ``candidates``; the rules that lose no finished work are in ``complete`` and
+``found``.
+
+Example: a step of one unit, and a rollout that falls silent for longer than its lease.
+
+>>> from rz_api.spec import ReasonerZeroRunSpec
+>>> from rz_workers.ledger.state import Plan
+>>> sizes = {"totalSteps": 1, "promptsPerStep": 1, "samplesPerPrompt": 4}
+>>> fields = {"model": {"name": "m"}, "data": {"train": [{"uri": "d.jsonl"}]}, "storage": {"uri": "runs/x"}}
+>>> spec = ReasonerZeroRunSpec.model_validate(fields | {"algorithm": sizes, "rollout": {"leaseSeconds": 30}})
+>>> version_0 = WeightsInfo(version=0, digest="d", incarnation=1, prefix="weights/v000000-i1")
+>>> state = weights_published(State(Plan("tiny", spec, 1, {}, total_steps=1), ticked=0.0), version_0, now=0.0)
+>>> state, reply = lease(state, LeaseRequest(rollout_id="r0", weight_version=0), now=0.0)
+>>> first = reply.leases[0]
+>>> first.unit.shard_key(first.attempt)
+'trajectories/step-000000/group-000000-u0-a1.parquet'
+
+30 seconds without a heartbeat. Its shard may be stored all the same, so that storage is searched before anybody else
+gets the unit; nothing is there, and ``r1`` gets it as attempt 2:
+
+>>> for seconds in range(1, 31):
+...     state = tick(state, float(seconds))
+>>> assert suspects(state) == [first.unit]
+>>> assert lease(state, LeaseRequest(rollout_id="r1", weight_version=0), now=30.0)[1].leases == ()
+>>> state = found(state, first.unit, (), now=30.0)
+>>> state, reply = lease(state, LeaseRequest(rollout_id="r1", weight_version=0), now=30.0)
+>>> second = reply.leases[0]
+>>> second.attempt
+2
+
+But ``r0`` was only frozen, and its shard arrives. Finished work is never thrown away: it counts, and ``r1`` is told:
+
+>>> def completion(rollout_id, of):
+...     key = of.unit.shard_key(of.attempt)
+...     shard = ShardRef(unit=of.unit, attempt=of.attempt, key=key, sha256=key, size_bytes=9, rows=4, weight_version=0)
+...     return Completion(rollout_id=rollout_id, lease_id=of.lease_id, shard=shard)
+>>> state, reply = complete(state, completion("r0", first), now=31.0)
+>>> assert reply.accepted
+>>> state, told = heartbeat(state, Heartbeat(rollout_id="r1", weight_version=0, leases=(second,)), now=32.0)
+>>> assert told.lost == (second.lease_id,)
+>>> state, reply = complete(state, completion("r1", second), now=33.0)
+>>> reply.accepted, state.counters.expired, state.counters.duplicates
+(False, 1, 1)
 """
 
 from __future__ import annotations
@@ -71,6 +113,7 @@ def lease(state: State, request: LeaseRequest, now: float, received: float | Non
     ``received`` is when the request came, if it was held since: a rollout that is frozen meanwhile shows no life.
     """
     state = asked(state, request, now if received is None else received)
+    # Before all else, also while draining: the sender waits for everyone whom it was promised.
     state, order = transfers.take_order(state, request.rollout_id)
     if order is not None:
         return state, LeaseReply(receive=order)
@@ -125,10 +168,12 @@ def heartbeat(state: State, beat: Heartbeat, now: float) -> tuple[State, Heartbe
     state = heard(state, beat, now)
     lost = []
     for claimed in beat.leases:
+        # The bound: `weights_published` refuses a version beyond the run, and a heartbeat is never refused.
         if state.adopting_until is not None and claimed.weights.version <= state.plan.total_steps:
             state = weights_published(state, claimed.weights, now)
         entry = state.entry(claimed.unit)
         if entry is None or entry.shard is not None:
+            # The rollout's own completion may have overtaken this beat: that lease is done, not lost.
             winner = state.recorded(claimed.unit)
             if winner is None or winner.attempt != claimed.attempt:
                 lost.append(claimed.lease_id)
@@ -155,6 +200,7 @@ def asked(state: State, request: LeaseRequest, now: float) -> State:
     rollout = replace(
         before,
         weight_version=request.weight_version,
+        # `now` may be the moment at which a held request came, and a heartbeat was heard since.
         seen=max(before.seen, now),
         digest=request.weights_digest,
         receiver=request.receiver,
@@ -225,6 +271,7 @@ def complete(state: State, completion: Completion, now: float) -> tuple[State, C
     if entry.shard is not None:
         accepted = _same(entry.shard, shard)
         return state.counting(duplicates=0 if accepted else 1), CompletionReply(accepted=accepted)
+    # Times only where the lease lasted to the end: a late shard was sampled in a lease that is forgotten.
     held = entry.held
     if held is not None and held.rollout_id == completion.rollout_id:
         times = UnitTimes(unit_id=unit.unit_id, rollout_id=held.rollout_id, leased=held.since, completed=now)
@@ -286,6 +333,7 @@ def tick(state: State, now: float) -> State:
     pause = now - state.ticked
     state = replace(state, ticked=now)
     if pause > state.plan.lease_seconds * PAUSE_SHARE:
+        # Before any deadline is looked at: heartbeats that came meanwhile are still in the socket.
         state = _postpone(state, pause)
     for batch in list(state.open_batches()):
         for entry in batch.entries.values():

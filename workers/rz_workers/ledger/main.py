@@ -73,6 +73,7 @@ async def serve(settings: Settings, store: ObjectStore, listener: socket.socket)
     log.info("serving on port %d", listener.getsockname()[1])
     ends: set[asyncio.Future[Any]] = {serving, working, stopping}
     done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    # First: the server's end waits for held requests, and these are answered now.
     ledger.stop()
     server.should_exit = True
     stopping.cancel()

@@ -1,8 +1,9 @@
-"""How the run moves on: weights, steps, evaluations, drain, as pure functions of (state, event, now).
+"""The newest version, the frozen steps and the committed steps never move back, whoever replays what.
 
-Called by ``service``, and by ``recovery`` with what storage holds. A step goes *open* (its weights are published) ->
-*complete* (every unit done) -> *frozen* (its manifest is in storage; nothing can change it any more) -> *committed*
-(the trainer has trained on it). Steps are frozen in order.
+How the run moves on: weights, steps, evaluations, drain, as pure functions of (state, event, now). Called by
+``service``, and by ``recovery`` with what storage holds. A step goes *open* (its weights are published) -> *complete*
+(every unit done) -> *frozen* (its manifest is in storage; nothing can change it any more) -> *committed* (the trainer
+has trained on it). Steps are frozen in order.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ def weights_published(state: State, info: WeightsInfo, now: float, canary: Canar
     if known is None or is_news(info, known):
         state = replace(state, weights={**state.weights, info.version: info}, progressed=now)
         if known is not None and known.digest != info.digest:
+            # The scores of other tensors would fail the proof of every engine that holds the right ones.
             state = replace(state, canaries={v: one for v, one in state.canaries.items() if v != info.version})
     if canary is not None and state.weights[info.version].digest == info.digest:
         state = replace(state, canaries={**state.canaries, info.version: canary})
     state = newest_gang(state, info.incarnation)
     if state.transfer is not None and info.version >= state.transfer.version:
         state = replace(state, transfer=None)
+    # Every version in between: an announcement may have been lost, and each has its evaluation.
     reached = range(0 if newest is None else newest + 1, info.version + 1)
     return _without_old_canaries(open_steps(open_evaluations(state, reached)))
 
@@ -58,6 +61,7 @@ def weights_published(state: State, info: WeightsInfo, now: float, canary: Canar
 def is_news(info: WeightsInfo, known: WeightsInfo) -> bool:
     """Whether a publication replaces what is known of its version."""
     if info.digest == known.digest and known.stored:
+        # The same tensors are never again said not to be stored, whichever gang speaks.
         return info.stored and info.incarnation > known.incarnation
     return (info.incarnation, info.stored) > (known.incarnation, known.stored)
 

@@ -1,9 +1,9 @@
-"""Whether a rollout's proof agrees with its peers', as pure functions. ``leasing`` asks before it gives a lease.
+"""Where engines on the same hardware disagree about the canary, those that are outvoted get no lease.
 
-Engines on the same hardware score the canary of the same weights with the same bits. Where they don't, the most
-frequent bits are taken as right; of equally frequent ones those that are nearest to the trainer's scores, then those
-that were reported first. A rollout that has others gets no leases: it loads its weights in full from storage, once for
-each version, and ends when that does not help.
+Pure functions; ``leasing`` asks before it gives a lease (decision 7). Engines on the same hardware score the canary of
+the same weights with the same bits. Where they don't, the most frequent bits are taken as right; of equally frequent
+ones those that are nearest to the trainer's scores, then those that were reported first. A rollout that has others gets
+no leases: it loads its weights in full from storage, once for each version, and ends when that does not help.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def judge(state: State, request: LeaseRequest) -> tuple[State, LeaseReply | None
     """
     seen, proof = state.rollouts[request.rollout_id], request.proof
     if seen.is_replaced:
+        # Again and again: the answer that said so first may have been lost.
         return state, LeaseReply(replace=True)
     held = next((info for info in state.weights.values() if proof and info.digest == proof.digest), None)
     if proof is None or held is None or proof.digest != request.weights_digest or _agrees(state, proof):
@@ -45,6 +46,7 @@ def judge(state: State, request: LeaseRequest) -> tuple[State, LeaseReply | None
     if seen.reloaded == proof.digest:
         state = state.with_rollout(request.rollout_id, replace(seen, proof=None, is_replaced=True))
         return state.counting(proofs_failed=1), LeaseReply(replace=True)
+    # There is nothing to load in full from yet.
     if not held.stored:
         return state, LeaseReply()
     state = state.with_rollout(request.rollout_id, replace(seen, proof=None, reloaded=proof.digest, asleep=False))

@@ -1,8 +1,8 @@
-"""A State from what storage holds: how the ledger starts, the first time and after every crash. Blocking; in a thread.
+"""Nothing that was finished is lost by a crash of the ledger: its State is rebuilt from what storage holds.
 
-Nothing that was finished is lost by a crash: shards are in storage before the ledger is told of them, the choice
-between two shards of a unit only counts once it is frozen, and frozen manifests are in storage. Leases are not stored:
-rollouts tell what they hold (``service`` adopts for one lease interval).
+How the ledger starts, the first time and after every crash. Blocking; in a thread. Shards are in storage before the
+ledger is told of them, the choice between two shards of a unit only counts once it is frozen, and frozen manifests are
+in storage. Leases are not stored: rollouts tell what they hold (``service`` adopts for one lease interval).
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ def recover(store: ObjectStore, run: ResolvedRun, now: float, announced: Iterabl
         ticked=now,
         progressed=now,
     )
+    # Steps are frozen in order, so that the first one without a manifest ends the search.
     while manifest := folder.step_manifest(state.next_frozen):
         state = replace(state, frozen={**state.frozen, manifest.step: manifest}, next_frozen=manifest.step + 1)
     for step in sorted(commits)[-SECONDS_KEPT:]:
         state = with_metrics(state, step, _newest_commit(folder, commits[step]).metrics)
+    # After the frozen ones: which steps are open follows from `next_frozen`.
     state = _open_what_is_left(state, folder)
     units = [entry.unit for batch in state.open_batches() for entry in batch.entries.values()]
     by_id = {unit.unit_id: unit for unit in units}
@@ -81,6 +83,7 @@ def stored_evaluation(store: ObjectStore, plan: Plan, version: int) -> tuple[Sha
     otherwise.
     """
     stored = find_unit_shards(store, plan.units(EVAL, version)).values()
+    # 0 rows mark an attempt that cannot be read (`find_unit_shards`).
     usable = [[shard for shard in attempts if shard.rows == shard.unit.num_rows] for attempts in stored]
     return tuple(attempts[0] for attempts in usable) if all(usable) else None
 

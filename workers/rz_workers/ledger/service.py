@@ -1,5 +1,6 @@
-"""The holder of the ledger's State, and its conversation with storage. ``app`` calls it for each request, ``main`` runs
-it.
+"""Only one thread replaces the ledger's State, and no failure of storage ends the ledger or loses an event.
+
+The holder of that State, and its conversation with storage. ``app`` calls it for each request, ``main`` runs it.
 
 **Locking: there is no lock, there is one writer.** ``self.state`` is an immutable value that only coroutines of the
 event loop replace, and between reading it and replacing it none of them awaits. Storage is slow and blocking, so each
@@ -119,6 +120,7 @@ class Ledger:
         """
         saw_none, poll = False, FIRST_POLL_SECONDS
         while True:
+            # Taken before storage is read: an announcement that comes meanwhile must not be slept through.
             changed = self._changed
             state = await self._persistently("recovery", self._recover)
             if state is not None:
@@ -129,6 +131,7 @@ class Ledger:
         now = self._clock()
         until = None if saw_none else now + state.plan.lease_seconds
         state = replace(state, draining=self._draining, ticked=now, adopting_until=until)
+        # Those that came while storage was read are not in what was recovered.
         for publication in self._announced.values():
             state = progress.weights_published(state, publication.weights, now, publication.canary)
         log.info(
@@ -157,7 +160,9 @@ class Ledger:
         received = self._clock()
         deadline = received + min(request.wait_seconds, MAX_WAIT_SECONDS)
         while True:
+            # Taken before the state is looked at: what changes in between must not be slept through.
             changed = self._changed
+            # Asked before the state is read: nothing may be awaited between reading and replacing it.
             if await is_gone():
                 return LeaseReply()
             if self.state is not None:
@@ -278,13 +283,15 @@ class Ledger:
     # --------------------------------------------------------------------------------------------------- storage
 
     def _put(self, state: State) -> None:
-        """The only place that replaces the state; starts the storage work that the new one asks for."""
+        """Replace the state, and start the storage work that the new one asks for."""
         self.state = state
         manifest = progress.step_to_freeze(state, self._clock())
         if manifest is not None:
+            # Another name, because mypy forgets in a lambda that it is not None.
             frozen = manifest
             self._start(f"freezing step {frozen.step}", lambda: self._folder().freeze_step(frozen), self._froze)
         units = leasing.suspects(state)
+        # Units that become suspect while a search runs wait for its end: the put of its result begins the next one.
         if units:
             self._start("searching for shards", lambda: find_unit_shards(self._store, units), self._searched(units))
 
@@ -314,6 +321,7 @@ class Ledger:
         async def task() -> None:
             try:
                 result = await self._persistently(name, work)
+                # Before `apply`: the state that it puts may ask for work of this name again.
                 del self._tasks[name]
                 apply(result)
                 self._wake()
@@ -345,6 +353,7 @@ class Ledger:
         else:
             self._troubles[name] = trouble
         if self.state is not None:
+            # Past `_put`: a trouble asks for no work of storage.
             self.state = replace(self.state, storage_trouble=next(iter(self._troubles.values()), None))
 
     async def _stored_step(self, step: int) -> TakeReply:
@@ -378,6 +387,7 @@ class Ledger:
     def _wake(self) -> None:
         """Let every held request look again."""
         self._changed.set()
+        # Who waits holds the old event and sees it set; whoever comes next waits for the next change.
         self._changed = asyncio.Event()
 
     async def _wait_until(self, changed: asyncio.Event, deadline: float) -> bool:

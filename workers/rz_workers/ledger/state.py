@@ -1,8 +1,9 @@
-"""What the ledger knows, as one immutable value, and the questions that can be asked of it.
+"""A state is never changed, only replaced: whoever holds one may read it, in any thread, for as long as they like.
 
-``State`` is changed only by the pure functions of this package, each ``(state, event, now) -> state'``
-or ``-> (state', reply)``; ``service`` holds the current one, ``recovery`` builds the first one. ``now`` is Unix seconds
-from a clock that never jumps (``service.steady_clock``). Mappings inside are never modified in place.
+What the ledger knows, as one value, and the questions that can be asked of it. ``State`` is changed only by the pure
+functions of this package, each ``(state, event, now) -> state'`` or ``-> (state', reply)``; ``service`` holds the
+current one, ``recovery`` builds the first one. ``now`` is Unix seconds from a clock that never jumps
+(``service.steady_clock``). Mappings inside are never modified in place.
 
 The life of a unit::
 
@@ -272,6 +273,7 @@ class State:
         """The open entry of exactly this unit; None when it is closed, not open yet, or not of this run."""
         batch = self.batch(unit.kind, unit.step)
         entry = None if batch is None else batch.entries.get(unit.unit_id)
+        # An id says neither which prompts nor how many samples: a unit of other data or sizes may have the same.
         return entry if entry is not None and entry.unit == unit else None
 
     def recorded(self, unit: Unit) -> ShardRef | None:

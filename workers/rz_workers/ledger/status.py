@@ -1,6 +1,7 @@
-"""What people, the operator and Prometheus are shown, as pure functions of the state. Never an input to a decision.
+"""No decision depends on what is here: what people, the operator and Prometheus are shown.
 
-Called by ``service`` from the threads of the status port; a State is immutable, so no lock is needed.
+Pure functions of the state. Called by ``service`` from the threads of the status port; a State is immutable, so no lock
+is needed.
 """
 
 from __future__ import annotations

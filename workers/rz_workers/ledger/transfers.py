@@ -1,5 +1,7 @@
-"""Who takes part in a broadcast of weights, as pure functions of (state, event, now). ``leasing`` hands out the orders,
-``service`` opens them for the trainer.
+"""Every rollout that the trainer is told to wait for gets at most one order, and nobody else any.
+
+Who takes part in a broadcast of weights, as pure functions of (state, event, now). ``leasing`` hands out the orders,
+``service`` opens them for the trainer (decision 7).
 
 A broadcast is open from the trainer's request until the version is announced, another one is opened, or a newer gang
 appears. Each participant gets its order once, before anything else: whoever misses it, or fails at it, is without the
@@ -60,8 +62,10 @@ def open_transfer(state: State, request: TransferRequest, now: float) -> tuple[S
         is_new = group is None
         if group is None:
             sender = receiver.near if receiver.near is not None else _least_busy(groups, len(request.senders))
+            # The rank beside it does not send, and no other one can: it loads the version from storage.
             if not 0 <= sender < len(request.senders):
                 continue
+            # With the time in it: a group that was dropped and is formed again must not find the old one's keys.
             group = f"i{request.incarnation}-v{request.version}-{rollout_id}-{round(now * 1000):x}"
             groups[group] = sender
         assignments.append(

@@ -1,8 +1,8 @@
-"""Placement ``colocated``: whose turn it is on the devices that rollouts and trainer share, as pure functions.
+"""Where rollouts and trainer share devices, they never compute at the same time (placement ``colocated``).
 
-It is the rollouts' turn while there is something that they could sample: units of the open step, then evaluations of
-published versions. Then they are told to sleep, and the trainer's ``take`` is answered when every live one does. Its
-next publication opens the next step, and with that the rollouts' next turn.
+Whose turn it is, as pure functions. It is the rollouts' turn while there is something that they could sample: units of
+the open step, then evaluations of published versions. Then they are told to sleep, and the trainer's ``take`` is
+answered when every live one does. Its next publication opens the next step, and with that the rollouts' next turn.
 
 Nobody waits for the dead: a rollout that was not heard of for a lease interval does not count, and a ledger that was
 restarted listens for as long before the trainer may work. A rollout process asks before it builds its engine, which
@@ -39,6 +39,7 @@ def trainer_may_run(state: State) -> bool:
     shared."""
     if not is_shared(state):
         return True
+    # A ledger that has just started does not know yet which rollouts are awake.
     if state.adopting_until is not None or turn(state) == "rollout":
         return False
     return all(rollout.asleep for rollout in state.live_rollouts().values())

@@ -1,7 +1,7 @@
-"""Processes of a node as the system sees them: start one, read its output line by line, signal it, reap it.
+"""A process that is started here ends when this one does, however that ends, and is reaped once.
 
-``main`` calls this from one thread (the kernel ties a child's life to the thread that started it). Linux alone: pods
-are.
+Processes of a node as the system sees them: start one, read its output line by line, signal it, reap it. ``main`` calls
+this from one thread (the kernel ties a child's life to the thread that started it). Linux alone: pods are.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def start(spec: ProcessSpec, environment: Mapping[str, str], words_file: Path, n
     """Start a process in a session of its own, with ``environment`` under its own variables. It gets SIGKILL when this
     process dies, however that dies. Raises OSError when there is no such program."""
     words_file.parent.mkdir(parents=True, exist_ok=True)
+    # The last words of the process before this one would explain the wrong end.
     words_file.unlink(missing_ok=True)
     program, *arguments = spec.command
     popen = subprocess.Popen(
@@ -159,6 +160,7 @@ def ended(children: Mapping[int, Child]) -> list[tuple[Child, int]]:
             child.kill_group()
         _, encoded = os.waitpid(status.si_pid, 0)
         if child is not None:
+            # By hand: Popen knows nothing of our `waitpid`, and would warn at its end that the child still runs.
             child.popen.returncode = os.waitstatus_to_exitcode(encoded)
             found.append((child, child.popen.returncode))
 

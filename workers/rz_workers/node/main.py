@@ -63,6 +63,7 @@ class NodeEndedError(WorkerError):
 def main() -> None:
     """Run the node. Raises UserError for an ``RZ_NODE`` that cannot be used, NodeEndedError unless all is well."""
     environment = dict(os.environ)
+    # Popped: a child that found it would take itself for a node.
     spec = parse(environment.pop(VARIABLE, None))
     max_failures = read_max_failures(environment)
     children.adopt_orphans()
@@ -96,6 +97,7 @@ def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
         reader.setblocking(False)
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        # Does nothing, and has to be there: a signal without a handler in Python writes no byte to the socket.
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _frame: received.append(number))
@@ -103,6 +105,7 @@ def _signals() -> Iterator[tuple[socket.socket, list[int]]]:
             yield reader, received
         finally:
             signal.set_wakeup_fd(-1)
+            # The exit code stands: a further SIGTERM must not end the process with another one.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
 
@@ -195,6 +198,7 @@ class Node:
             for child in self._running.values():
                 log.warning("%s does not stop: killing it", child.spec.name)
                 child.kill_group()
+            # Moved on: a due time in the past would turn `_wait` into a busy loop until their ends are seen.
             self._kill_at = time.monotonic() + 1.0
 
     # ------------------------------------------------------------------------------------------ starting, ending
@@ -225,6 +229,7 @@ class Node:
             del self._running[child.pid]
             child.drain_output(self._selector)
             seen.append((child, End(child.spec.name, child.spec.essential, exit_code(returncode), child.words())))
+        # Ends of one look have no order of their own: the likely cause first, its consequences after.
         for child, end in sorted(seen, key=lambda pair: likely_cause(pair[1])):
             self._follow(child.spec, end, time.monotonic() - child.started)
 

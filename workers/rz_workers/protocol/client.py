@@ -1,8 +1,9 @@
-"""The callers' side of the protocol: blocking HTTP clients for the ledger and the reward service.
+"""A call returns the peer's reply or says what the peer refused; it never gives up on a peer that is down.
 
-Rollout and trainer call these, from several threads if they like. A peer that is down is being replaced by the
-operator, so a call waits for it: connection errors, timeouts and 5xx are retried without end, with capped back-off;
-what the peer refuses (4xx) is a defect or a decision, never a reason to repeat:
+The callers' side of the protocol: blocking HTTP clients for the ledger and the reward service. Rollout and trainer call
+these, from several threads if they like. A peer that is down is being replaced by the operator, so a call waits for it:
+connection errors, timeouts and 5xx are retried without end, with capped back-off; what the peer refuses (4xx) is a
+defect or a decision, never a reason to repeat:
 
 ====================  ==============================================================================================
 the peer answers      the call
@@ -84,6 +85,7 @@ class ProtocolError(WorkerError):
 
 def backoff_seconds(failures: int, jitter: float) -> float:
     """Wait after the ``failures``-th failed try in a row: 0.2 s doubling to 10 s, times 0.5 to 1 (``jitter``)."""
+    # The bound of 16: 2.0 ** 1024 is an OverflowError, and tries have no end.
     bound = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
     return bound * (0.5 + 0.5 * jitter)
 
@@ -163,6 +165,7 @@ class _Peer:
         """Back off, with a log line after failure 1, 2, 4, 8, ...; DrainedError when told to stop."""
         delay = min(backoff_seconds(failures, random.random()), self._max_backoff_seconds)
         self._on_wait()
+        # Powers of two: an hour's outage is a dozen lines, not hundreds.
         if failures & (failures - 1) == 0:
             log.warning(
                 "%s at %s: %s failed (try %d, %s); trying again", self._name, self._url, what, failures, trouble

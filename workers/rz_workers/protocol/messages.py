@@ -1,4 +1,6 @@
-"""The messages between rollouts, trainer, reward and ledger. Every side uses these models; JSON over HTTP.
+"""All sides use these models, and a field that one of them does not know is refused, never passed over.
+
+The messages between rollouts, trainer, reward and ledger; JSON over HTTP.
 
 ============================  =================  ==============================  =============================
 route (bearer token)          who calls          request -> reply                blocks until

@@ -1,8 +1,8 @@
-"""What step v consists of: pure functions of (number of prompts, spec, step).
+"""A unit that is handed out again is the same unit to the last bit (DESIGN.md 3).
 
-The ledger cuts a step into lease units with these, the rollout derives seeds, the trainer knows the canonical order.
-Nothing here depends on time, arrival, attempt numbers or the number of workers, so that a unit that is handed out
-again is the same unit to the last bit (DESIGN.md 3).
+What step v consists of: pure functions of (number of prompts, spec, step). The ledger cuts a step into lease units with
+these, the rollout derives seeds, the trainer knows the canonical order. Nothing here depends on time, arrival, attempt
+numbers or the number of workers.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def epoch_permutation(num_prompts: int, seed: int, epoch: int) -> tuple[int, ...
     platform and library version for as long as sha256 is."""
 
     def key(row: int) -> bytes:
+        # No library's generator promises the same order for ever (decision 3).
         return hashlib.sha256(f"order:{seed}:{epoch}:{row}".encode()).digest()
 
     return tuple(sorted(range(num_prompts), key=key))
@@ -120,6 +121,7 @@ def eval_units(spec: ReasonerZeroRunSpec, version: int, eval_set: str, num_probl
     With few samples a problem, a unit takes more problems, so that it holds about as many rollouts as in training.
     """
     samples, rollout = spec.evaluation.samples, spec.rollout
+    # Small batches cost a CPU almost as much as large ones (decision 1).
     block = rollout.groups_per_lease * max(1, rollout.samples_per_lease // samples)
     return _cut(spec, EVAL, version, eval_set, [(i, i) for i in range(num_problems)], samples, block)
 
@@ -131,8 +133,10 @@ def is_eval_version(spec: ReasonerZeroRunSpec, version: int, last_version: int) 
 
 def sample_seed(run_seed: int, unit: Unit, group_id: int, sample_index: int) -> int:
     """Seed of one rollout, 0 <= seed < 2**63: depends on what is sampled, never on who, when or which attempt."""
+    # A training group's id is unique in the run; a problem's comes again with every version.
     scope = TRAIN if unit.kind == TRAIN else f"{EVAL}:{unit.eval_set}:{unit.step}"
     digest = hashlib.sha256(f"sample:{run_seed}:{scope}:{group_id}:{sample_index}".encode()).digest()
+    # 63 bits: a seed has to fit a signed 64-bit integer.
     return int.from_bytes(digest[:8], "big") >> 1
 
 

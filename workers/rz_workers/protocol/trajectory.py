@@ -1,5 +1,6 @@
-"""The finished record of one sampled attempt: what rollouts write, and ledger, trainer and report read.
+"""A trajectory has as many log-probabilities as tokens, each of them finite, from the moment that it exists.
 
+The finished record of one sampled attempt: what rollouts write, and ledger, trainer and report read.
 ``rz_workers.storage.trajectories`` stores it as Parquet; the method computes with it and needs no storage for that.
 """
 
@@ -61,5 +62,6 @@ class Trajectory:
                 f"group {self.group_id}, sample {self.sample_index}: found {tokens} response tokens, "
                 f"{len(self.rollout_logprobs)} log-probabilities and {masks} mask values; they must be as many"
             )
+        # Also for readers: DuckDB does not find NaN in pyarrow's Parquet (findings/duckdb_parquet_nan.sh).
         if not all(map(math.isfinite, self.rollout_logprobs)):
             raise ValueError(f"group {self.group_id}, sample {self.sample_index}: a log-probability is not finite")

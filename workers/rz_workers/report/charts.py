@@ -1,5 +1,6 @@
-"""The charts of a run by file name: what the model learned is drawn here, how the training went in ``diagnostics``.
+"""What was not measured has no chart, rather than an empty one.
 
+The charts of a run by file name: what the model learned is drawn here, how the training went in ``diagnostics``.
 ``main`` renders what ``charts`` returns.
 """
 

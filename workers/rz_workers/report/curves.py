@@ -1,7 +1,8 @@
-"""What the curves are drawn with: panels, their lines, the labels at the lines' ends. For ``charts``, ``diagnostics``.
+"""No smoothed curve is shown without the values that it was made of, and evaluations are never smoothed.
 
+What the curves are drawn with: panels, their lines, the labels at the lines' ends. For ``charts``, ``diagnostics``.
 Training curves have two lines: faint, each step as it was; bold, the mean over ``SMOOTHING_STEPS`` steps around it.
-Evaluations are points, never smoothed.
+Evaluations are points.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def lines(heading: str, note: str, curves: dict[str, tuple[str, str]], form: str
         if share:
             share_axis(axes, top)
         else:
+            # matplotlib warns of limits that are equal.
             axes.set_ylim(0, 1.1 * top or 1e-6)
             axes.yaxis.set_major_formatter(lambda value, _: form.format(value) if value else "0")
         finish(axes, record, ends, form)
@@ -95,6 +97,7 @@ def evaluated(axes: Axes, curves: Sequence[tuple[Series, str]]) -> list[End]:
     for series, colour in curves:
         if not series:
             continue
+        # Not clipped: a point at 0 or 1 is shown whole.
         axes.plot(series.x, series.y, color=colour, linewidth=1.6, marker="o", markersize=5, clip_on=False, zorder=3)
         ends.append((series.y[-1], series.label, colour))
     return ends

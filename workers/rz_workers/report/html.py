@@ -1,7 +1,7 @@
-"""``report.html``: one self-contained page. Pure: from a summary, PNGs and samples to text. Called by ``main``.
+"""The page loads nothing from anywhere, and nothing that a model or a data set wrote is markup in it.
 
-Nothing is loaded from anywhere: images are data URIs, there is no script. Everything that came out of a model or a data
-set is escaped: it is hostile input.
+``report.html``, self-contained: images are data URIs, there is no script. What came out of a model or a data set is
+hostile input, and escaped. Pure: from a summary, PNGs and samples to text. Called by ``main``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a report is about: everything that it needs from a run's folder, read once.
+"""Everything that a report shows comes from one reading of the run's folder.
 
 ``main`` calls ``read_run``; every other module of the report works on the ``RunRecord`` that it returns.
 """
@@ -110,4 +110,5 @@ def _unused_shards(store: ObjectStore, commits: tuple[StepCommit, ...]) -> tuple
         for key in store.list(layout.TRAJECTORIES)
         if key.endswith(".parquet") and key.rpartition("/")[0] in folders and key not in consumed
     ]
+    # There are few: only of units that were handed out twice.
     return tuple(UnusedShard(key, pq.read_metadata(io.BytesIO(store.get(key))).num_rows) for key in spare)

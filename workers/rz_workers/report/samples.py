@@ -1,5 +1,6 @@
-"""Sample responses for the report: a correct and an incorrect one from the first and from the last training step.
+"""Which responses are shown is a rule, not a choice by hand, and the same for every run.
 
+Sample responses for the report: a correct and an incorrect one from the first and from the last training step.
 ``choose`` is the decision (pure), ``read_samples`` the reading; ``main`` calls it.
 """
 
@@ -62,6 +63,7 @@ def choose(rows: Sequence[Trajectory], *, correct: bool, like: Trajectory | None
         pool = same or pool
     if not pool:
         return None
+    # Group and sample break ties, so that the same run always shows the same responses.
     ordered = sorted(pool, key=lambda row: (len(row.response_token_ids), row.group_id, row.sample_index))
     return ordered[(len(ordered) - 1) // 2]
 

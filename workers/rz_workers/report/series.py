@@ -1,7 +1,8 @@
-"""From commits and evaluations to the numbers behind each chart. Pure.
+"""A curve has finite values alone, each at the weight version that it is about.
 
-Called by ``charts``, ``timeline`` and ``page``. The horizontal axis is everywhere the weight version (completed policy
-updates): the trajectories of step v were sampled with version v, an evaluation of version v belongs to the same place.
+From commits and evaluations to the numbers behind each chart. Pure. Called by ``charts``, ``timeline`` and ``summary``.
+The horizontal axis is everywhere the weight version (completed policy updates): the trajectories of step v were sampled
+with version v, an evaluation of version v belongs to the same place.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def render(chart: Chart, theme: Theme) -> bytes:
     with matplotlib.rc_context(_rc(theme)):
         figure = chart(theme)
         buffer = io.BytesIO()
+        # Else matplotlib writes its version into the file.
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 

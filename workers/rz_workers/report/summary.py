@@ -1,6 +1,6 @@
 """``summary.json``: the run in a few numbers, for scripts and for the project's own acceptance tests. Pure.
 
-Called by ``main`` after the folder is read, and by ``page`` for the table of facts.
+Called by ``main`` after the folder is read, and by ``html`` for the table of facts.
 """
 
 from __future__ import annotations

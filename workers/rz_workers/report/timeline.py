@@ -78,6 +78,7 @@ def _step_panel(
     axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
     for label, name in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_color(colours[name])
+    # matplotlib counts upwards; reversed, the first phase is on top.
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(left - start, right - start)
     axes.grid(axis="x")

@@ -1,4 +1,6 @@
-"""``trace.json``: who worked when, for https://ui.perfetto.dev (or chrome://tracing). Pure. Called by ``main``.
+"""Two events of one thread never overlap, as the trace event format wants it.
+
+``trace.json``: who worked when, for https://ui.perfetto.dev (or chrome://tracing). Pure. Called by ``main``.
 
 Chrome's trace event format (https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU): one
 process for each role; phases and lease units as complete events, reward and response length as counters. Events of one
@@ -135,6 +137,7 @@ def _counters(record: RunRecord, pid: int, origin: float) -> list[Event]:
 
 def _complete(bar: Bar, pid: int, tid: int, origin: float) -> Event:
     start = _microseconds(bar.started - origin)
+    # The end is rounded, not the duration: neighbours in a thread must not overlap by a microsecond.
     end = _microseconds(bar.started + bar.seconds - origin)
     return {
         "ph": "X",

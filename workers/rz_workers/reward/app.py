@@ -1,7 +1,8 @@
-"""The reward service's HTTP side: ``POST /verify`` (see ``messages``), bearer token. ``main`` builds it.
+"""What can't be decided is a 503 and is asked again; it never becomes a reward.
 
-The rule (RECIPE.md, "Reward"): reward 1 if and only if the answer equals the reference and the response ended by a
-stop. There is no reward for form. What can't be decided is a 503 and is asked again; it never becomes a reward.
+The reward service's HTTP side: ``POST /verify`` (see ``messages``), bearer token. ``main`` builds it. The rule
+(RECIPE.md, "Reward"): reward 1 if and only if the answer equals the reference and the response ended by a stop. There
+is no reward for form.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorR
     @app.post("/verify")
     async def verify(request: Request) -> Response:
         try:
+            # Parsed here, because FastAPI's own 422 repeats the whole input.
             asked = VerifyRequest.model_validate_json(await request.body())
         except ValidationError as error:
             return JSONResponse({"detail": f"this is not a VerifyRequest: {error}"[:2000]}, 422)

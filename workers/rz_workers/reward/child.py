@@ -1,9 +1,10 @@
-"""The processes in which answers are compared: a fork server, and the verifier children that it forks.
+"""A comparison that hangs, crashes or takes too much memory ends its own process and no other.
 
-``fork_server`` starts ``python -m rz_workers.reward.child VERIFIER CPU_SECONDS MEMORY_MIB CONTROL_FD``. The fork server
-imports the libraries once (1 s) and then makes a child in milliseconds. It has one thread and no state, so the children
-are clean. Nothing survives the service: the control socket's end ends the fork server, and the kernel kills the
-children when the fork server dies, busy or not.
+The processes in which answers are compared: a fork server, and the verifier children that it forks. ``fork_server``
+starts ``python -m rz_workers.reward.child VERIFIER CPU_SECONDS MEMORY_MIB CONTROL_FD``. The fork server imports the
+libraries once (1 s) and then makes a child in milliseconds. It has one thread and no state, so the children are clean.
+Nothing survives the service: the control socket's end ends the fork server, and the kernel kills the children when the
+fork server dies, busy or not.
 
 Control socket (one datagram each): ``fork`` with a socket attached -> the child's pid; ``wait PID`` -> its wait status.
 Child's socket (a JSON line each): ``[[answer, reference], ...]`` -> one ``{"equal", "cpu_seconds"}`` per pair as it is
@@ -37,6 +38,7 @@ def run_fork_server(control: socket.socket, equal: Verifier, cpu_seconds: float,
     """Serve the control socket until its other end is closed. The first message is our address space, MiB."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the service is told, and ends us
         signal.signal(number, signal.SIG_IGN)
+    # What is there so far is never collected: a collection in a child would write to, and so copy, shared pages.
     gc.freeze()
     control.send(str(_address_space_mib()).encode())
     own_pid = os.getpid()
@@ -45,8 +47,10 @@ def run_fork_server(control: socket.socket, equal: Verifier, cpu_seconds: float,
         if not message:
             return
         if message == b"fork":
+            # Safe, because this process has one thread.
             pid = os.fork()
             if pid == 0:
+                # A child that kept it would keep the service from seeing the fork server's end.
                 control.close()
                 _run_child(socket.socket(fileno=fds[0]), equal, cpu_seconds, memory_mib, own_pid)
             os.close(fds[0])
@@ -62,12 +66,15 @@ def _run_child(channel: socket.socket, equal: Verifier, cpu_seconds: float, memo
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:  # else the fork server died before the line above
+            # An ignored signal stays ignored through exec and fork; then the CPU limit would do nothing.
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            # Hostile input: a crash writes no core, and nothing can be written to a file.
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
             resource.setrlimit(resource.RLIMIT_AS, (memory_mib * MIB, memory_mib * MIB))
             code = serve(channel, equal, cpu_seconds)
     finally:
+        # Not `sys.exit`: buffers and exit handlers are the fork server's.
         os._exit(code)
 
 

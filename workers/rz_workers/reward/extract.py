@@ -1,8 +1,9 @@
-r"""Where the answer of a response is, as text. Pure; called by the reward service for every response.
+r"""Whatever a response holds, looking for its answer takes time linear in its length.
 
-The answer is the last ``\boxed{...}`` inside the last ``<answer>...</answer>`` (RECIPE.md, "Reward"). The prompt ends
-in ``<think>``, so a response starts inside the reasoning; its stop string is part of it, so ``</answer>`` is there when
-the response ended by it. Responses are hostile input: everything here takes time linear in their length.
+Where the answer is, as text. Pure; called by the reward service for every response. The answer is the last
+``\boxed{...}`` inside the last ``<answer>...</answer>`` (RECIPE.md, "Reward"). The prompt ends in ``<think>``, so a
+response starts inside the reasoning; its stop string is part of it, so ``</answer>`` is there when the response ended
+by it. Responses are hostile input.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def extract_answer(response: str) -> str | None:
 def last_answer_block(response: str) -> str | None:
     """Text between the last ``<answer>`` that is closed and its ``</answer>``; None when there is none."""
     last_close = response.rfind(CLOSE_TAG)
+    # Before the last end tag: a block that was begun and not closed behind it is no answer.
     start = response.rfind(OPEN_TAG, 0, max(last_close, 0))
     if start < 0:
         return None
@@ -47,6 +49,7 @@ def last_boxed(text: str) -> str | None:
                 open_braces.append(None)
             case "}":
                 start = open_braces.pop() if open_braces else None
+                # The one that starts last, not that ends last: of nested boxes the inner one.
                 if start is not None and (best is None or start > best[0]):
                     best = (start, token.start())
             case "\\boxed{":

@@ -1,4 +1,7 @@
-"""The pool's handle on ``rz_workers.reward.child``: start the fork server, have children forked, and reap them."""
+"""A pid that is signalled here is always that of our own child, and each child is reaped once.
+
+The pool's handle on ``rz_workers.reward.child``: start the fork server, have children forked, and reap them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ class ForkServer:
 
     async def start(self) -> None:
         """Start it and wait until the verifier is imported. Raises UserError when the memory limit is too low."""
+        # SEQPACKET keeps messages apart, as DGRAM does, and shows the end of the other side, as STREAM does.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Closed here once the fork server has it: else its end would never show on our side.
         with theirs:
             self._process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
@@ -66,6 +71,7 @@ class ForkServer:
     async def close(self) -> None:
         """End it; the kernel ends its children."""
         with contextlib.suppress(OSError):
+            # `close` alone would not wake a thread that reads from it.
             self._control.shutdown(socket.SHUT_RDWR)
         self._control.close()
         await asyncio.to_thread(self._process.wait)
@@ -98,6 +104,7 @@ class ForkServer:
                 socket.send_fds(self._control, [message], [] if fd is None else [fd])
             return self._control.recv(64)
 
+        # One exchange at a time: replies carry no name.
         async with self._lock:
             try:
                 reply = await asyncio.to_thread(exchange)

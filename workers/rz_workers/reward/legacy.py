@@ -1,9 +1,9 @@
-r"""The older way to compare answers: normalise both strings as LaTeX, compare them, then let sympy try (``legacy``).
+r"""No text is ever evaluated as Python: sympy gets its expressions from a LaTeX grammar.
 
-For parity with the published Open-Reasoner-Zero code, whose default it was; written from its description. It knows the
+The older way to compare answers (``legacy``): normalise both strings as LaTeX, compare them, then let sympy try. For
+parity with the published Open-Reasoner-Zero code, whose default it was; written from its description. It knows the
 habits of the MATH data set: spacing commands, ``\dfrac``, units, degrees, percent and dollar signs, ``x =`` in front,
-``\frac12``, ``a/b``. Unlike the usual implementation it never evaluates text as Python: sympy gets its expressions from
-a LaTeX grammar. Runs in verifier children (``rz_workers.reward.child``).
+``\frac12``, ``a/b``. Runs in verifier children (``rz_workers.reward.child``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Pairs in, verdicts out, whatever the pairs do to the processes that compare them. ``app`` calls ``verify``.
+"""A verdict depends on its pair alone, never on load, on the pairs beside it or on a crash.
 
-What can happen to a comparison, and what becomes of it:
+Pairs in, verdicts out, whatever the pairs do to the processes that compare them. ``app`` calls ``verify``. What can
+happen to a comparison, and what becomes of it:
 
 ======================================  =============================================================================
 the child ...                           the pair
@@ -199,9 +200,11 @@ class VerifierPool:
             except TimeoutError:
                 cause: str | None = f"no verdict in {self._wall_seconds:g} s of wall time"
             except ConnectionError as error:
+                # Reset by a child that died with pairs unread: how it died says the rest.
                 cause, line = None, b""
                 log.debug("a verifier child is gone: %s", error)
             else:
+                # Half a line: it died while it wrote.
                 reply = json.loads(line) if line.endswith(b"\n") else {}
                 if "equal" in reply:
                     self._finish(job, Outcome(equal=reply["equal"], cpu_seconds=reply["cpu_seconds"]))
@@ -209,7 +212,9 @@ class VerifierPool:
                 cause = reply.get("error")
             status = await self._server.reap(child)
             async with self._more:
+                # To the front, in their order: they were next, and did nothing.
                 self._queue.extendleft(reversed(jobs[position + 1 :]))
+                # With a cause it was we who killed it, or it reported an error: no time limit.
                 if cause is None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
                     self.stats.timeouts += 1
                     self._finish(job, Outcome(equal=False, timed_out=True, cpu_seconds=self._cpu_seconds))

@@ -1,8 +1,8 @@
-r"""Whether an answer equals the reference: Math-Verify (the paper) or the older way. Called in verifier children.
+r"""The service itself never runs the libraries, and no verdict depends on load.
 
-The libraries are imported by ``load_verifier``, in the fork server alone: the service itself never runs them. They are
-given no time limit of their own (Math-Verify's is a wall-clock alarm, so that its verdicts would depend on load); the
-pool limits CPU time from outside.
+Whether an answer equals the reference: Math-Verify (the paper) or the older way. Called in verifier children. The
+libraries are imported by ``load_verifier``, in the fork server alone. They are given no time limit of their own
+(Math-Verify's is a wall-clock alarm, so that its verdicts would depend on load); the pool limits CPU time from outside.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
       ├────> leases               what may still be written; the heartbeat thread
       ├────> scoring              responses on their way to the reward service
       ├────> metrics              counters on the status port
-      └────> engine               the interface ── transformers_engine ──> decode ─┬─> kv_cache
-                                                                                   ├─> sampling
-                                                                                   └─> stopping
+      ├────> weights, proof       which version the engine holds, and that it computes with it
+      ├────> admission            how many units are sampled at a time
+      └────> engines.interface ─┬─ engines.transformers ──> decode ──> kv_cache, sampling
+                                └─ engines.vllm ──> worker, transfer, live_weights, in vLLM's own processes
 """

@@ -1,5 +1,6 @@
-"""How many units are sampled at a time: one after the other, or beside each other for as long as the engine has room.
+"""No unit is begun that would only wait for others, and none fails unseen.
 
+How many units are sampled at a time: one after the other, or beside each other for as long as the engine has room.
 ``main`` begins every unit through one of the two classes here, from its one thread:
 
 ======================  ================  =================================================
@@ -106,6 +107,7 @@ class SideBySide:
         def sampled() -> None:
             nonlocal is_sampling
             with self._changed:
+                # At most once for each unit, whoever says so first: the unit, or its end.
                 self._sampling -= is_sampling
                 is_sampling = False
                 self._changed.notify_all()
@@ -113,7 +115,9 @@ class SideBySide:
         try:
             unit(sampled)
         except BaseException as error:
+            # Before the counts fall: a `join` that they release must find the error.
             self._note(error)
+        # A unit that failed while it sampled has not said so itself.
         sampled()
         with self._changed:
             self._under_way -= 1

@@ -1,8 +1,8 @@
-"""What this rollout may still write: its leases, their deadlines, and the thread that renews them.
+"""A lease that this process believes in is one that the ledger believes in too.
 
-``main`` holds a lease while it samples a unit and asks ``is_held`` before it writes the unit's shard. Deadlines are on
-the monotonic clock, which goes on while the process is frozen, and count from the moment before the ledger was asked:
-a lease that this process believes in is one that the ledger believes in too.
+What this rollout may still write: its leases, their deadlines, and the thread that renews them. ``main`` holds a lease
+while it samples a unit and asks ``is_held`` before it writes the unit's shard. Deadlines are on the monotonic clock,
+which goes on while the process is frozen, and count from the moment before the ledger was asked.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class Leases:
             leases = tuple(held.lease for held in self._held.values() if not held.lost)
         beat = self._beat(leases)
         sent = self._clock()
+        # Outside the lock, since a ledger that is away holds this call: `hold` and `is_lost` must not wait.
         reply = self._ledger.heartbeat(beat)
         with self._lock:
             self._held = confirm(self._held, beat, reply, sent)
@@ -121,6 +122,7 @@ class Leases:
             while not stop.wait(lease_seconds / BEATS_PER_LEASE):
                 try:
                     self.heartbeat()
+                # The client raises it when `stop` is set while the ledger does not answer.
                 except DrainedError:
                     return
                 except Exception:

@@ -188,6 +188,7 @@ class Rollout:
                 log.info("the run is finished")
                 return
             self._obey(reply)
+            # All of them before the first is worked on: heartbeats renew those that wait.
             for lease in reply.leases:
                 self.leases.hold(lease, asked)
             for lease in reply.leases:
@@ -246,6 +247,7 @@ class Rollout:
             started = self._clock()
             rows = self._rows(lease.unit)
             responses = self._generate(lease, rows)
+        # A lease that nobody works on must not be renewed, whatever ended the work.
         except BaseException:
             self.leases.release(lease)
             raise
@@ -343,6 +345,7 @@ class Rollout:
                     stopped=response.finish_reason == "stop",
                 )
             )
+            # Units run in threads of their own, and `+=` on the count is not atomic.
             with self._counting:
                 self._metrics.count_tokens(len(response.token_ids))
         assert len(done) == len(rows) or self._is_pointless(lease), "the engine left rows out"

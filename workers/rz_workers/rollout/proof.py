@@ -1,9 +1,10 @@
-"""What an engine's scores of the canary prove (DESIGN.md 5). Pure; ``weights`` judges after every update.
+"""An engine that skipped an update does not pass, however small the update is.
 
-A canary is a token sequence of fixed tokens that the trainer scored with the weights that it published. An engine that
-computes with those weights scores it almost the same, rounding apart. Almost the same is not enough: a policy update of
-1e-6 moves the scores by less than rounding does, and an engine that skipped it would pass. But it would score exactly
-as before, bit for bit, and any update that took place changes some of the bits.
+What an engine's scores of the canary prove (DESIGN.md 5). Pure; ``weights`` judges after every update. A canary is a
+token sequence of fixed tokens that the trainer scored with the weights that it published. An engine that computes with
+those weights scores it almost the same, rounding apart. Almost the same is not enough: a policy update of 1e-6 moves
+the scores by less than rounding does, and an engine that skipped it would pass. But it would score exactly as before,
+bit for bit, and any update that took place changes some of the bits.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def judge(
             f"computes with other weights than those of digest {digest[:12]}"
         )
     bits = bits_of(scores)
+    # The same digest has the same bits: weights that are loaded once more are no update.
     if before is not None and before[0] != digest and before[1] == bits:
         raise StaleWeightsError(
             f"the engine scores the canary with the same bits as before, although the weights changed from digest "

@@ -1,7 +1,7 @@
-"""Responses on their way to the reward service, while the engine samples the others. Called by ``main``.
+"""A verdict that can't be had is waited for, never replaced.
 
-A verdict that can't be had is waited for, never replaced: the client retries without end, and what it does raise goes
-to whoever asks for the verdict.
+Responses on their way to the reward service, while the engine samples the others. Called by ``main``. The client
+retries without end, and what it does raise goes to whoever asks for the verdict.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Scorer:
 
     def _run(self) -> None:
         while True:
+            # False means cancelled; from here on nobody can cancel the others, so that they take their result.
             batch = [(item, future) for item, future in self._collect() if future.set_running_or_notify_cancel()]
             try:
                 verdicts = self._client.verify([item for item, _ in batch]) if batch else ()

@@ -1,5 +1,7 @@
-"""What a rollout needs before its first lease: the run's folder, its model files, an engine. Called by ``main``
-once."""
+"""No engine is built before the trainer has set up the run's folder, nor on a device that the trainer is using.
+
+What a rollout needs before its first lease: the run's folder, its model files, an engine. Called by ``main`` once.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +85,7 @@ def device_for_start(
 
 def fetch_model(folder: RunFolder, local: Path) -> Path:
     """The run's ``model/`` folder (configuration and tokenizer, no weights) as local files."""
+    # What an earlier process left may be half of it, or another run's.
     shutil.rmtree(local, ignore_errors=True)
     folder.fetch_folder(layout.MODEL_PREFIX, local)
     return local
@@ -101,6 +104,7 @@ def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
     cannot sample the model."""
     trainer, rollout, remote_code = spec.trainer, spec.rollout, spec.model.trust_remote_code
     if engine_name(spec) == "vllm":
+        # Looked for, not tried: an ImportError out of vllm itself is no missing package.
         if importlib.util.find_spec("vllm") is None:
             raise UserError(
                 f"rollout.engine is vllm (from {rollout.engine!r} with trainer.gpusPerNode {trainer.gpus_per_node}), "

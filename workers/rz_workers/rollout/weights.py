@@ -1,5 +1,6 @@
-"""Which weights the engine holds, and the proof that it computes with them. ``main`` asks, before it samples anything.
+"""Nothing is sampled with a version before its checksums were compared and, if there is a canary, its proof has passed.
 
+Which weights the engine holds, and the proof that it computes with them. ``main`` asks, before it samples anything.
 Weights come in two ways: by broadcast, when the ledger orders to receive one (``receive``), and from storage, when a
 lease wants a version that the engine does not hold (``ensure``). Either way the checksums of all tensors are compared
 on the way, and before the first unit is sampled the engine scores the run's canary (``proof``):
@@ -107,6 +108,7 @@ class HeldWeights:
         """Take part in a broadcast. If that fails the engine holds nothing."""
         self._forget()
         try:
+            # Not proven here: the trainer announces the version, with its canary, only after the broadcast.
             digest = self._engine.receive_weights(order)
         except TransferError as error:
             self._count("broadcast failed")
@@ -134,6 +136,7 @@ class HeldWeights:
 
     def _forget(self) -> None:
         if self.proof is not None:
+            # Only a version that was proven: bits are compared with bits that were right.
             self._before = self.proof.digest, self.proof.bits
         self.digest = self.proof = None
         self._is_proven = False

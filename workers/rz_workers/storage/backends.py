@@ -1,8 +1,8 @@
-"""Where objects really are: files of this machine, or whatever fsspec reaches. Called by ``ObjectStore`` alone.
+"""A reader never sees a part of an object, and of many writers that ``create`` the same key exactly one succeeds.
 
-A backend does one thing once and raises what the system raises (the OSError family, botocore's, aiohttp's);
-``rz_workers.storage.objects`` retries, translates and explains. Both kinds promise the same: a reader never sees a part
-of an object, and of many writers that ``create`` the same key exactly one succeeds.
+Where objects really are: files of this machine, or whatever fsspec reaches. Called by ``ObjectStore`` alone. A backend
+does one thing once and raises what the system raises (the OSError family, botocore's, aiohttp's);
+``rz_workers.storage.objects`` retries, translates and explains.
 
 ==============  ===================================================  ==========================================
 where           create (exclusive)                                   replace
@@ -84,6 +84,7 @@ class LocalFiles:
         self.root = root
 
     def create(self, key: str, data: bytes) -> None:
+        # Unlike `rename`, `link` fails where the name is taken.
         self._store(key, lambda file: file.write(data), os.link)
 
     def replace(self, key: str, data: bytes) -> None:
@@ -130,6 +131,7 @@ class LocalFiles:
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.root / key)
+        # Behind a folder its subfolders sort; in reverse they go first.
         for folder in sorted({(self.root / key).parent for key in keys}, reverse=True):
             self._remove_empty(folder)
 
@@ -154,6 +156,7 @@ class LocalFiles:
             with self._open_new(temporary) as file:
                 write(file)
                 file.flush()
+                # Before the name: a file system may write a rename to disk earlier than the bytes.
                 os.fsync(file.fileno())
             name_it(temporary, target)
         finally:
@@ -173,6 +176,7 @@ class LocalFiles:
         """Remove ``folder`` and the folders above it, as far as they are empty and below the root."""
         while folder != self.root and self.root in folder.parents:
             try:
+                # This is the check too: asking first whether it is empty would race with a writer.
                 folder.rmdir()
             except OSError:
                 return
@@ -195,7 +199,9 @@ class FsspecFiles:
         protocol = uri.partition("://")[0]
         options: dict[str, Any] = dict(credentials or {})
         if protocol in ("s3", "s3a"):
+            # Retries are in two layers: botocore's, and s3fs's own around it (5 tries in 2026.9).
             options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
+        # fsspec would hand out one instance per URI and options: `retries` below would be everybody's.
         fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True, **options)
         if protocol in ("s3", "s3a"):
             fs.retries = 1
@@ -209,6 +215,7 @@ class FsspecFiles:
     def create(self, key: str, data: bytes) -> None:
         with self._create_guard:
             try:
+                # Not mode `xb`: without a byte written, s3fs empties what is there (findings/s3fs_exclusive_open.sh).
                 self._fs.pipe_file(self._path(key), data, mode="create")
             except FileExistsError:
                 raise
@@ -242,6 +249,7 @@ class FsspecFiles:
 
     def exists(self, key: str) -> bool:
         try:
+            # Not `fs.exists`: fsspec's takes every error for "no".
             return bool(self._fs.info(self._path(key))["type"] == "file")
         except FileNotFoundError:
             return False

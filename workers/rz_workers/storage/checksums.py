@@ -1,7 +1,7 @@
-"""Checksums of tensors, and the digest of a weight version that they add up to.
+"""A weight version has the same digest whichever way it came.
 
-Called by ``rz_workers.storage.weights`` and ``rz_workers.transfer``, so that a version has the same digest whichever
-way it came. xxh3_128 finds what went wrong on the way, at the speed of memory; it is no defence against somebody who
+Checksums of tensors, and the digest that they add up to, for ``rz_workers.storage.weights`` and ``rz_workers.transfer``
+(decision 7). xxh3_128 finds what went wrong on the way, at the speed of memory; it is no defence against somebody who
 forges tensors on purpose.
 """
 
@@ -28,6 +28,7 @@ _MAX_THREADS = 8
 
 def tensor_checksum(tensor: Tensor) -> str:
     """xxh3_128 (hex) of a tensor's bytes: row-major, little-endian, from any device, of any dtype."""
+    # As bytes, because numpy has no bfloat16; flat first, because torch refuses that of a tensor with no dimension.
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return xxhash.xxh3_128_hexdigest(flat.numpy().data)
 

@@ -1,4 +1,4 @@
-"""Credentials of one URI from the Secret that the spec names for it (DESIGN.md 6).
+"""A URI that names a Secret is opened with that Secret's keys, whatever the environment has (DESIGN.md 6).
 
 In a pod each Secret is a folder of files, one for each key, below ``RZ_SECRETS_DIR``. Its keys are in the environment
 too, but an environment holds one value of each name, and a run may have several buckets; so the files count where a URI
@@ -90,6 +90,7 @@ def read_secret(folder: Path, secret_name: str, uri: str) -> dict[str, str]:
     place = folder / secret_name
     try:
         return {
+            # Stripped: `kubectl create secret --from-file` keeps a file's last line break.
             file.name: file.read_text(errors="replace").strip()
             for file in sorted(place.iterdir())
             if not file.name.startswith("..") and file.is_file()  # ..data and the like are the kubelet's
@@ -108,6 +109,7 @@ def _s3(secret: Mapping[str, str]) -> dict[str, Any] | None:
     found: dict[str, Any] = {"key": key, "secret": value}
     if token := secret.get("AWS_SESSION_TOKEN"):
         found["token"] = token
+    # The service's own variable first, as AWS's SDKs have it.
     if endpoint := secret.get("AWS_ENDPOINT_URL_S3") or secret.get("AWS_ENDPOINT_URL"):
         found["endpoint_url"] = endpoint
     if region := secret.get("AWS_REGION") or secret.get("AWS_DEFAULT_REGION"):

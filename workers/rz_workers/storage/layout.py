@@ -1,7 +1,7 @@
-"""Names of everything in a run's folder: pure functions from numbers to keys, and their parsers (DESIGN.md 4).
+"""What a function here writes as a key, the parser beside it reads back: names of everything in a run's folder.
 
-The keys of shards are in ``rz_workers.protocol.schedule.Unit``. Called by all of ``rz_workers.storage``, the trainer's
-retention and the report.
+Pure functions from numbers to keys, and their parsers (DESIGN.md 4). The keys of shards are in
+``rz_workers.protocol.schedule.Unit``. Called by all of ``rz_workers.storage``, the trainer's retention and the report.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ RECOVERIES = "recoveries/"
 EVALUATIONS = "eval/"
 TRAJECTORIES = "trajectories/"
 
+# Six digits at least, so that keys sort as their numbers do; a longer number is still read.
 _INCARNATION = re.compile(r"incarnations/(\d{6,})")
 _STEP = re.compile(r"steps/step-(\d{6,})(?:-i(\d+))?\.json")
 _WEIGHTS = re.compile(r"weights/v(\d{6,})-i(\d+)(?:/.*)?")

@@ -1,5 +1,6 @@
-"""Immutable objects under keys, in a folder of this machine or a bucket. Everything that a run keeps goes through here.
+"""A caller gets its object or one of the errors below, and no failure that passes within a few minutes.
 
+Immutable objects under keys, in a folder of this machine or a bucket. Everything that a run keeps goes through here.
 Called by ``RunFolder`` and its neighbours in every role, and by ``rz_workers.data.datasets`` to read sources. Safe to
 share between threads. Failures that pass by themselves are retried with back-off; what is left over is one of the
 errors below.
@@ -97,6 +98,7 @@ class ObjectStore:
             try:
                 self._backend.create(key, data)
             except FileExistsError:
+                # Without a failed try of ours, the same bytes are those of a writer who was first.
                 if not (answer_lost and self._backend.read(key) == data):
                     raise
             except Exception:
@@ -195,6 +197,7 @@ class ObjectStore:
         Raises UserError when the folder cannot be written, StorageError when storage does not answer.
         """
         probe = f"writable-{uuid.uuid4().hex}"
+        # Noted first, because the probe makes them.
         made = _missing_folders(self._backend.root) if isinstance(self._backend, LocalFiles) else []
         try:
             self._retrying("create", probe, lambda: self._backend.create(probe, b""), CHECK_RETRY)
@@ -240,6 +243,7 @@ class ObjectStore:
                 is_last = not renewed and (not is_transient(error) or attempt == retry.attempts)
                 self._metrics.failed(doing, is_tried_again=not is_last)
                 if renewed:
+                    # `call` looks up the new backend. It ends: credentials count as renewed only if they are others.
                     return self._retrying(doing, key, call, retry)
                 if is_last:
                     tries = "" if attempt == 1 else f" after {attempt} tries"

@@ -1,6 +1,7 @@
-"""The JSON documents of a run's folder, one model each. Keys are in ``rz_workers.storage.layout``'s functions.
+"""A document is written once (exclusive create) and never changed.
 
-Documents are written once (exclusive create) and never changed; see DESIGN.md 4 and ``rz_workers.storage.run_folder``.
+The JSON documents of a run's folder, one model each. Keys are in ``rz_workers.storage.layout``'s functions; see
+DESIGN.md 4 and ``rz_workers.storage.run_folder``.
 """
 
 from __future__ import annotations

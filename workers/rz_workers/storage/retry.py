@@ -1,4 +1,7 @@
-"""Which storage failures pass by themselves, and how long to wait for that. Pure; ``ObjectStore`` calls it."""
+"""What is missing, taken, forbidden or wrong is never tried again; what may pass by itself is.
+
+Which storage failures are which, and how long to wait. Pure; ``ObjectStore`` calls it.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ class RetryPolicy:
     def delay(self, attempt: int, jitter: float) -> float:
         """Seconds to wait after failure number ``attempt`` (1, 2, ...); ``jitter`` in [0, 1) scales it to 50-100%, so
         that many workers that failed together do not come back together."""
+        # The bound of 60: 2.0 ** 1024 is an OverflowError, and a rollout tries without end.
         full = min(self.first_seconds * 2.0 ** min(attempt - 1, 60), self.longest_seconds)
         return full * (0.5 + 0.5 * jitter)
 
@@ -60,6 +64,7 @@ def is_storage_failure(error: Exception) -> bool:
 
 def is_refusal(error: Exception) -> bool:
     """Whether storage knew who asked and said no, or did not know: other credentials may help."""
+    # By those names aiohttp, azure-core and gcsfs tell the HTTP status.
     status = next((value for name in ("status", "status_code", "code") if (value := getattr(error, name, None))), None)
     return isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ in _REFUSALS
 
@@ -74,5 +79,6 @@ def is_transient(error: BaseException) -> bool:
     ):
         return False
     if isinstance(error, OSError):
+        # Also one without an errno, as asyncio's TimeoutError is.
         return error.errno not in _PERMANENT_ERRNOS
     return isinstance(error, Exception) and is_storage_failure(error)

@@ -1,4 +1,4 @@
-"""A run's folder: who owns it, which trainer gang may write, what was committed (DESIGN.md 4).
+"""One run owns a folder, one trainer gang commits in it, and what was frozen stands (DESIGN.md 4).
 
 Called by every role. The promises, each kept by one exclusive create:
 
@@ -102,6 +102,7 @@ class RunFolder:
             raise SupersededError(
                 f"{self.store.uri}: trainer incarnation {incarnation} is claimed already, so this gang may not write"
             ) from error
+        # Once more: a gang with a higher number may have claimed between the look and the create.
         self.check_newest(incarnation)
 
     def check_newest(self, incarnation: int) -> None:
@@ -138,9 +139,11 @@ class RunFolder:
         try:
             self.store.put_new(layout.step_key(commit.step), data)
         except ObjectExistsError:
+            # The prefix finds ...-i2.json too: what counts may be a replay's outcome beside the first.
             standing = self._commits(layout.step_key(commit.step).removesuffix(".json"))[commit.step]
             if standing.outcome() != commit.outcome():
                 self._commit_beside(commit, data)
+        # Once more: whoever was overtaken while it wrote must not tell the ledger that it has committed.
         self.check_newest(commit.incarnation)
 
     def _commit_beside(self, commit: StepCommit, data: bytes) -> None:
@@ -258,6 +261,7 @@ class RunFolder:
             self.store.put_new(key, document.model_dump_json(indent=2).encode())
         except ObjectExistsError:
             stored = self._read(key, type(document))
+            # Deleted since (retention): then it is known only that the key was taken.
             if stored is None:
                 raise
             return stored

@@ -1,6 +1,7 @@
-"""Trajectories as Parquet: the columns, and the shards that rollouts write and ledger, trainer and report read.
+"""A shard holds the whole unit that it is named after, and is read as the bytes that its reference names.
 
-A shard holds the rows of one lease unit in canonical order. People read the same files: DuckDB's
+Trajectories as Parquet: the columns, and the shards that rollouts write and ledger, trainer and report read. A shard
+holds the rows of one lease unit in canonical order. People read the same files: DuckDB's
 ``FROM 'RUN/trajectories/*/*.parquet'`` sees every attempt; the step's ``manifest.json`` names those that were trained
 on.
 """
@@ -213,5 +214,6 @@ def _values(column: Any) -> list[Any]:
     Arrow's for each number)."""
     if not pa.types.is_list(column.type) or column.null_count:
         return [tuple(value) if isinstance(value, list) else value for value in column.to_pylist()]
+    # `values` and not `flatten()`: offsets count from the start of the whole, also in a slice (pyarrow).
     bounds, numbers = column.offsets.to_pylist(), column.values.to_numpy().tolist()
     return [tuple(numbers[start:end]) for start, end in itertools.pairwise(bounds)]

@@ -1,4 +1,7 @@
-"""Which weight versions are published, read from storage without torch. Called by ledger, trainer and report."""
+"""A weight version counts from the moment that its manifest is there, and no earlier.
+
+Which ones are published, read from storage without torch. Called by ledger, trainer and report.
+"""
 
 from __future__ import annotations
 

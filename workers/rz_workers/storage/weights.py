@@ -1,8 +1,8 @@
-"""Weight versions as safetensors, every tensor with a checksum. Together with ``checksums`` what imports torch here.
+"""No tensor is handed out whose bytes are not those that were published.
 
-The trainer publishes, rollouts and the export load. A version is its number and the digest of its tensors: the same
-digest is published once, whichever incarnation asks. Tied tensors are passed once, under the name that the loader
-expects.
+Weight versions as safetensors, every tensor with a checksum. Together with ``checksums`` what imports torch here. The
+trainer publishes, rollouts and the export load. A version is its number and the digest of its tensors: the same digest
+is published once, whichever incarnation asks. Tied tensors are passed once, under the name that the loader expects.
 
 Both directions go file by file, a few at a time: never is there a second copy of all tensors in memory.
 """
@@ -153,6 +153,7 @@ def stream(folder: RunFolder, info: WeightsInfo) -> Iterator[tuple[str, Tensor]]
             if file is not None:
                 coming.append(pool.submit(_load_file, folder, info.prefix, file, manifest))
             yield from tensors.items()
+            # Before the next file is waited for: else this one would stay in memory as long.
             del tensors
 
 
@@ -193,6 +194,7 @@ class _Buffers:
     def borrow(self, nbytes: int) -> Iterator[Tensor]:
         """A buffer of at least ``nbytes``."""
         with self._lock:
+            # The largest: what is too small for this file is let go, and not kept beside it.
             buffer = self._free.pop() if self._free else torch.empty(0)
         if buffer.numel() < nbytes:
             buffer = torch.frombuffer(map_memory(nbytes + _SPARE_BYTES), dtype=torch.uint8)

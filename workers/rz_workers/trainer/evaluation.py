@@ -1,4 +1,5 @@
-"""Finished evaluations: the shards of a version's evaluation become one Parquet file a set and a summary, written last.
+"""An evaluation that has a summary is whole: the shards of a version's evaluation become one Parquet file a set, and
+the summary is written last.
 
 Rollouts sample the evaluation sets in the gaps of training (DESIGN.md 3); the trainer looks at each step boundary which
 evaluations the ledger has complete, and waits only at the end of the run.
@@ -61,6 +62,7 @@ class Evaluations:
             key = layout.eval_table_key(version, name)
             with contextlib.suppress(ObjectExistsError):  # An earlier incarnation ended before the summary.
                 self._folder.store.put_new(key, encode(trajectories))
+            # Read back: an earlier gang's bytes may differ (another zstd), and the summary names what is there.
             stored = self._folder.store.get(key)
             files[key.rsplit("/", 1)[1]] = FileEntry(size_bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest())
         summary = EvalSummary(
@@ -76,6 +78,7 @@ class Evaluations:
             files=files,
             phase=phase,
         )
+        # Last: a set counts once the summary names it.
         return self._folder.write_eval_summary(summary)
 
 

@@ -1,4 +1,5 @@
-"""What only the first rank of the gang does: it speaks to the ledger and writes to storage.
+"""A step becomes a fact once: one rank of the gang speaks to the ledger and commits to storage, and this is what it
+does.
 
 ``rz_workers.trainer.main`` calls this at the places that its numbered list names; nothing here touches the models.
 """
@@ -76,6 +77,7 @@ class FirstRankDuty:
             settings=settings,
             folder=folder,
             ledger=ledger,
+            # Commits and announcements go by the other one: a request to stop must not cut them off.
             waiting_ledger=LedgerClient(settings.ledger_url, settings.token_file, stop, on_wait=on_wait),
             evaluations=Evaluations(folder, ledger, settings.run.spec, data.total_steps),
             progress=ProgressFiles(folder, settings.scratch),
@@ -119,6 +121,7 @@ class FirstRankDuty:
             phases=(times.generation, *times.phases),
             canary_logprobs=published.canary.logprobs if published.canary is not None else (),
         )
+        # Storage first: whoever hears of a step from the ledger may look for it at once.
         self.folder.commit_step(commit)
         if self.replay is not None:
             self.replay.seen(commit)
@@ -168,11 +171,13 @@ class FirstRankDuty:
 
     def checkpointed(self, step: int) -> None:
         """The checkpoint of ``step`` counts. Called in the thread that wrote it."""
+        # The report of the next step carries it to the ledger.
         self.checkpoint_step = step
         self.folder.check_newest(self.settings.incarnation)  # a stale gang must not delete by its old view
         apply_retention(
             self.folder,
             self.settings.run.spec,
+            # A copy: the main thread takes away from the list while this one deletes.
             tuple(self.evaluations.pending),
             newest_version=step,
             incarnation=self.settings.incarnation,
@@ -192,8 +197,10 @@ class FirstRankDuty:
         self.end_early()
         self.folder.check_newest(self.settings.incarnation)
         prefix = layout.export_prefix(total_steps)
+        # An earlier gang may have stored it and ended before its report; a prefix is used once (``store_folder``).
         if self.folder.manifest(prefix) is None:
             self.folder.store_folder(prefix, local, {"step": total_steps, "incarnation": self.settings.incarnation})
         last = self.folder.steps()[total_steps - 1]
+        # Last: with this report the run is over for everybody, so that nothing may be left to do.
         self.report(last.step, last.weights.version, last.metrics, "finished")
         log.info("finished after %d steps; the models are in %s/%s", total_steps, self.folder.store.uri, prefix)

@@ -134,6 +134,7 @@ class Trainer:
         if inputs is not None:
             startup.claim_folder(settings, inputs)
         ranks.barrier()
+        # Behind the barrier: what follows reads the folder that the first rank claims.
         storage = settings.run.spec.storage
         folder = RunFolder.open(ObjectStore(storage.uri, storage.secret_name), settings.run)
         data = folder.data_manifest() if folder else None
@@ -161,6 +162,7 @@ class Trainer:
             settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty, publisher, canary, committed
         )
         trainer.next_step = trainer._checkpoint_step = trainer._checkpoints.resume()
+        # Never by broadcast: rollouts hold this version or a newer one, or load what storage has.
         trainer.publish(trainer.next_step, is_new=False)
         if duty is not None:
             duty.metrics.follow(lambda: trainer._timeline.current)
@@ -192,6 +194,7 @@ class Trainer:
         if self._duty is not None and published is not None:
             self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
         self.next_step = step + 1
+        # The first rank decides for all: signals and threads are not at the same point everywhere.
         draining, settled = self.ranks.from_first((self._stop.is_set(), self._checkpoints.is_settled))
         if settled:
             self._checkpoints.wait()
@@ -240,6 +243,7 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Begin the checkpoint of the state before ``next_step``, unless that is what the newest one holds (or nothing
         has happened yet)."""
+        # All ranks agree on both numbers, so that all take part in a save or none does.
         if self.next_step != self._checkpoint_step:
             self._checkpoint_step = self.next_step
             self._checkpoints.save(self.next_step)
@@ -283,6 +287,7 @@ class Trainer:
                 raise DrainedError(
                     "stopped on request while the last evaluation was under way; every step is committed"
                 )
+            # Not a sleep: a request to stop ends it at once.
             self._stop.wait(0.2)
 
     def status(self) -> dict[str, object]:

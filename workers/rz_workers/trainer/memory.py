@@ -1,4 +1,4 @@
-"""Whether this trainer rank has the memory that the run will need, looked at before any weights are spread.
+"""A rank whose memory is seen to be too small does not begin: it is looked at before any weights are spread.
 
 The formulas are those of ``rz plan`` (``rz_api.estimate``). Running out of memory in the first update, after an hour of
 loading and sampling, is what this is for.
@@ -52,6 +52,7 @@ def host_limit(root: Path = Path("/")) -> float | None:
     limits = []
     for name in CGROUP_FILES:
         try:
+            # Version 1 says 'no limit' by a number near 2^63: the machine's own memory is less and counts.
             limits.append(float((root / name).read_text()))
         except (OSError, ValueError):  # absent, or "max"
             continue

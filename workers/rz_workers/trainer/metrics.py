@@ -1,4 +1,6 @@
-"""The trainer's Prometheus metrics, on the first rank's status port. ``first_rank`` and ``publication`` tell them."""
+"""All figures that are scraped are of one step, the newest: the trainer's Prometheus metrics, on the first rank's
+status port. ``first_rank`` and ``publication`` tell them.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +58,7 @@ class TrainerMetrics(Collector):
         if commit.step <= self._newest:
             self._replayed.inc()
         if commit.step >= self._newest:
+            # Replaced, never changed in place: scrapes read it from the status port's thread.
             self._newest, self._figures = commit.step, commit.metrics
 
     def published(self, way: Way, seconds: float, size_bytes: int) -> None:

@@ -1,4 +1,5 @@
-"""The gang of trainer ranks: process group, device, sharding, and the few collectives that the step needs.
+"""All ranks of the gang have the same weights and decide alike: process group, device, sharding, and the few
+collectives that the step needs.
 
 One rank works the same way as many: a process group of one is made in memory, and a model that nothing needs to shard
 stays as it is.
@@ -84,11 +85,15 @@ def join(settings: Settings) -> Ranks:
         )
     device = torch.device("cuda", settings.local_rank) if trainer.gpus_per_node > 0 else torch.device("cpu")
     if device.type == "cuda":
+        # Before the process group: NCCL and pickled objects use the current device, GPU 0 unless it is set.
         torch.cuda.set_device(device)
+    # On the CPU always: a replay is equal to the bit there, whatever trainer.deterministic says.
     torch.use_deterministic_algorithms(device.type == "cpu" or trainer.deterministic)
+    # gloo too: with trainer.offload shards and gradients lie on the host, and so does the sum of their norms.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=trainer.watchdog_seconds)
     if settings.world_size == 1:
+        # No port, no rendezvous: several runs of one rank share a machine.
         in_memory: Any = dist  # its stubs leave HashStore out
         dist.init_process_group(backend, store=in_memory.HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
@@ -99,6 +104,7 @@ def join(settings: Settings) -> Ranks:
 
 
 def _mesh(trainer: TrainerSpec, world_size: int, device: torch.device) -> DeviceMesh | None:
+    # A single rank that computes in bfloat16 is given to FSDP all the same: it casts for the passes.
     if world_size == 1 and device.type == "cpu" and trainer.dtype == "float32":
         return None
     shard = trainer.shard_size or world_size
@@ -113,17 +119,21 @@ def shard(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> nn.Module:
 
     Gradients are summed over ranks, not averaged: losses are divided by the token count of the whole batch.
     """
+    # Before it is sharded, as torchtitan does: FSDP's hooks stay outside of the compiled graph.
     if trainer.compile:
         for layer in decoder_layers(module):
             layer.compile(dynamic=True)
     if ranks.mesh is None:
         return module.to(ranks.device)
     dtype = getattr(torch, trainer.dtype)
+    # Gradients are reduced in fp32: a sum over many ranks in bfloat16 would lose digits.
     inner = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    # A layer's output stays in the dtype of the passes, as the next layer expects; what the model returns is fp32.
     outer = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, output_dtype=torch.float32)
     offload: OffloadPolicy = CPUOffloadPolicy() if trainer.offload == "all" else OffloadPolicy()
     for layer in decoder_layers(module):
         fully_shard(layer, mesh=ranks.mesh, mp_policy=inner, offload_policy=offload)
+    # After its layers: the outer call takes what no inner one has (torch: apply it bottom-up).
     fully_shard(module, mesh=ranks.mesh, mp_policy=outer, offload_policy=offload)
     for part in module.modules():
         if isinstance(part, FSDPModule):
@@ -138,6 +148,7 @@ def distribute(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> None:
     if ranks.world_size == 1:
         shard(module, ranks, trainer)
         return
+    # Before sharding: afterwards the module holds this rank's parts alone.
     weights = {name: tensor.detach() for name, tensor in module.state_dict().items()} if ranks.is_first else {}
     shard(module, ranks, trainer)
     if not ranks.is_first:
@@ -156,6 +167,7 @@ def _materialize(module: nn.Module, parameters_on: torch.device, buffers_on: tor
             for name, tensor in tensors.items():
                 if tensor is None or not tensor.is_meta:
                     continue
+                # Module.to_empty makes a tensor for each place: embedding and output layer would be tied no longer.
                 if id(tensor) not in made:
                     empty = torch.empty_like(tensor, device=device)
                     made[id(tensor)] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty

@@ -1,4 +1,4 @@
-"""How fast a step was and who waited for whom: metrics from its phases. Pure.
+"""What cannot be known is absent, never 0: how fast a step was and who waited for whom, from its phases. Pure.
 
 Who calls this: ``rz_workers.trainer.first_rank``, at each commit. Times are Unix seconds; generation is timed by the
 ledger's clock and the rest by the first rank's, so that shares of overlap are as exact as the two machines' clocks.
@@ -25,6 +25,7 @@ PASSES = ("values", "policy_update", "critic_update")
 def peak_flops(device_name: str | None, dtype: str) -> float | None:
     """Of a GPU by the name that its driver gives; None where it is not known, of a slice of one (MIG), and on the CPU
     (None)."""
+    # Data sheets are read for bfloat16; in fp32 a share of that peak would say nothing.
     if device_name is None or dtype != "bfloat16":
         return None
     try:
@@ -76,6 +77,7 @@ def step_flops(
         lengths: prompt and response tokens of each trajectory.
     """
     scored, backbone = forward_flops(shape, lengths, response_tokens), forward_flops(shape, lengths, 0)
+    # A backward pass is two forward passes' worth: one for the inputs' gradient, one for the weights'.
     critic = (1 + 3) * backbone if algorithm.name == "ppo" else 0.0
     reference = scored if algorithm.kl_coefficient > 0 else 0.0
     return (3 * scored + critic + reference) / world_size
@@ -105,6 +107,7 @@ def speed_metrics(times: StepTimes, before: StepTimes | None, work: StepWork) ->
         _, last_end = _interval(before.generation)
         start, end = _interval(generation)
         found["critic_hidden_fraction"] = share_covered(critic, [(start, end)])
+        # At maxStaleness 1 this generation may begin before the last one ends: no negative idleness.
         found["rollout_idle_fraction"] = _ratio(max(0.0, start - last_end), end - last_end)
     return {name: value for name, value in found.items() if value is not None}
 

@@ -1,7 +1,7 @@
-"""What happens before the first step: check everything that the user can get wrong, then claim the run's folder.
+"""Bad input leaves no half-made run folder behind: data, tokenizer and model are read before anything is written.
 
-Order matters: data, tokenizer and model are read before anything is written, so that bad input leaves no half-made run
-folder behind. Rank 0 alone reads the model from its source; the other ranks get it from rank 0.
+What happens before the first step: check everything that the user can get wrong, then claim the run's folder. Rank 0
+alone reads the model from its source; the other ranks get it from rank 0.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     if source == model.name and not Path(source).is_dir():
         _use_hub_token(source, model.secret_name)
     tokenizer_source = local_source(model.tokenizer, scratch, model.secret_name) if model.tokenizer else source
+    # model.revision is the model's: a tokenizer from elsewhere has no such commit.
     tokenizer = load_tokenizer(tokenizer_source, None if model.tokenizer else model.revision, model.trust_remote_code)
+    # Before the data are read, which may take long; ``prepare`` looks again, with their first question.
     check_round_trip(tokenizer, spec.data.prompt_template)
     prepared = prepare(spec, tokenizer)
     log.info("%d training prompts, %d dropped as too long", len(prepared.train), len(prepared.dropped))
@@ -71,6 +73,7 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
         "activation_checkpointing": spec.trainer.activation_checkpointing,
     }
     starts_from = None
+    # A resume has its own checkpoint, and what initFrom names may be deleted by then.
     if model.init_from is not None and not _resumes(store, run):
         starts_from = initial.find(model.init_from, scratch, model.secret_name)
     export = starts_from if isinstance(starts_from, initial.Export) else None
@@ -78,11 +81,13 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     _check_vocabulary(policy, tokenizer, source)
     critic = None
     if algorithm.name == "ppo":
+        # A stream of its own, by hash like all that follows from the seed (docs/decisions/0003).
         seed = int.from_bytes(hashlib.sha256(f"value-head:{algorithm.seed}".encode()).digest()[:4], "big")
         critic_source = export.part("critic") if export else source
         critic = actor_critic.load_critic(critic_source, init=algorithm.critic.value_head_init, seed=seed, **options)
     if isinstance(starts_from, initial.Checkpoint):
         starts_from.load({"policy": policy} | ({"critic": critic} if critic is not None else {}))
+    # The base model, also with initFrom (RECIPE.md: the code moves its reference every epoch).
     reference = actor_critic.load_policy(source, **options) if algorithm.kl_coefficient > 0 else None
     return Inputs(prepared, tokenizer, policy, critic, reference)
 
@@ -108,14 +113,17 @@ def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataMan
     """
     storage = settings.run.spec.storage
     folder = RunFolder.claim(ObjectStore(storage.uri, storage.secret_name), settings.run)
+    # Before anything else is written: a gang that was overtaken ends here.
     folder.claim_incarnation(settings.incarnation)
     data = publish_data(folder, settings.run.spec, inputs.prepared)
+    # Once for the run's life: rollouts may have loaded it already.
     if folder.manifest(layout.MODEL_PREFIX) is None:
         local = settings.scratch / "model"
         shutil.rmtree(local, ignore_errors=True)
         inputs.policy.model.config.save_pretrained(local)
         inputs.policy.model.generation_config.save_pretrained(local)
         inputs.tokenizer.save_pretrained(local)
+        # A folder may load as another tokenizer than it was saved by (findings/transformers_word_tokenizer.sh).
         _check_saved_tokenizer(inputs, local)
         folder.store_folder(layout.MODEL_PREFIX, local, {"name": settings.run.spec.model.name})
     return folder, data

@@ -1,4 +1,4 @@
-"""Wall-clock phases of a step, for the metrics and the report."""
+"""Every phase that ended is handed out once: wall-clock phases of a step, for the metrics and the report."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class Timeline:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        # Unix time, not a monotonic clock: the report lays these bars beside those of other machines.
         started, self.current = self._clock(), name
         try:
             yield
         finally:
             self.current = None
+        # Not in the finally: what raised is no phase that ended.
         self._phases.append(Phase(name=name, role=self._role, started=started, seconds=self._clock() - started))
 
     def take(self) -> tuple[Phase, ...]:

@@ -1,4 +1,4 @@
-"""Ends a trainer rank that hangs (DESIGN.md 7: the workers end themselves, the operator only reports)."""
+"""No rank hangs for ever: it ends itself (DESIGN.md 7: the workers end themselves, the operator only reports)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Watchdog:
     def pat(self) -> None:
         """Progress was made, or a peer is being waited for. The first one arms the watchdog: how long a model takes to
         download says nothing."""
+        # No lock: one reference is replaced, and the other thread reads it whole.
         self._last = time.monotonic()
 
     def _watch(self) -> None:
@@ -31,4 +32,5 @@ class Watchdog:
             time.sleep(min(self._seconds / 10, 10.0))
             if self._last is not None and time.monotonic() - self._last > self._seconds:
                 log.error("no progress for more than %.0f s (trainer.watchdogSeconds): giving up", self._seconds)
+                # Not sys.exit: this thread cannot unwind a main thread that is stuck in a collective.
                 os._exit(exit_codes.WATCHDOG)

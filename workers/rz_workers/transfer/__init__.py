@@ -1,4 +1,5 @@
-"""Broadcast of weights from trainer ranks to rollouts: ``sender`` on one side, ``receiver`` on the other.
+"""A broadcast may fail at any time: storage is the way that always works (``rz_workers.storage.weights``), this one is
+faster.
 
-Storage is the way that always works (``rz_workers.storage.weights``); this one is faster and may fail at any time.
+Weights from trainer ranks to rollouts: ``sender`` on one side, ``receiver`` on the other.
 """

@@ -1,4 +1,4 @@
-"""Memory for buckets: private to a process, or seen by two of them.
+"""Memory is filled again only when nobody reads it any more: buckets, private to a process, or seen by two of them.
 
 A bucket has up to 2 GB, and its memory is written once and read once, so that what the system does to provide it
 counts: page faults alone take longer than the transfer. So it is asked for in large pages, and kept.
@@ -25,6 +25,7 @@ __all__ = ["NUM_SLOTS", "PrivateBuffers", "SharedSlots", "Slots", "allocate"]
 
 NUM_SLOTS = 2
 """One is filled while the other one is on its way."""
+# The first is memory; a file in the second may be written to a disk while it is used.
 _FOLDERS = ("/dev/shm", tempfile.gettempdir())
 
 
@@ -32,6 +33,7 @@ def allocate(nbytes: int, device: torch.device) -> Tensor:
     """A flat uint8 tensor, its content undefined."""
     if device.type != "cpu":
         return torch.empty(nbytes, dtype=torch.uint8, device=device)
+    # Not torch.empty: large pages are asked for, and mmap gives one byte at least.
     return torch.frombuffer(map_memory(nbytes), dtype=torch.uint8)[:nbytes]
 
 
@@ -66,6 +68,7 @@ class PrivateBuffers:
         if self._device.type != "cpu":
             return allocate(nbytes, self._device)
         for index in range(len(self._maps)):
+            # A tensor from frombuffer holds its mmap: as long as any view lives, the count is higher.
             if sys.getrefcount(self._maps[index]) == _ONLY_LISTED:
                 break
         else:
@@ -105,6 +108,7 @@ class SharedSlots(Slots):
         super().close()
         if self._file is None:
             cuda: Any = torch.cuda
+            # torch keeps memory that it shared until it sees that the other process let go of it.
             cuda.ipc_collect()
 
 
@@ -128,6 +132,7 @@ def _make_file(nbytes: int) -> Path:
         path = Path(folder) / f"reasonerzero-{os.getpid()}-{uuid.uuid4().hex}"
         try:
             with open(path, "xb") as file:
+                # Weights may be secret, and both folders are everybody's.
                 os.chmod(path, 0o600)
                 # All of it now: a full file system would end the process when a page is written (SIGBUS).
                 os.posix_fallocate(file.fileno(), 0, max(nbytes, 1))
@@ -143,6 +148,7 @@ def _make_file(nbytes: int) -> Path:
 
 def _map_file(path: Path, nbytes: int) -> Tensor:
     with open(path, "r+b") as file:
+        # Never 0: mmap would take it for the whole file, and refuse an empty one.
         memory = mmap.mmap(file.fileno(), max(nbytes, 1))
     return torch.frombuffer(memory, dtype=torch.uint8)[:nbytes]
 
@@ -156,12 +162,14 @@ def _ipc_handle(slot: Tensor) -> list[Any]:
 
 def _open_ipc_handle(fields: list[Any], device: torch.device) -> Tensor:
     values = [base64.b64decode(field["base64"]) if isinstance(field, dict) else field for field in fields]
+    # The first field is the sender's index of the GPU; here it may have another (CUDA_VISIBLE_DEVICES).
     values[0] = torch.device(device).index or 0
     storage = torch.UntypedStorage._new_shared_cuda(*values)
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
 
 def _count_when_only_listed() -> int:
+    # Measured, not assumed: how many references the call itself holds differs between Python versions.
     listed = [mmap.mmap(-1, 1)]
     return sys.getrefcount(listed[0])
 

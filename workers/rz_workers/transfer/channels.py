@@ -1,8 +1,9 @@
-"""What carries the bytes of one group: gloo between CPUs, NCCL between GPUs, shared memory on one machine.
+"""A channel that failed is closed, never used again, and closing never blocks: what carries the bytes of one group,
+gloo between CPUs, NCCL between GPUs, shared memory on one machine.
 
 A group is the sender (rank 0) and the workers of one rollout (ranks 1, 2, ...). ``connect`` makes one side of it;
 ``start`` begins to send a bucket from there, or to receive one here; ``Transfer.is_done`` is asked until it says so,
-and whoever asks decides when to give up. After a failure the channel is closed, never used again.
+and whoever asks decides when to give up.
 
 The process groups are built on a store of their own: no ``init_process_group``, of which a trainer has one for itself.
 """
@@ -106,6 +107,7 @@ class GlooChannel:
         options = gloo._Options()
         options._timeout = limit
         options._threads = 1
+        # By itself gloo listens where this host's own name leads to, which /etc/hosts may make the loopback.
         options._devices = [gloo.create_device(hostname=_own_address(host))]
         self._group = gloo(store, rank, size, options)
         self._last: Work | None = None
@@ -142,6 +144,7 @@ class _WorkTransfer:
         try:
             if not self._work.is_completed():
                 return False
+            # Done, so it does not block: for gloo it raises what went wrong, for NCCL it orders the current stream.
             self._work.wait(timedelta(seconds=1))
         except RuntimeError as error:
             raise TransferError(f"the bucket was not carried over: {str(error).partition(chr(10))[0]}") from error
@@ -158,7 +161,9 @@ class NcclChannel:
         self._group: Any = None
         torch.cuda.set_device(device)
 
+        # In a thread that can be left behind: making a communicator blocks until every peer is there.
         def join() -> None:
+            # Here again: the current device is a thread's own.
             torch.cuda.set_device(device)
             with _no_tearing_down():
                 options = distributed.ProcessGroupNCCL.Options()
@@ -166,6 +171,7 @@ class NcclChannel:
                 self._group = distributed.ProcessGroupNCCL(store, rank, size, options)
             # The communicator comes into being with the first operation.
             self._group.broadcast(torch.zeros(1, dtype=torch.uint8, device=device), 0)
+            # Until then it is queued, not done: the deadline must cover the connection itself.
             torch.cuda.synchronize(device)
 
         try:
@@ -187,9 +193,11 @@ class NcclChannel:
     def close(self) -> None:
         group, self._group = self._group, None
         if group is not None:
+            # In a thread: abort may take long where a peer is dead, and closing must not block.
             threading.Thread(target=group.abort, name="transfer: abort NCCL group", daemon=True).start()
 
 
+# The environment is the process's: two groups that are made at once would restore each other's values.
 _environment = threading.Lock()
 
 
@@ -238,6 +246,7 @@ class SharedChannel:
         self._control, self._next = control, 0
         if isinstance(shared, SharedSlots):
             self._slots = shared
+        # The same slots as for the version before are open already.
         elif shared != self._handle:
             assert shared is not None, "the sender's header has a handle where memory is shared"
             self._opened, self._handle = open_slots(shared, self._device), shared
@@ -250,6 +259,7 @@ class SharedChannel:
         assert self._slots is not None
         slot = self._slots.index(flat)
         assert slot is not None, "the sender copies other memory to a slot first"
+        # Two processes' streams know nothing of each other: what is announced must be in memory.
         _finish_writes(flat)
         self._control.put(f"bucket/{bucket}", {"slot": slot, "nbytes": flat.numel()})
         return _Taken(self._control, bucket, self._size - 1)
@@ -258,6 +268,7 @@ class SharedChannel:
         if notice["nbytes"] != out.numel():
             raise TransferError(f"found a bucket of {notice['nbytes']} bytes, the header says {out.numel()}")
         out.copy_(self._opened[notice["slot"]][: out.numel()])
+        # Copied before it says so: the sender fills the slot again.
         _finish_writes(out)
 
     def end(self) -> None:
@@ -294,6 +305,7 @@ class _Copy:
             try:
                 deadline = Deadline(seconds)
                 channel.copy_out(control.wait(f"bucket/{bucket}", deadline), out)
+                # A second at least: the copy is made, and for want of this word the sender would drop the rollout.
                 control.tell(f"taken/{bucket}/{worker}", {}, max(deadline.remaining, 1.0))
             except BaseException as error:
                 self._error = error

@@ -1,4 +1,6 @@
-"""What sender and receivers tell each other beside the bytes: small JSON documents in the sender's TCPStore.
+"""Every wait of a receiver is for one key, and ends: by the document, by a refusal, or at its deadline.
+
+What sender and receivers tell each other beside the bytes: small JSON documents in the sender's TCPStore.
 
 ::
 
@@ -64,9 +66,11 @@ def bounded(call: Callable[[], T], seconds: float, what: str) -> T:
         except BaseException as error:
             failure.append(error)
 
+    # A daemon: one that is stuck for ever must not keep the process from ending.
     thread = threading.Thread(target=run, name=f"transfer: {what}", daemon=True)
     thread.start()
     thread.join(seconds)
+    # Looked at before the failure and the clock: what came in the last moment counts.
     if outcome:
         return outcome[0]
     if failure:
@@ -93,6 +97,7 @@ class Control:
 
     def refuse(self, name: str, reason: str) -> None:
         """Answer what the other side waits for, or will, unless that is there already."""
+        # Looks first: the sender alone writes these keys, and a document that is there may be in use.
         if not self.has(name):
             self.put(name, {"refused": reason})
 
@@ -115,6 +120,7 @@ class Control:
             return self._store.get(key)
 
         what = f"waiting for the trainer's {name}"
+        # The store's own limit comes first and says more; the thread's is for a server that hangs.
         found: dict[str, Any] = json.loads(bounded(look, deadline.remaining + _GRACE_SECONDS, what))
         if "refused" in found:
             raise TransferError(f"{what}: it has left this rollout out: {found['refused']}")

@@ -1,4 +1,4 @@
-"""What a broadcast raises. No torch: the rollout's main path imports it."""
+"""Imports no torch, for the rollout's main path imports it: what a broadcast raises."""
 
 from rz_workers.runtime import WorkerError
 

@@ -1,8 +1,9 @@
-"""A rollout's side of a broadcast: one in every worker process of its engine.
+"""What was loaded counts for nothing until its checksums have been compared with the trainer's.
 
+A rollout's side of a broadcast: one in every worker process of its engine.
 ``receive`` joins the group that the order names, unless it is in it already, says that it is ready, and gives the
 tensors to the engine as they come: while a bucket is checked and loaded, the next one is on its way. The checksums that
-the trainer computed come last; until they have been compared, what was loaded counts for nothing.
+the trainer computed come last.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Receiver:
         assert self._channel is not None
         store, channel = self._store, self._channel
         control = Control(store, order.group).below(f"v{order.version}")
+        # Ready means that nothing is sampled: from the header on the engine's weights change.
         control.tell(f"ready/{self._worker}", {}, _TELL_SECONDS)
         header = control.wait("header", Deadline(order.seconds))
         buckets = [tuple(_meta(fields) for fields in bucket) for bucket in header["buckets"]]
@@ -101,6 +103,7 @@ class Receiver:
             pass
         channel.end()
         trailer = control.wait("trailer", Deadline(order.seconds))
+        # The trailer comes last: the trainer computes checksums while it sends.
         whole = _verified(found, trailer)
         control.tell(f"result/{self._worker}", {"digest": whole}, _TELL_SECONDS)
         return whole
@@ -113,11 +116,13 @@ class Receiver:
         def reach() -> TCPStore:
             return TCPStore(order.host, order.port, is_master=False, timeout=limit, wait_for_workers=False)
 
+        # Set before anything can fail: ``_complain`` tells the trainer over it.
         self._store = bounded(reach, deadline.remaining, f"connecting to the trainer at {where}")
         control = Control(self._store, order.group)
         control.tell(f"hello/{self._worker}", {"workers": self._workers}, _TELL_SECONDS)
         control.wait("join", deadline)
         store = self._store
+        # A connection for the channel: process groups block theirs while they wait for ranks.
         connection = bounded(lambda: another_connection(store), deadline.remaining, "connecting to the trainer")
         self._channel = self._connect(
             order.backend,
@@ -145,9 +150,12 @@ class Receiver:
         for index, bucket in enumerate(buckets):
             assert coming is not None
             flat = _arrived(*coming, Deadline(order.seconds), index, len(buckets))
+            # Before this bucket is checked and loaded: the wire is never idle.
             coming = self._start(buffers, sizes, index + 1, order.seconds)
+            # Described before it is handed out: an engine may change tensors in place.
             found.update(describe_all(dict(unpack(bucket, flat.cpu()))))
             yield from unpack(bucket, flat)
+            # Else this generator would hold the bucket, and ``PrivateBuffers`` could not use its memory again.
             del flat
 
     def _start(
@@ -166,6 +174,7 @@ class Receiver:
             return
 
         def tell() -> None:
+            # The first connection may be what is stuck.
             own = another_connection(store)
             words = f"{type(error).__name__}: {error}"[:500]
             Control(own, order.group).below(f"v{order.version}").put(f"result/{self._worker}", {"error": words})

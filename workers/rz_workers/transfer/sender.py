@@ -1,4 +1,5 @@
-"""The trainer's side of a broadcast: one on every rank that serves rollouts.
+"""A rollout that fails or hangs holds up no other beyond the time limit: the trainer's side of a broadcast, one on
+every rank that serves rollouts.
 
 ::
 
@@ -157,6 +158,7 @@ class Sender:
         for group in taking_part:
             assert group.channel is not None
             assert group.round is not None
+            # Before the header, upon which workers start to ask for buckets.
             group.channel.begin(group.round, shared)
             group.round.put("header", header)
 
@@ -182,6 +184,7 @@ class Sender:
             self.drop(other.name, f"the rollout has the group {name} now")
         group = self._groups.get(name)
         if group is None:
+            # Joining blocks a connection: this one is the group's alone.
             store = another_connection(self._store)
             group = _Group(rollout, name, assignment.workers, Control(store, name), store)
             if not assignment.is_new:
@@ -199,6 +202,7 @@ class Sender:
             return False
         if group.channel is None:
             if group.joining is None and group.control.has(*group.named("hello")):
+                # Both sides begin to connect now: one that came early would wait out its limit alone.
                 group.control.put("join", {})
                 group.joining = threading.Thread(target=self._join, args=(group,), name="transfer: join", daemon=True)
                 group.joining.start()
@@ -229,6 +233,7 @@ class Sender:
         its way while the next one is packed; other memory is sent before ``send`` returns."""
         if self._slots is None or self._slots.nbytes < self._bucket_nbytes:
             self._slots = Slots(self._bucket_nbytes, buffer_device(self._backend, self._device))
+        # What was sent from this slot may still be read.
         self._finish(self._next_slot)
         slot = self._slots.tensors[self._next_slot]
         self._next_slot = (self._next_slot + 1) % len(self._slots.tensors)
@@ -244,6 +249,7 @@ class Sender:
             return
         flat = flat.to(buffer_device(self._backend, self._device))
         slot = None if self._slots is None else self._slots.index(flat)
+        # Receivers see the slots alone: other memory has to be copied into one.
         if slot is None and self._backend == "shared":
             flat = self.buffer()[: flat.numel()].copy_(flat)
             assert self._slots is not None
@@ -281,6 +287,7 @@ class Sender:
                 if complaint is not None:
                     del sending.transfers[name]
                     self.drop(name, complaint)
+            # After all groups were asked: one look for each of them.
             if next_look.has_passed:
                 next_look = Deadline(_LOOK_SECONDS)
             if sending.transfers:
@@ -317,8 +324,10 @@ class Sender:
             time.sleep(_POLL_SECONDS)
         for group in arrived:
             assert group.round is not None
+            # The store lives as long as the trainer: a version's documents would add up.
             group.round.delete("header", "trailer", *group.named("ready"), *group.named("result"))
         if isinstance(self._slots, SharedSlots):
+            # Whoever has verified has it open; what dies from here on leaves no file behind.
             self._slots.unlink()
         self._end()
         return tuple(group.rollout_id for group in arrived)
@@ -353,6 +362,7 @@ class Sender:
         if version is not None:
             control.refuse(f"v{version}/header", reason)
             control.refuse(f"v{version}/trailer", reason)
+            # Over shared memory each bucket has a document that a worker may be waiting for.
             for bucket in range(self._num_buckets if self._backend == "shared" else 0):
                 control.refuse(f"v{version}/bucket/{bucket}", reason)
 

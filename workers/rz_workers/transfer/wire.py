@@ -1,7 +1,8 @@
-"""How tensors lie in a bucket, and how they are cut into buckets. Pure functions, used on both sides.
+"""Both sides know a bucket's layout from the list of ``TensorMeta`` alone: how tensors lie in a bucket, and how they
+are cut into buckets. Pure functions.
 
 A bucket is a flat run of bytes: the tensors one after the other, each at the next multiple of 16 bytes, so that every
-dtype may be viewed in place. Both sides know the layout from the list of ``TensorMeta`` alone.
+dtype may be viewed in place.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def pack(tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
     start = 0
     for tensor in tensors:
         place = out[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        # Converts nothing: a view of the tensor's own dtype, so that every bit arrives.
         place.copy_(tensor.detach())
         start += _aligned(tensor.nbytes)
     return out[:needed]
@@ -91,6 +93,7 @@ def unpack(metas: Iterable[TensorMeta], flat: Tensor) -> Iterator[tuple[str, Ten
     start = 0
     for meta in metas:
         nbytes = meta.nbytes
+        # A view starts at a multiple of the element's size, or torch refuses it: hence ``ALIGNMENT``.
         yield meta.name, flat[start : start + nbytes].view(meta.torch_dtype).reshape(meta.shape)
         start += _aligned(nbytes)
 

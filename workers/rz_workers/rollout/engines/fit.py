@@ -1,5 +1,8 @@
-"""What every engine asks: whether tensors are the weights of the run's model (by name, shape, and what is tied),
-whether requests fit its context, and which tokens end a sequence."""
+"""No engine takes tensors that are not the model's, or rows that do not fit its context.
+
+What every engine asks: whether tensors are the weights of the run's model (by name, shape, and what is tied), whether
+requests fit its context, and which tokens end a sequence.
+"""
 
 from __future__ import annotations
 

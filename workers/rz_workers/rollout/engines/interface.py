@@ -1,11 +1,11 @@
-"""What the rollout worker asks of an inference engine, and the values that pass between them.
+"""What a call of ``generate`` yields depends on weights, requests and parameters alone, never on who calls or when.
 
-``rz_workers.rollout.main`` drives exactly one engine. Implementations: ``engines.transformers`` (any machine),
-``engines.vllm`` (GPUs; CPUs for tests). Every implementation passes ``tests/workers/rollout/engine_contract.py``.
+What the rollout worker asks of an inference engine, and the values that pass between them. ``rz_workers.rollout.main``
+drives exactly one engine. Implementations: ``engines.transformers`` (any machine), ``engines.vllm`` (GPUs; CPUs for
+tests). Every implementation passes ``tests/workers/rollout/engine_contract.py``.
 
-The unit of sampling is one call of ``generate``: the rows of one lease unit, in canonical order. What the call yields
-depends on the weights, the requests and the parameters alone, never on who makes it or when. How exactly is told by
-the engine's tier (DESIGN.md 3), on one kind of hardware and thread count:
+The unit of sampling is one call of ``generate``: the rows of one lease unit, in canonical order. How exactly what it
+yields is the same is told by the engine's tier (DESIGN.md 3), on one kind of hardware and thread count:
 
 - *bitwise* (``Engine``): a unit that is handed out again is the same unit to the last bit.
 - *equivalent* (``ConcurrentEngine``): rows share their batch with whatever else is sampled, and the batch decides how

@@ -1,6 +1,6 @@
-"""When a response ends: end-of-sequence tokens and stop strings.
+"""Where a response ends follows from its own tokens alone: end-of-sequence tokens and stop strings.
 
-``transformers_engine`` asks one table lookup per step for the whole batch, and has text decoded only for rows whose
+The transformers engine asks one table lookup per step for the whole batch, and has text decoded only for rows whose
 newest token could complete a stop string. The table is made once per (tokenizer, stop strings).
 """
 
@@ -47,11 +47,13 @@ class Stopper:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._longest = max((len(text) for text in stop), default=0)
+        # Tokens for a first try, at one byte each; 4 more for a character that is cut in front.
         self._window = 4 + max((len(text.encode()) for text in stop), default=0)
         self.table = torch.zeros(vocabulary_size, dtype=torch.uint8)
         """[vocabulary] of GOES_ON, MAY_STOP, IS_EOS."""
         if stop:
             self.table[self._may_stop(vocabulary_size)] = MAY_STOP
+        # Last, because an end-of-sequence token ends the response whatever its text is.
         self.table[[token for token in eos_token_ids if token < vocabulary_size]] = IS_EOS
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -77,6 +79,7 @@ class Stopper:
         text = self.text(tail)
         best: tuple[int, str] | None = None
         for stop in self._stop:
+            # Only where it ends behind `before`: what ended earlier would have ended the response then.
             start = text.find(stop, max(0, len(before) - len(stop) + 1))
             if start >= 0 and (best is None or start + len(stop) < best[0]):
                 best = start + len(stop), stop

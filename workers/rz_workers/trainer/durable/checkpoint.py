@@ -1,4 +1,5 @@
-"""Checkpoints: policy, critic and both optimizers, in object storage, manifest last.
+"""A checkpoint that counts is whole, and policy and critic in it agree: both and their optimizers, in object storage,
+manifest last.
 
 ``checkpoints/step-000055-i1`` holds the state after 55 policy updates *and* the critic's updates on the data of step
 54, so that policy and critic agree; training goes on with step 55. Nothing random needs saving: every seed follows
@@ -57,6 +58,7 @@ _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 def stored(folder: RunFolder) -> dict[layout.Numbered, str]:
     """The complete checkpoints: (step, incarnation) -> prefix. One whose manifest names files that are gone is none: a
     gang that was overtaken may write a manifest when the newer gang has cleared its files away."""
+    # One listing: a request for each file of each rank would be thousands.
     keys = set(folder.store.list(layout.CHECKPOINTS))
     complete = {}
     for place in {place for key in keys if (place := layout.parse_checkpoint(key)) is not None}:
@@ -151,7 +153,9 @@ class Checkpoints:
         self._folder, self._ranks, self._learner, self._incarnation = folder, ranks, learner, incarnation
         self._before_manifest, self._when_stored = before_manifest, when_stored
         limit = timedelta(seconds=learner.spec.trainer.watchdog_seconds)
+        # On all ranks at the same place: making a group is a collective.
         self._group = dist.new_group(backend="gloo", timeout=limit) if dist.is_initialized() else None
+        # One thread: checkpoints are written in order, and the copy belongs to one at a time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._job: Future[None] | None = None
         self._copy: dict[str, Tensor] = {}
@@ -165,10 +169,12 @@ class Checkpoints:
 
         Raises StorageError when a file is missing or damaged.
         """
+        # One rank looks: two listings could differ, and all ranks must load the same state.
         prefix = self._ranks.from_first(newest(self._folder) if self._ranks.is_first else None)
         if prefix is None:
             return 0
         manifest, index = read_index(self._folder.store, prefix)
+        # Moments that are not there yet torch makes by a step at rate 0; what is read takes their place.
         state = _state(self._learner)
         _read(self._folder.store, prefix, index, state, self._group)
         _put_back(self._learner, state)
@@ -180,9 +186,11 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Copy the state before ``step``, and begin to store it. Waits for the checkpoint before; raises as ``wait``
         does."""
+        # The thread reads the copy that is about to be overwritten.
         self.wait()
         taken = _Taken(step, self._learner.policy_steps, self._learner.critic_steps)
         for name, tensor in _state(self._learner).items():
+            # The same host memory every time: `rz plan` counts one copy (``rz_api.estimate.host_memory``).
             if name in self._copy:
                 local(self._copy[name]).copy_(local(tensor))
             else:
@@ -228,7 +236,9 @@ class Checkpoints:
         self.doing = "manifest"
         store, data = self._folder.store, index.model_dump_json().encode()
         store.put(layout.checkpoint_index_key(prefix), data)
+        # Index before manifest: a checkpoint counts from its manifest on.
         self._before_manifest()
+        # As late as can be: writing took minutes, in which a newer gang may have come.
         self._folder.check_newest(self._incarnation)
         manifest = CheckpointManifest(
             step=taken.step,
@@ -271,6 +281,7 @@ def _put_back(learner: Learner, state: Mapping[str, Tensor]) -> None:
     for part, module, optimizer in _parts(learner):
         start = f"{part}/optimizer/"
         read = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+        # Rates, betas and the like are not stored: they follow from the spec.
         others: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
         set_optimizer_state_dict(module, optimizer, others | read, options=_FLAT)
 
@@ -289,11 +300,13 @@ def _plainly(group: Any) -> Iterator[None]:
     """Around a call into ``torch.distributed.checkpoint``: our own errors come out as they went in, and without a
     process group (``rz export``) torch does not ask whether a single process is meant."""
     try:
+        # catch_warnings changes the filters of all threads, so not where a thread writes beside a step.
         with warnings.catch_warnings() if group is None else contextlib.nullcontext():
             if group is None:
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
             yield
     except CheckpointException as error:
+        # By rank: every rank raises the same one's error.
         causes = [cause for _, (cause, _) in sorted(error.failures.items())]
         ours = next((cause for cause in causes if isinstance(cause, WorkerError)), None)
         raise ours or RuntimeError(f"torch.distributed.checkpoint failed: {error}") from error

@@ -1,4 +1,5 @@
-"""``torch.distributed.checkpoint`` over an ``ObjectStore``: the tensors' bytes and where they lie, nothing pickled.
+"""Only bytes that were written are loaded, each compared with a checksum, and nothing is pickled:
+``torch.distributed.checkpoint`` over an ``ObjectStore``.
 
 ``rz_workers.trainer.durable.checkpoint`` calls it. A tensor's shard is cut into pieces of whole rows, each with a
 checksum of its own. A rank writes its pieces into files of its own, straight from memory, and reads the ranges of the
@@ -64,6 +65,7 @@ class PiecePlanner(DefaultSavePlanner):
         self._origins: dict[str, Sequence[int]] = {}
 
     def create_local_plan(self) -> SavePlan:
+        # torch drops duplicates by (name, offsets): replicas are cut alike, so that one of each piece stays.
         plan = super().create_local_plan()
         self._origins = {item.index.fqn: _chunk(item).offsets for item in plan.items}
         self.plan = dataclasses.replace(plan, items=[piece for item in plan.items for piece in _cut(item)])
@@ -75,6 +77,7 @@ class PiecePlanner(DefaultSavePlanner):
         shard: Tensor = local(self.state_dict[name]).detach()
         if shard.dim() == 0:
             return shard
+        # A plan's offsets count from the whole tensor's first row, a shard's rows from its own.
         return shard.narrow(0, chunk.offsets[0] - self._origins[name][0], chunk.sizes[0])
 
 
@@ -82,6 +85,7 @@ def _cut(item: WriteItem) -> list[WriteItem]:
     """A shard's pieces; none of a shard without elements, which more ranks than rows leave to some."""
     chunk, data = _chunk(item), item.tensor_data
     assert data is not None
+    # A tensor without dimensions has no rows to cut: Adam's step counts.
     if not chunk.sizes:
         return [item]
     row_bytes = math.prod(chunk.sizes[1:]) * data.properties.dtype.itemsize
@@ -134,6 +138,7 @@ class ObjectWriter(StorageWriter):
         return _done(results)
 
     def _write_file(self, file: str, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
+        # By number: an upload that fails asks for all parts again.
         checksums: dict[int, str] = {}
 
         def parts() -> Iterator[memoryview]:
@@ -155,6 +160,7 @@ class ObjectWriter(StorageWriter):
         pieces: dict[str, list[Piece]] = defaultdict(list)
         sizes: dict[str, int] = defaultdict(int)
         for result in (result for of_rank in results for result in of_rank):
+            # Whichever rank wrote it: a reader finds a piece by its offsets.
             pieces[result.index.fqn].append(result.storage_data)
             sizes[result.storage_data.file] += result.size_in_bytes
         tensors = {}
@@ -191,6 +197,7 @@ def _size(item: WriteItem) -> int:
 
 
 def _bytes(tensor: Any) -> memoryview:
+    # As bytes: numpy has no bfloat16.
     data: memoryview = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
     return data
 
@@ -233,6 +240,7 @@ class ObjectReader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        # Several items may want parts of one piece: it is asked for once.
         wanted: dict[tuple[str, Piece], list[ReadItem]] = defaultdict(list)
         by_place = _by_place(self._tensors, {item.storage_index.fqn for item in plan.items})
         for item in plan.items:
@@ -242,6 +250,7 @@ class ObjectReader(StorageReader):
 
         def read(pieces: Sequence[tuple[str, Piece]]) -> None:
             for (name, piece), data in zip(pieces, self._fetch(pieces), strict=True):
+                # No copy: the range is a bytearray of its own.
                 values = torch.frombuffer(data, dtype=getattr(torch, self._tensors[name].dtype)).view(piece.sizes)
                 for item in wanted[name, piece]:
                     _copy(values, item, planner)
@@ -258,6 +267,7 @@ class ObjectReader(StorageReader):
         for name, piece in pieces:
             start, expected = piece.start - first.start, self._piece_bytes(name, piece)
             found = data[start : start + expected]
+            # A file that was cut short gives fewer bytes, no error.
             if len(found) != expected or xxhash.xxh3_128_hexdigest(found) != piece.checksum:
                 raise CorruptObjectError(
                     f"{self._store.uri}: {self._prefix}/{piece.file}: the bytes of {name!r} at {list(piece.offsets)} "

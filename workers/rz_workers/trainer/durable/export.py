@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints of policy and critic: ``export/step-000055/{policy,critic}``.
+"""An export needs nothing of this project: Hugging Face checkpoints, ``export/step-000055/{policy,critic}``.
 
 The policy loads with ``AutoModelForCausalLM``. The critic is stored as a token classifier with one label, so that
 ``AutoModelForTokenClassification`` gives the value of each position as its only logit (the score bias is 0).
@@ -34,6 +34,7 @@ MODEL_FILES = ("config.json", "generation_config.json")
 def gather_state(module: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
     """All tensors of a model, a tied one once, whole and on the host, one gathered after the other; every rank must
     call it. Empty unless ``keep``: a host has no room for a whole model a rank."""
+    # A generator: each tensor is on the host before the next one is gathered, so that no GPU holds the model.
     gathered = ((name, whole(tensor)) for name, tensor in actor_critic.distinct_tensors(module).items())
     return {name: tensor.cpu() for name, tensor in gathered if keep}
 
@@ -46,6 +47,7 @@ def write_policy(model: Any, state: dict[str, Tensor], dtype: torch.dtype, token
         state: tensors under the names of ``Policy`` (prefix ``model.``).
     """
     tensors = {name.removeprefix("model."): tensor.to(dtype) for name, tensor in state.items()}
+    # Else config.json would say float32, and loading it as it says would double its size.
     model.config.dtype = dtype
     model.save_pretrained(target, state_dict=tensors)
     _copy_tokenizer(tokenizer_dir, target)
@@ -59,6 +61,7 @@ def write_critic(
     Args:
         state: tensors under the names of ``Critic`` (prefixes ``backbone.`` and ``head.``).
     """
+    # A copy: num_labels also writes id2label, which the backbone's configuration must not get.
     config = type(backbone.config).from_dict(backbone.config.to_dict())
     config.num_labels = 1
     factory: Any = AutoModelForTokenClassification
@@ -69,6 +72,7 @@ def write_critic(
     )
     with torch.no_grad():
         classifier.score.weight.copy_(state["head.weight"])
+        # The critic's head has no bias; the class has one in some architectures.
         if classifier.score.bias is not None:
             classifier.score.bias.zero_()
     classifier.to(dtype).save_pretrained(target)
@@ -77,6 +81,7 @@ def write_critic(
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
     for path in source.iterdir():
+        # manifest.json is that of the run's model/ folder; an export gets its own when it is stored.
         if path.is_file() and path.name not in (*MODEL_FILES, "manifest.json"):
             shutil.copy2(path, target / path.name)
 
@@ -89,6 +94,7 @@ def export_checkpoint(storage_uri: str, step: int | None, out: Path) -> Path:
     folder = RunFolder.open(ObjectStore(storage_uri))
     if folder is None:
         raise UserError(f"found no run.json in {storage_uri}; the storage folder of a run is required")
+    # Sorted: of two gangs' checkpoints of one step the later gang's stays.
     stored = {number: prefix for (number, _), prefix in sorted(checkpoint.stored(folder).items())}
     if not stored or (step is not None and step not in stored):
         have = ", ".join(str(number) for number in sorted(stored)) or "none"

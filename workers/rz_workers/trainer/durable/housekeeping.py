@@ -1,7 +1,7 @@
-"""Applies the retention rules (``rz_workers.trainer.durable.retention``) to a run's folder. The trainer alone deletes.
+"""A crash in the middle of deleting leaves nothing that looks whole: a manifest goes first, and a folder without one
+does not count.
 
-A manifest goes first: a folder without one does not count, so that a crash in the middle leaves nothing that looks
-whole.
+Applies the retention rules (``rz_workers.trainer.durable.retention``) to a run's folder. The trainer alone deletes.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def apply_retention(
             _delete_folder(folder, info.prefix)
     places = [layout.Numbered(info.version, info.incarnation) for info in published]
     begun = map(layout.parse_weights, folder.store.folders(layout.WEIGHTS))
+    # Of earlier gangs only: this gang's own may be half written because it is being written.
     for place in retention.leftovers(filter(None, begun), places, incarnation):
         _delete_folder(folder, layout.weights_prefix(*place))
 
@@ -67,5 +68,6 @@ def apply_retention(
 
 def _delete_folder(folder: RunFolder, prefix: str) -> None:
     log.info("retention: deleting %s", prefix)
+    # First and by itself: a folder without a manifest does not count, wherever a crash comes.
     folder.store.delete([layout.manifest_key(prefix)])
     folder.store.delete_folder(prefix)

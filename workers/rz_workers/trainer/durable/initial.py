@@ -1,7 +1,6 @@
-"""``model.initFrom``: the weights that policy and critic start from when they are another run's.
+"""Of an earlier run only weights are taken, optimizers are always fresh: ``model.initFrom``.
 
 Called at the start, on the first rank alone, before anything is written; the other ranks get the weights from it.
-Optimizers are always fresh.
 """
 
 from __future__ import annotations
@@ -92,6 +91,7 @@ def _contents(folder: str, keys: list[str]) -> str:
         complete = [key.rpartition("/")[0] for key in below if key.endswith("/manifest.json")]
         usable = [prefix for prefix in complete if prefix.startswith(("checkpoints/", "export/"))]
         return f"the folder of a whole run, which has {', '.join(usable[-_SHOWN:]) or 'no checkpoint yet'},"
+    # ``checkpoint_files`` names its files so: what lies there was meant as a checkpoint.
     if any(name.endswith(".bin") and "/rank-" in name for name in below):
         return "a checkpoint that was never completed (it has no manifest.json)"
     names = sorted({name.split("/", 1)[0] for name in below})

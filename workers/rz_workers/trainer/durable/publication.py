@@ -1,4 +1,4 @@
-"""How a weight version leaves the trainer: by broadcast, to storage, or both (DESIGN.md 3 and 5).
+"""Whoever misses a broadcast finds the version in storage: how a weight version leaves the trainer (DESIGN.md 3 and 5).
 
 Every rank of the gang calls ``Publisher.publish`` at the same place; gathering a sharded tensor needs all of them.
 The tensors are cut into buckets. Each bucket is gathered once, in the dtype of the forward pass, and then:
@@ -102,6 +102,7 @@ class Publisher:
         """
         started = time.monotonic()
         if self._ranks.is_first:
+            # Before the first byte leaves: a gang that was overtaken hands out nothing.
             self._folder.check_newest(self._settings.incarnation)
         tensors = published_tensors(policy)
         dtype = str(self._dtype).removeprefix("torch.")
@@ -110,8 +111,10 @@ class Publisher:
         sent = bool(called.receivers)
         kept: dict[str, Tensor] = {}
         described: list[Future[dict[str, Description]]] = []
+        # All ranks cut alike: ``whole`` is a collective, and each tensor's turn must be the same everywhere.
         for bucket in cut(metas, BUCKET_BYTES):
             gathered = {meta.name: whole(tensors[meta.name]).to(self._dtype).contiguous() for meta in bucket}
+            # No collective in here: a rank whose rollouts have all failed goes on gathering.
             if sent and self._sender is not None and self._sender.groups:
                 self._sender.send(pack(list(gathered.values()), self._sender.buffer()))
             if self._announce is not None:
@@ -122,7 +125,9 @@ class Publisher:
             self._on_progress()
         checksums = {name: one for part in described for name, one in part.result().items()}
         if sent and self._sender is not None:
+            # Only the first rank has copies on the host, and so checksums; each rank's trailer needs them.
             arrived = self._ranks.gather(len(self._sender.close(self._ranks.from_first(checksums))))
+            # Whoever missed it looks for it in storage.
             must_be_stored |= called.left_out > 0 or sum(arrived) < len(called.receivers)
         if self._announce is None or self._writer is None:
             return None
@@ -145,6 +150,7 @@ class Publisher:
         assert self._announce is not None
         assert self._writer is not None
         incarnation = self._settings.incarnation
+        # Versions are announced in order: one that was broadcast before may still be on its way to storage.
         if stored:
             self._writer.wait()
             info = self._store(version, tensors, checksums, canary)
@@ -155,6 +161,7 @@ class Publisher:
                 version=version, digest=whole_digest, incarnation=incarnation, prefix=prefix, stored=False
             )
         self.newest = Publication(weights=info, canary=canary)
+        # Before it is stored: rollouts have it, and generation need not wait for a bucket.
         self._announce(self.newest)
         if not stored:
             self._writer.offer(version, tensors, checksums, canary, must_be_stored=must_be_stored)
@@ -183,6 +190,7 @@ class Publisher:
     def _open(self, version: int, metas: Sequence[TensorMeta]) -> TransferReply:
         """Agree with the ledger on who takes part, and wait for those."""
         assert self._sender is not None
+        # The ledger knows who is alive, each rank which groups it still has.
         live = tuple(group for groups in self._ranks.gather(self._sender.groups) for group in groups)
         called = NOBODY
         if self._open_transfer is not None:
@@ -277,6 +285,7 @@ class StorageWriter:
         while True:
             with self._changed:
                 version, self._waiting = self._waiting, None
+                # Under the same lock as the taking: ``wait`` must not return between two versions.
                 self._is_busy = version is not None
                 self._changed.notify_all()
             if version is None:
@@ -286,6 +295,7 @@ class StorageWriter:
                 self._announce(Publication(weights=info, canary=version.canary))
             except BaseException as error:
                 with self._changed:
+                    # Kept for whoever offers or waits next: nobody hears what a thread raises.
                     self._error, self._waiting = error, None
 
     def _raise_error(self) -> None:

@@ -1,8 +1,8 @@
-"""What a gang that took over from another one made of the steps that were there: replayed, reused, equal or not.
+"""Nothing is decided by the record of a recovery: what a gang that took over made of the steps that were there.
 
 The first rank's duty (``rz_workers.trainer.first_rank``) calls it: ``Replay.begin`` when the state is loaded, ``seen``
-after each commit, ``end`` before the gang ends. The record (``storage.records.Recovery``) is for people and the report;
-nothing is decided by it.
+after each commit, ``end`` before the gang ends. The record (``storage.records.Recovery``) says what was replayed and
+reused, and whether it came out equal; it is for people and the report.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Replay:
             ),
             replay_seconds=(self._caught_up or self._clock()) - self._began if self._earlier else 0.0,
             world_size=self._world_size,
+            # True without a pair: nothing was replayed, so nothing differs.
             weights_equal=all(old.weights.digest == new.weights.digest for old, new in self._pairs),
             canary_difference_max=largest_difference(
                 (old.canary_logprobs, new.canary_logprobs) for old, new in self._pairs

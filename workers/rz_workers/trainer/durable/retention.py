@@ -1,8 +1,8 @@
-"""When checkpoints are taken, and what may be deleted: pure functions over the spec and what is stored. The trainer
-applies the latter after each checkpoint.
+"""Nothing that is still needed is deleted: a resume needs the newest complete checkpoint and every trajectory since; a
+rollout needs the newest weights, an evaluation in progress its own version.
 
-The rule behind them: a resume needs the newest complete checkpoint and every trajectory since; a rollout needs the
-newest weights, an evaluation in progress its own version.
+When checkpoints are taken, and what may be deleted: pure functions over the spec and what is stored. The trainer
+applies the latter after each checkpoint.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def weights_to_delete(versions: Collection[int], keep: int, needed: Collection[i
 def checkpoints_to_delete(steps: Collection[int], keep: int, milestone_interval: int | None) -> list[int]:
     """All but the newest ``keep`` checkpoints and the milestones (multiples of ``milestone_interval``)."""
     old = sorted(steps)[:-keep]
+    # ``keep`` counts the newest, milestones among them; older milestones stay beside those.
     return [step for step in old if milestone_interval is None or step % milestone_interval]
 
 
@@ -45,4 +46,5 @@ def trajectory_steps_to_delete(steps: Collection[int], keep: int | None, oldest_
     """
     if keep is None or oldest_checkpoint is None:
         return []
+    # Not even where ``keep`` allows it: a resume replays every step from its checkpoint on.
     return [step for step in sorted(steps)[:-keep] if step < oldest_checkpoint]

@@ -1,4 +1,6 @@
-"""Where models come from: a local folder, a bucket, or the hub, made into something that ``from_pretrained`` takes."""
+"""What comes out is something that ``from_pretrained`` takes, wherever the model comes from: a local folder, a bucket,
+or the hub.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ def local_source(name: str, scratch: Path, secret_name: str | None = None) -> st
             raise UserError(
                 f"found nothing at {name}; the folder of a Hugging Face checkpoint is required: check model.name"
             )
+        # One folder a URL: model, tokenizer and initFrom may come from three.
         target = scratch / "source" / name.split("://", 1)[1].strip("/").replace("/", "--")
         for key in keys:
             store.download(key, target / key)
@@ -32,6 +35,7 @@ def local_source(name: str, scratch: Path, secret_name: str | None = None) -> st
                 f"the folder {name} has no config.json; a Hugging Face checkpoint is required: check model.name"
             )
         return name
+    # owner/name is also a relative path: where its first part is a folder here, a path was meant.
     first = path.parts[0] if path.parts else ""
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or Path(first).exists():
         raise UserError(

@@ -1,4 +1,4 @@
-"""From trajectories to tensors: a step's train batch and its packed micro-batches.
+"""Whichever micro-batch a trajectory is in, it sees itself alone: from trajectories to tensors.
 
 A *train batch* holds all trajectories of a step in canonical order. A *micro-batch* (pack) is one sequence of several
 trajectories without padding: attention never crosses a trajectory's border, positions restart at each.
@@ -60,6 +60,7 @@ def collate(trajectories: Sequence[Trajectory]) -> TrainBatch:
     Raises ValueError for a trajectory without response tokens or with log-probs of another length: such a shard was not
     written by a rollout.
     """
+    # Sums are taken in this order, so that a replay adds the same numbers in the same order (docs/decisions/0004).
     ordered = sorted(trajectories, key=lambda t: (t.group_id, t.sample_index))
     for t in ordered:
         if not t.response_token_ids or len(t.rollout_logprobs) != len(t.response_token_ids):
@@ -74,6 +75,7 @@ def collate(trajectories: Sequence[Trajectory]) -> TrainBatch:
         prompt_lengths=torch.tensor([len(t.prompt_token_ids) for t in ordered]),
         lengths=lengths,
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        # fp32 whatever the passes compute in: advantages are normalised in fp32 (RECIPE.md, PPO).
         rewards=torch.tensor([t.reward for t in ordered], dtype=torch.float32),
         groups=torch.tensor([t.group_id for t in ordered]),
         rollout_logprobs=torch.cat([torch.from_numpy(np.asarray(t.rollout_logprobs, np.float32)) for t in ordered]),
@@ -124,6 +126,7 @@ def pack(batch: TrainBatch, members: Sequence[int]) -> MicroBatch:
     rows, flat, start = [], [], 0
     for member in members:
         prompt, size = int(batch.prompt_lengths[member]), len(batch.sequences[member])
+        # One row before the token: the state in which it was chosen ends at its predecessor.
         rows.append(torch.arange(start + prompt - 1, start + size - 1))
         flat.append(torch.arange(int(batch.offsets[member]), int(batch.offsets[member + 1])))
         start += size
@@ -149,6 +152,7 @@ def micro_batches(
     rounds = packing.balance([len(batch.sequences[m]) for m in members], max_tokens, world_size, attention_ratio)
     share = []
     for packs in rounds:
+        # The first pack of a round is never empty: rounds are sorted by cost.
         mine = packs[rank] or packs[0]
         share.append((pack(batch, [members[i] for i in mine]), bool(packs[rank])))
     return share

@@ -1,4 +1,4 @@
-"""Figures that describe a step's tensors, computed on the host. Pure functions on flat response tokens, as ``ppo``.
+"""A figure describes a step and changes nothing of it: pure functions on flat response tokens, as ``ppo``, on the host.
 
 Who calls this: ``rz_workers.trainer.method.learner``. N response tokens, of which ``lengths [B]`` belong to each
 trajectory.
@@ -30,6 +30,7 @@ def value_deciles(values: Tensor, lengths: Tensor) -> dict[str, float]:
     places = torch.arange(len(values)) - starts
     tenths = DECILES * places // lengths.repeat_interleave(lengths)
     counts = torch.bincount(tenths, minlength=DECILES).tolist()
+    # fp64: a tenth of a step may have a million tokens, and an fp32 sum loses digits over so many.
     sums = torch.zeros(DECILES, dtype=torch.float64).index_add(0, tenths, values.double()).tolist()
     return {f"value_decile_{i + 1}_mean": sums[i] / counts[i] for i in range(DECILES) if counts[i]}
 
@@ -44,6 +45,7 @@ def effective_sample_fraction(trainer_logprobs: Tensor, rollout_logprobs: Tensor
     """
     logs = trainer_logprobs.double() - rollout_logprobs.double()
     if cap is not None:
+        # min(exp(d), cap) = exp(min(d, log cap)): the cap comes before anything can overflow.
         logs = logs.clamp(max=math.log(cap))
     weights = torch.exp(logs - logs.max())  # a common factor changes nothing, and this one prevents overflow
     return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))

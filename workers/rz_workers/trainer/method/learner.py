@@ -1,8 +1,9 @@
-"""Values, policy update, critic update: what happens to a train batch, on every rank alike.
+"""Neither packing nor the number of ranks changes an update, but for the order of its sums: each rank works on its
+share of the packs, losses are divided by the token count of the whole batch (policy) or mini-batch (critic), and
+gradients are summed.
 
-Who calls this: ``rz_workers.trainer.main``, in the order that DESIGN.md 3 gives. Each rank works on its share of the
-packs; losses are divided by the token count of the whole batch (policy) or mini-batch (critic) and gradients are
-summed, so that neither packing nor the number of ranks changes the update.
+Values, policy update, critic update: what happens to a train batch, on every rank alike. Who calls this:
+``rz_workers.trainer.main``, in the order that DESIGN.md 3 gives.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Learner:
         self.shape = ModelShape.from_config(policy.model.config.to_dict())
         self._attention_ratio = attention_ratio(self.shape)
         self._on_progress = on_progress
+        # Values, policy update and samples of a step pass the same packs: they are made once.
         self._shared_last: tuple[TrainBatch, list[tuple[MicroBatch, bool]]] | None = None
 
     # ------------------------------------------------------------------------------------------------------ values
@@ -116,6 +118,7 @@ class Learner:
             the step's policy metrics.
         """
         algorithm = self.algorithm
+        # By the spec too, not by this batch alone: trajectories that agree may all be one version behind.
         stale = (batch.weight_versions != int(batch.weight_versions.max())).any() or algorithm.max_staleness > 0
         corrected = algorithm.sampler_correction == "tis"
         logprobs, entropies, ratios = (torch.zeros(batch.num_tokens) for _ in range(3))
@@ -132,13 +135,16 @@ class Learner:
             )
             if ref_logprobs is not None and algorithm.kl_mode == "loss":
                 loss = loss + algorithm.kl_coefficient * ppo.k3(scored, ref_logprobs[flat].to(self.ranks.device))
+            # N of the whole batch, not of this pack: the mean over tokens of all packs and ranks (RECIPE.md, PPO).
             loss = loss.sum() / batch.num_tokens
+            # A rank without a pack of its own passes backward too: sharded gradients are reduced by all ranks together.
             _backward(loss if counts else loss * 0.0)
             if counts:
                 loss_sum += _host(loss)
                 logprobs[flat], entropies[flat] = _host(scored), _host(entropy)
                 ratios[flat] = _host(torch.exp(scored.detach() - old))
         self.policy_steps += 1
+        # In the published dtype: most fp32 steps of 1e-6 change no bfloat16 value, and rollouts see only those.
         before = published_values(self.policy, getattr(torch, self.spec.trainer.dtype))
         norm, rate = self._step(self.policy, self.policy_optimizer, algorithm.policy, self.policy_steps)
         changed = self.ranks.sum(count_changes(self.policy, before))
@@ -146,6 +152,7 @@ class Learner:
         for tensor in (logprobs, entropies, ratios, loss_sum):
             self.ranks.sum(tensor)
         _require_finite("policy loss", float(loss_sum))
+        # Those of version v: ``update_kl`` holds the new weights against them.
         self._logprobs = logprobs
         gap = ppo.mismatch(logprobs, batch.rollout_logprobs)
         metrics = {
@@ -173,6 +180,7 @@ class Learner:
         micro_batch, counts = self._share(batch)[0]
         with torch.no_grad():
             scored, _ = self.policy(*_action(micro_batch.to(self.ranks.device)), self._temperature)
+        # Tokens were sampled with v, so that v is the p of k3.
         estimates = ppo.k3(self._logprobs[micro_batch.flat], _host(scored))
         return {"policy_update_kl": self._sample_mean(estimates, counts)}
 
@@ -203,6 +211,7 @@ class Learner:
                     returns[flat].to(self.ranks.device),
                     value_clip=spec.value_clip,
                 ).sum()
+                # Tokens of the mini-batch on all ranks: the sum over ranks is the mini-batch's mean.
                 _backward(loss / tokens if counts else loss * 0.0)
                 if counts:
                     loss_total += _host(loss)
@@ -213,6 +222,7 @@ class Learner:
         _require_finite("critic loss", loss_mean)
         sample, counts = self._share(batch)[0]
         with torch.no_grad():
+            # Every rank passes its sample, one of no own trajectories too: sharded layers are gathered by all.
             after = _host(self.critic(*_state(sample.to(self.ranks.device))))
         before, goal = old_values[sample.flat], returns[sample.flat]
         return {
@@ -248,6 +258,7 @@ class Learner:
 
     def _sample_mean(self, values: Tensor, counts: bool) -> float:
         """Mean over the tokens of all ranks' samples; ``counts``: whether this rank's is not another's again."""
+        # Never 0 tokens: the first rank's first pack is always its own (``packing.balance``).
         total = torch.tensor([float(values.double().sum()), float(len(values))], dtype=torch.float64) * counts
         self.ranks.sum(total)
         return float(total[0] / total[1])
@@ -256,12 +267,15 @@ class Learner:
         self, module: nn.Module, optimizer: torch.optim.Optimizer, spec: OptimizerSpec, count: int
     ) -> tuple[float, float]:
         """Clip, set the rate, step, clear; returns the gradient norm before clipping and the rate."""
+        # On shards the norm is a DTensor: ``whole`` is a collective, and every rank gets the same norm.
         norm = float(whole(nn.utils.clip_grad_norm_(module.parameters(), spec.max_grad_norm)))
+        # Before the step, and on all ranks alike: no rank applies what another one refuses.
         _require_finite("gradient norm", norm)
         rate = schedule.learning_rate(spec, count)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
+        # Gradients are freed, not zeroed: policy and critic never hold theirs at the same time (``rz_api.estimate``).
         optimizer.zero_grad(set_to_none=True)
         return norm, rate
 
@@ -269,6 +283,7 @@ class Learner:
 def attention_ratio(shape: ModelShape) -> float:
     """FLOPs of causal attention per squared token over FLOPs of the linear layers per token: a pass over L tokens costs
     a L + b L^2, the ratio is b / a."""
+    # Two lengths give the two coefficients: f(1) = a + b and f(2) = 2 a + 4 b.
     one, two = forward_flops(shape, [1], 0), forward_flops(shape, [2], 0)
     quadratic = (two - 2 * one) / 2
     return quadratic / (one - quadratic)
@@ -300,6 +315,7 @@ def advantages_and_returns(
         return advantages, batch.rewards.repeat_interleave(batch.lengths), {"advantage_std": _std(advantages)}
     rewards = ppo.token_rewards(batch.rewards, batch.lengths)
     if ref_logprobs is not None and algorithm.kl_mode == "penalty":
+        # k1, log p - log q of the sampled token: as part of the reward it needs no gradient.
         rewards = rewards - algorithm.kl_coefficient * (batch.rollout_logprobs - ref_logprobs)
     advantages, returns = ppo.generalized_advantages(
         rewards, values, batch.lengths, gamma=algorithm.gamma, gae_lambda=algorithm.gae_lambda

@@ -1,11 +1,11 @@
-"""Which trajectories share a micro-batch, and which rank works on it. Pure integers in, pure integers out.
+"""Micro-batches follow from the lengths of the trajectories alone, never from the order of arrival
+(docs/decisions/0004): which trajectories share one, and which rank works on it. Pure integers in, pure integers out.
 
 A pass costs what its tokens cost in linear layers plus what attention costs in the squares of its trajectories'
 lengths. Ranks that shard parameters wait for each other at every layer, so what has to cost the same is the
 micro-batches that run *at the same time*: they are made alike, sorted by cost, and dealt out in rounds, one a rank.
 
-Called by ``rz_workers.trainer.method.batch``. The result follows from the lengths alone, never from the order of
-arrival (docs/decisions).
+Called by ``rz_workers.trainer.method.batch``.
 """
 
 from __future__ import annotations
@@ -41,14 +41,18 @@ def balance(
     Example: lengths 5 3 3 1, 6 tokens, 2 ranks: ``[[[0, 3], [1, 2]]]``.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    # A trajectory beyond the limit fills one pack, no more.
     at_least = -(-sum(min(length, max_tokens) for length in lengths) // max_tokens)
     rounds, most = -(-at_least // world_size), -(-len(lengths) // world_size)
     while True:
+        # Ends: with a pack for each trajectory, the cheapest pack is always an empty one.
         packs = _deal(lengths, order, rounds * world_size, max_tokens, attention_ratio)
         if packs is not None:
             break
+        # 2 % more a try: packs stay nearly as full as they can be, and thousands of them need few tries.
         rounds = min(rounds + max(1, rounds // 50), most)
     costs = [sum(cost(lengths[i], attention_ratio) for i in pack) for pack in packs]
+    # Equal costs are ordered by content, so that every rank deals alike.
     by_cost = sorted(range(len(packs)), key=lambda p: (-costs[p], packs[p]))
     dealt = [sorted(packs[p]) for p in by_cost]
     return [dealt[start : start + world_size] for start in range(0, len(dealt), world_size)]
@@ -63,6 +67,7 @@ def _deal(
     cheapest = [(0.0, p) for p in range(count)]
     for i in order:
         so_far, p = cheapest[0]
+        # An empty pack takes any trajectory: one beyond the limit has a pack to itself.
         if packs[p] and tokens[p] + lengths[i] > max_tokens:
             return None
         packs[p].append(i)

@@ -1,5 +1,7 @@
-"""The arithmetic of the method: advantages, losses, and the statistics that describe them. Pure functions on tensors.
+"""No loss here is a mean: each is one number a token, which the caller divides by the tokens of the whole batch, so
+that packing changes no gradient.
 
+The arithmetic of the method: advantages, losses, and the statistics that describe them. Pure functions on tensors.
 Who calls this: ``rz_workers.trainer.method.learner``. Everything is computed on *flat* response tokens: the tokens of
 all trajectories of a step one after the other in canonical order (by group, then sample), ``[N]`` in the docstrings
 below, where N is the number of response tokens and ``lengths [B]`` says how many of them belong to each trajectory.
@@ -63,6 +65,7 @@ def generalized_advantages(
             advantages[start:end] = returns[start:end] - values[start:end]
             continue
         advantage, next_value = 0.0, 0.0
+        # Python floats: the recursion runs in fp64 and is rounded to fp32 once a token.
         token_values, rewards_of = values[start:end].tolist(), rewards[start:end].tolist()
         for t in range(length - 1, -1, -1):
             delta = rewards_of[t] + gamma * next_value - token_values[t]
@@ -85,9 +88,11 @@ def group_relative_advantages(final_rewards: Tensor, groups: Tensor, lengths: Te
         ``[N]`` fp32.
     """
     advantages = torch.zeros_like(final_rewards, dtype=torch.float32)
+    # Sorted: a set's order is no order, and sums must be taken in the same one in a replay.
     for group in sorted(set(groups.tolist())):
         members = groups == group
         rewards = final_rewards[members].to(torch.float32)
+        # 1e-6 is not in the paper: a group of equal rewards has std 0, and gets advantages of 0 in place of NaN.
         advantages[members] = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6)
     return advantages.repeat_interleave(lengths)
 
@@ -96,6 +101,7 @@ def normalize(advantages: Tensor) -> Tensor:
     """Shift to mean 0 and scale to population standard deviation 1 over all tokens of the step, in fp32; ``[N] ->
     [N]``."""
     advantages = advantages.to(torch.float32)
+    # Population variance (correction 0), as the published code (RECIPE.md, PPO).
     variance, mean = torch.var_mean(advantages, correction=0)
     return (advantages - mean) * torch.rsqrt(variance.clamp(min=VARIANCE_FLOOR))
 
@@ -117,6 +123,7 @@ def policy_loss(
     """
     ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1.0 - clip_ratio, 1.0 + clip_ratio)
+    # The pessimistic one of the two: clipping takes away gain, never loss (arXiv 1707.06347, section 3).
     loss = -torch.minimum(ratio * advantages, clipped * advantages)
     return loss if weights is None else loss * weights
 
@@ -131,6 +138,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, value_cli
     if value_clip is None:
         return loss
     clipped = old_values + (values - old_values).clamp(-value_clip, value_clip)
+    # The larger loss, as PPO's reference code (openai/baselines ppo2): a clip must not make an error look small.
     return torch.maximum(loss, 0.5 * (clipped - returns) ** 2)
 
 
@@ -138,17 +146,20 @@ def k3(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
     """Estimate of KL(p || q) per token from samples of p: ``exp(d) - 1 - d`` with ``d = log q - log p``; >= 0; ``[n]
     -> [n]``."""
     difference = other_logprobs - logprobs
+    # expm1: for small d, exp(d) - 1 in fp32 keeps no digit of d squared / 2, which is what k3 is about.
     return torch.expm1(difference) - difference
 
 
 def truncated_importance_weights(trainer_logprobs: Tensor, rollout_logprobs: Tensor, *, cap: float) -> Tensor:
     """``min(exp(trainer - rollout), cap)`` per token, without gradient; ``[n] -> [n]``."""
+    # Detached: a weight corrects who sampled, and must not be trained.
     return torch.exp(trainer_logprobs.detach() - rollout_logprobs).clamp(max=cap)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float | None:
     """``1 - Var(R - V) / Var(R)`` over ``[N]`` tokens; None where all returns are equal."""
     variance = float(torch.var(returns.double(), correction=0))
+    # Exactly 0 when all tokens have the return 0 or all have 1: a mean of equal whole numbers is not rounded.
     if variance == 0.0:
         return None
     return 1.0 - float(torch.var(returns.double() - values.double(), correction=0)) / variance

@@ -1,4 +1,6 @@
-"""Learning rates and the critic's mini-batches: pure functions of the spec and a counter."""
+"""A replay has the same learning rates and the same mini-batches of the critic: both are pure functions of the spec and
+a counter.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ def learning_rate(spec: OptimizerSpec, optimizer_step: int) -> float:
     Example: peak 1e-6, 50 warm-up steps: step 1 has 2e-8, step 50 and all later ones 1e-6.
     """
     assert optimizer_step >= 1, optimizer_step
+    # The published code counts from 0, so that its first step has rate 0 (RECIPE.md, PPO).
     if optimizer_step < spec.warmup_steps:
         return spec.learning_rate * optimizer_step / spec.warmup_steps
     if spec.lr_schedule == "constant":
@@ -35,9 +38,11 @@ def mini_batches(num_trajectories: int, num_mini_batches: int, seed: int, step: 
     """
 
     def key(index: int) -> bytes:
+        # No library's generator promises the same permutation for ever (docs/decisions/0003).
         return hashlib.sha256(f"mini-batch:{seed}:{step}:{index}".encode()).digest()
 
     order = sorted(range(num_trajectories), key=key)
     bounds = [num_trajectories * i // num_mini_batches for i in range(num_mini_batches + 1)]
+    # Ascending within a part: packing breaks ties by index, so that the order of the sums is canonical.
     parts = [sorted(order[a:b]) for a, b in itertools.pairwise(bounds)]
     return [part for part in parts if part]

@@ -1,7 +1,6 @@
-"""Policy and critic: Hugging Face models with the two heads that PPO needs, on packed sequences.
+"""Every parameter is used within one ``forward``, so that FSDP's hooks see each use.
 
-Both are ``nn.Module``s whose ``forward`` takes one packed micro-batch, so that FSDP's hooks see every use of a
-parameter.
+Policy and critic: Hugging Face models with the two heads that PPO needs. ``forward`` takes one packed micro-batch.
 """
 
 from __future__ import annotations
@@ -47,7 +46,9 @@ class Policy(nn.Module):
         Returns:
             ``[n]`` fp32 log-probs of ``targets``, and ``[n]`` fp32 entropies (nats, without gradient).
         """
+        # Below the output layer: the model's own forward pass would make the logits of all T rows.
         hidden = _hidden_states(self.model.base_model, input_ids, positions, lengths)[rows]
+        # Read within ``forward``, before which FSDP gathers the root's parameters: outside of it this may be a shard.
         head = self.model.get_output_embeddings()
         return scoring.score(hidden, head.weight, getattr(head, "bias", None), targets, temperature)
 
@@ -89,6 +90,7 @@ def load_policy(
     which the scoring here and in the sampler would not reproduce.
     """
     model = _load(AutoModelForCausalLM, source, revision, trust_remote_code)
+    # Gemma 2 caps its logits, Cohere and Granite scale them: their configurations have these fields.
     text_config = model.config.get_text_config()
     for field in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(text_config, field, None) not in (None, 1, 1.0):
@@ -118,6 +120,7 @@ def model_config(model_dir: Path) -> Any:
     """The transformers configuration of the run's ``model/`` folder, as the trainer computes: fp32, no dropout."""
     config = AutoConfig.from_pretrained(model_dir)
     config.get_text_config().attention_dropout = 0.0
+    # Masters are fp32; ``trainer.dtype`` is that of the passes (``ranks.shard``).
     config.dtype = torch.float32
     return config
 
@@ -143,6 +146,7 @@ def new_value_head(hidden_size: int, *, init: str, seed: int) -> nn.Linear:
 
     ``normal``: standard deviation 1/(hidden_size + 1) (published code); ``uniform``: U(-sqrt 5, sqrt 5) (paper).
     """
+    # A generator of its own: the global one's state depends on what ran before, and a replay must have this head.
     generator = torch.Generator().manual_seed(seed)
     head = nn.Linear(hidden_size, 1, bias=False)
     with torch.no_grad():
@@ -174,6 +178,7 @@ def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
     Sharded parameters are returned as they are: gathering them is the caller's business.
     """
     found: dict[int, tuple[str, Tensor]] = {}
+    # keep_vars: without it each place of a tied parameter gets a detached copy of its own, with an id of its own.
     for name, tensor in module.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), (name, tensor))
     return {name: tensor.detach() for name, tensor in found.values()}
@@ -193,10 +198,13 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
             config=config,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            # fp32 masters: a step of 1e-6 vanishes in bfloat16, which keeps 8 bits of a number.
             dtype=torch.float32,
             attn_implementation=PACKED_SDPA,
+            # A .bin file is a pickle, and loading one runs code of whoever made it.
             use_safetensors=True,
         )
+    # Whatever the files of a model make transformers raise: the model is what has to change.
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -208,11 +216,13 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
 
 def prepare(model: Any, *, activation_checkpointing: bool) -> None:
     """Make a transformers model ready to train: no dropout, and recomputation where it is wanted."""
+    # transformers recomputes activations in training mode only (``GradientCheckpointingLayer``).
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # Sampling has none, and the ratio of PPO compares the same network.
     if activation_checkpointing:
+        # torch's reentrant form takes no keyword arguments, and the pack's layout is one.
         options = {"use_reentrant": False}
         if hasattr(model, "activation_checkpointing_enable"):  # its name since transformers 5.23
             model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)

@@ -1,4 +1,5 @@
-"""Attention within the trajectories of a pack, through transformers' attention interface.
+"""A token attends to its own trajectory's earlier tokens and itself, whatever it is packed with: attention within a
+pack, through transformers' attention interface.
 
 A pack is one sequence of T tokens with several trajectories (``rz_workers.trainer.method.batch.MicroBatch``). Linear
 layers work on the pack as it is, without padding; attention costs the trajectories' own squares, not the pack's:
@@ -44,6 +45,7 @@ class PackLayout:
     @cached_property
     def bounds(self) -> Tensor:
         """``[S + 1]`` int32: where each trajectory starts and the last one ends."""
+        # int32: flash attention's kernels take no other type.
         return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32).to(self._device)
 
     @cached_property
@@ -54,6 +56,7 @@ class PackLayout:
         Example: trajectories of 3 and 1 tokens: one grid ``[[0 1 2] [3 0 0]]``, cells ``[0 1 2 3]``. Cells that are no
         token repeat token 0; causal attention never lets a token see them.
         """
+        # Built on the host and moved once: element by element on a GPU each would be a kernel.
         starts = [0, *accumulate(self.lengths)]
         grids, cells, cell = [], torch.empty(starts[-1], dtype=torch.int64), 0
         for members in alike(self.lengths):
@@ -72,6 +75,7 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
     more than ``PADDING`` allows."""
     groups: list[list[int]] = []
     squares = 0
+    # Longest first: the first of a grid sets its width, all others are padded to that.
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         own = lengths[i] ** 2
         if groups:
@@ -85,6 +89,7 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
+# Packs differ from pass to pass, and each new layout would be compiled anew (docs/decisions/0008).
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: nn.Module,
@@ -105,12 +110,14 @@ def attend(
     Returns:
         ``[1, T, H, D]`` and None (no attention weights).
     """
+    # The kernel knows grouped keys and values; elsewhere they are repeated, as in transformers' own sdpa.
     groups = getattr(module, "num_key_value_groups", 1)
     if pack_layout is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return varlen(query[0], key[0], value[0], pack_layout, scaling)[None], None
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if pack_layout is None:
+        # torch aligns a causal mask to the upper left: a single query behind a cache would see the first key alone.
         plain = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, scale=scaling)
         return plain.transpose(1, 2).contiguous(), None
     tokens = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
@@ -118,6 +125,7 @@ def attend(
     outputs = []
     for grid in grids:
         q, k, v = (_spread(tensor, grid) for tensor in tokens)
+        # Padding is behind every token of its row, so that the causal mask hides it: no mask of [L, L] is made.
         out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
         outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]))
     return torch.cat(outputs).index_select(0, cells)[None], None
@@ -127,6 +135,7 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, pack_layout: PackLayout, s
     """The same by torch's flash attention kernel: ``[H, T, D]`` (fewer heads of keys and values) ``-> [T, H, D]``."""
     bounds, longest = pack_layout.bounds, pack_layout.longest
     q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
+    # A window of (-1, 0), all tokens before and none after, is how this function spells causal.
     out = varlen_attn(
         q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=len(query) > len(key)
     )
@@ -140,6 +149,7 @@ def _spread(tokens: Tensor, grid: Tensor) -> Tensor:
     return picked.view(*grid.shape, *tokens.shape[1:]).transpose(1, 2)
 
 
+# transformers would make a mask of [T, T] for a pack, which nothing here looks at.
 def _no_mask(*_: Any, **__: Any) -> None:
     return None
 

@@ -1,4 +1,4 @@
-"""Log-probs and entropies of given tokens from hidden states, without the logits of more than a few rows at a time.
+"""The logits of more than a few rows never exist at once: log-probs and entropies of given tokens from hidden states.
 
 Logits of a whole micro-batch would be its largest tensor by far (8k rows x 152k tokens in fp32: 5 GB, and as much again
 for their gradient). Here the output layer, the softmax and their backward pass go over chunks of rows; between the
@@ -56,10 +56,13 @@ class _LinearLogSoftmax(torch.autograd.Function):
         for start in range(0, n, chunk):
             rows = slice(start, start + chunk)
             logits = _logits(hidden[rows], weight, bias, temperature)
+            # logsumexp subtracts the largest logit first: exp of a logit near 90 would overflow in fp32.
             normalizers[rows] = torch.logsumexp(logits, dim=-1)
             logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - normalizers[rows]
             probabilities = (logits - normalizers[rows, None]).exp_()
+            # H = -sum p log p = log Z - sum p z, in place: one buffer less than log p by itself.
             entropies[rows] = normalizers[rows] - probabilities.mul_(logits).sum(-1)
+            # Before the next chunk is made: else three buffers exist at once, not two.
             del logits, probabilities
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
         ctx.temperature, ctx.chunk = temperature, chunk
@@ -73,6 +76,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         kind = _accumulator(hidden)
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        # fp32 while chunks are added up: bfloat16 would round the sum after each (docs/decisions/0008).
         d_weight = torch.zeros(weight.shape, dtype=kind, device=weight.device) if needs_weight else None
         d_bias = torch.zeros(bias.shape, dtype=kind, device=weight.device) if needs_bias and bias is not None else None
         scale = upstream.to(kind) / ctx.temperature
@@ -84,6 +88,7 @@ class _LinearLogSoftmax(torch.autograd.Function):
             d_logits[torch.arange(len(part), device=part.device), targets[rows]] += scale[rows]
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
+            # Matrices are multiplied in the dtype of the pass, as autograd does for a linear layer.
             narrow = d_logits.to(hidden.dtype)
             del d_logits
             if d_hidden is not None:
@@ -106,6 +111,7 @@ def _accumulator(tensor: Tensor) -> torch.dtype:
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     """``[rows, V]`` in fp32 (fp64 for fp64)."""
+    # Rounded as the layer rounds them, then widened: the softmax over 152k tokens needs fp32.
     logits = torch.nn.functional.linear(hidden, weight, bias).to(_accumulator(hidden))
     return logits.div_(temperature) if temperature != 1.0 else logits
 

@@ -1,13 +1,14 @@
-"""The decode loop: one batch of prompts in, finished responses out as they end. ``transformers_engine`` calls it.
+"""Every shape, and with it every rounding, follows from the requests and the sampled tokens alone.
+
+The decode loop: one batch of prompts in, finished responses out as they end. The engine beside it calls it.
 
     1. Prefill each distinct prompt once, left-padded to one length.
     2. Copy the prompts' keys and values to the rows that sample them.
     3. Draw one token per row; hand out the responses that it ends; close their gaps in the batch.
     4. Run the model on the new tokens; back to 3.
 
-Every shape, and with it every rounding, follows from the requests and the sampled tokens alone. The fixed cost of a
-step counts on small models, so masks, positions and random numbers are made ahead, and nothing is asked of single rows
-but of those whose newest token may end them.
+The fixed cost of a step counts on small models, so masks, positions and random numbers are made ahead, and nothing is
+asked of single rows but of those whose newest token may end them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ UNIFORM_BLOCK = 64
 """Tokens for which random numbers are made at once."""
 
 
+# Of a generator torch leaves the mode at each yield: the caller's own tensors are not touched by it.
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
@@ -59,6 +61,7 @@ def decode(
         if step % UNIFORM_BLOCK == 0:
             uniform = uniforms(seeds, step, UNIFORM_BLOCK)
         logprobs = log_distribution(logits, params)
+        # By request, not by place in the batch: a row that moves keeps its own numbers.
         tokens = draw(logprobs, uniform[live, step % UNIFORM_BLOCK])
         tokens_out[live, step] = tokens
         logprobs_out[live, step] = logprobs.gather(-1, tokens[:, None])[:, 0]
@@ -78,6 +81,7 @@ def decode(
         if ended:
             holes, movers, kept = gaps(len(live), ended)
             order = torch.arange(kept)
+            # As `cache.drop` does it: what goes by slot has to move with the keys and values.
             order[holes] = movers
             cache.drop(holes, movers, kept)
             live, tokens, positions, padding = live[order], tokens[order], positions[order], padding[order]

@@ -1,9 +1,10 @@
-"""The engine for any machine: a Hugging Face model on the CPU, with a decode loop of our own (``decode``).
+"""A unit is one batch of fixed composition, so that it is the same to the last bit whoever samples it (decision 1).
 
-``main`` makes one from the run's ``model/`` folder (configuration and tokenizer; never weights, and nothing is
-downloaded) and gives it each published weight version. Several times faster than ``model.generate`` on small models,
-because prompts are computed once per prompt group, finished responses leave the batch, and the cache is never copied;
-``bench/rollout.py`` measures both.
+The engine for any machine: a Hugging Face model on the CPU, with a decode loop of our own (``decode``). ``main`` makes
+one from the run's ``model/`` folder (configuration and tokenizer; never weights, and nothing is downloaded) and gives
+it each published weight version. Several times faster than ``model.generate`` on small models, because prompts are
+computed once per prompt group, finished responses leave the batch, and the cache is never copied; ``bench/rollout.py``
+measures both.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class TransformersEngine:
         """Copy ``tensors`` into the model, in place, and tie what the configuration ties."""
         self._weight_version = None
         self._layout.check(version, tensors)
+        # Not strict: a tied tensor may be absent, and `check` has refused everything else.
         self._model.load_state_dict(dict(tensors), strict=False)
         self._model.tie_weights()
         self._weight_version = version
@@ -92,6 +94,7 @@ class TransformersEngine:
                 is_second = (name == one and source in shapes) or (name == source and one in shapes)
                 if is_second and not torch.equal(own[name], tensor.to(own[name].dtype)):
                     raise self._layout.torn(version, one)
+            # In place although the rest may not fit: with a failure here the engine has no version any more.
             own[name].copy_(tensor)
         self._layout.check_names(version, shapes)
 

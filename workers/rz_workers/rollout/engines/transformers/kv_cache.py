@@ -1,8 +1,9 @@
-"""Keys and values of one ``generate`` call: preallocated, filled from the left, finished rows dropped.
+"""A step writes one column and reads the filled ones; nothing is copied but where the cache grows or a row moves.
 
-A ``transformers`` cache (``transformers_engine`` hands it to ``model.forward``) whose tensors stay where they are: a
-step writes one column and attention reads a view of the filled part, where transformers' own caches copy everything
-each step (dynamic) or read the unfilled part too (static).
+Keys and values of one ``generate`` call: preallocated, filled from the left, finished rows dropped. A ``transformers``
+cache (the engine hands it to ``model.forward``) whose tensors stay where they are: a step writes one column and
+attention reads a view of the filled part, where transformers' own caches copy everything each step (dynamic) or read
+the unfilled part too (static).
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _allocate(like: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
+        # Not zeros: a column is written before it is read.
         return like.new_empty((rows, like.shape[1], capacity, like.shape[3]))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

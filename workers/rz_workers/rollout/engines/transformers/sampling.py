@@ -1,8 +1,7 @@
-"""From logits to tokens: the distribution that is sampled from, and one uniform number per token from the row's own
-stream.
+"""A row's draw reads only its own logits and its own stream, so that no row depends on its neighbours' luck.
 
-Pure functions over tensors, called by ``transformers_engine``. A row's draw reads only its own logits and its own
-stream, so that no row depends on its neighbours' luck. Tie-breaks and sums have a fixed order.
+From logits to tokens: the distribution that is sampled from, and one uniform number per token from the row's own
+stream. Pure functions over tensors, called by ``decode``. Tie-breaks and sums have a fixed order.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import torch
 
 from rz_workers.rollout.engines.interface import SamplingParams
 
+# SplitMix64's own three constants: others would be another generator.
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -25,6 +25,7 @@ def splitmix64(seeds: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDA
     alone, so that a stream is the same on every platform and library version and can be read in blocks of any size.
     """
     position = np.arange(first + 1, first + count + 1, dtype=np.uint64)
+    # numpy's arrays wrap around in silence, as is wanted here; its scalars would warn.
     z: npt.NDArray[np.uint64] = seeds[:, None] + position[None, :] * _GAMMA
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
@@ -33,6 +34,7 @@ def splitmix64(seeds: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDA
 
 def uniforms(seeds: npt.NDArray[np.uint64], first: int, count: int) -> torch.Tensor:
     """The rows' uniform numbers for tokens ``first`` .. ``first + count - 1``: [rows, count] float64 in [0, 1)."""
+    # The upper 53 bits: as many as a double holds, so that 1 is never reached by rounding.
     return torch.from_numpy((splitmix64(seeds, first, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
@@ -57,6 +59,7 @@ def draw(logprobs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     The token is the first whose cumulative probability exceeds ``uniform`` times the total, so a token of probability
     0 is never drawn (the total may miss 1 by rounding; the target is kept below it for the same reason).
     """
+    # float32 loses tokens behind the likely ones: beside a sum of 1 it has no room below 6e-8.
     cumulative = logprobs.double().exp_().cumsum(dim=-1)
     total = cumulative[:, -1:]
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))

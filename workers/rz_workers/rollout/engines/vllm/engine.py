@@ -1,23 +1,24 @@
-"""The engine of clusters: vLLM with continuous batching, on GPUs; on CPUs for tests and for `make demo ENGINE=vllm`.
+"""Whatever vLLM does in its processes has a time limit, and no process of vLLM outlives the rollout.
+
+The engine of clusters: vLLM with continuous batching, on GPUs; on CPUs for tests and for `make demo ENGINE=vllm`.
 
 ::
 
     threads of main                    our thread            vLLM's processes
     ───────────────                    ──────────            ────────────────
-    generate ── rows of a unit ──────> event loop ─────────> scheduler ──> workers (``vllm_worker``)
+    generate ── rows of a unit ──────> event loop ─────────> scheduler ──> workers (``worker``)
     the unit's thread <── responses ── AsyncLLM   <───────── tokens
     has_room <──────────────────────── ``LoadGauge`` <────── rows that run, KV blocks in use
     load_weights ── safetensors in the scratch folder, its path ─────────> load_published
-    receive_weights ── the ledger's order ───────────────────────────────> ``vllm_transfer``
+    receive_weights ── the ledger's order ───────────────────────────────> ``transfer``
     score ── one prompt, alone ──────────────────────────────────────────> its log-probs
 
 ``main`` makes one from the run's ``model/`` folder, with random weights, and gives it each published version. What ends
-a response, and its text, are decided by ``stopping`` as in the transformers engine: vLLM only has to stop in time.
-The tier is *equivalent* (``engine``). vLLM's own metrics (``vllm:*``) appear on the role's port, because both use the
+a response, and its text, are decided by ``stopping`` as in the transformers engine: vLLM only has to stop in time. The
+tier is *equivalent* (``interface``). vLLM's own metrics (``vllm:*``) appear on the role's port, because both use the
 process's Prometheus registry.
 
-Whatever vLLM does in its processes has a time limit here, and an engine that hangs ends the rollout with an error; an
-``orphans.OrphanGuard`` sees to it that no process of vLLM outlives it.
+An engine that hangs ends the rollout with an error; an ``orphans.OrphanGuard`` ends the processes of vLLM with it.
 """
 
 from __future__ import annotations
@@ -96,13 +97,13 @@ CPU_BATCH_TOKENS = 4096
 """Tokens of one step on a CPU, in whole prompts; vLLM's own figure there."""
 WORKER = "rz_workers.rollout.engines.vllm.worker.PublishedWeights"
 TRANSFER = "reasonerzero"
-"""``vllm_transfer.BACKEND``: that module is for vLLM's processes alone."""
+"""``transfer.BACKEND``: that module is for vLLM's processes alone."""
 
 T = TypeVar("T")
 
 
 class VllmEngine:
-    """See ``engine.ConcurrentEngine``. ``dtype`` is the spec's ``trainer.dtype``, ``max_model_tokens`` its
+    """See ``interface.ConcurrentEngine``. ``dtype`` is the spec's ``trainer.dtype``, ``max_model_tokens`` its
     ``rollout.maxModelLength``; ``sleeps`` says whether ``sleep`` has to free the GPU (placement ``colocated``), which
     costs some memory and start-up time.
 
@@ -126,6 +127,7 @@ class VllmEngine:
         self._layout = Layout.of(model)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         self._eos_token_ids = eos_token_ids(folder, tokenizer.eos_token_id)
+        # No table (size 0): vLLM ends rows by itself, and only `find` and `text` are used.
         self._make_stopper: Callable[[tuple[str, ...]], Stopper] = lambda stop: Stopper(tokenizer, stop, (), 0)
         self._max_model_tokens = max_model_tokens
         self._weights_folder = folder.parent / f"{folder.name}-weights"
@@ -158,6 +160,7 @@ class VllmEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
+        # Before vLLM starts anything: while it starts, nothing in its processes looks after the rollout.
         self._guard = OrphanGuard()
         try:
             with self._guard.marked():
@@ -215,6 +218,7 @@ class VllmEngine:
         """Have every worker join the order's group and receive, and then do as ``load_weights``."""
         self._assert_idle("receive_weights")
         self._weight_version = None
+        # Without a group until it has succeeded: after a failure the next order is for a new one.
         self._receiver = ReceiverState(workers=self._receiver.workers)
         digest = self._await(self._receive(order), LOAD_SECONDS, "receive weights")
         self._weight_version = order.version
@@ -268,6 +272,7 @@ class VllmEngine:
             max_tokens=1,
             prompt_logprobs=0,
             detokenize=False,
+            # As `Engine.score` promises: from nothing that was computed before.
             skip_reading_prefix_cache=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -317,8 +322,10 @@ class VllmEngine:
         check_room(requests, params, self._max_model_tokens)
         outputs: queue.SimpleQueue[tuple[int, RequestOutput] | None] = queue.SimpleQueue()
         self._calls += 1
+        # At once, not in the event loop: the next `has_room` has to count these rows.
         self._gauge.add(len(requests))
         call = asyncio.run_coroutine_threadsafe(self._sample(requests, params, outputs), self._loop)
+        # Behind the last response, and as well when the call failed or was cancelled: the reader always wakes up.
         call.add_done_callback(lambda _: outputs.put(None))
         return self._responses(call, outputs, version, self._make_stopper(params.stop), cancelled)
 

@@ -1,7 +1,8 @@
-"""Whether the parameters of a running model are the tensors that were published, one by one. For ``vllm_worker``.
+"""A tensor counts as equal only if the live values themselves were compared; what could not be is counted apart.
 
-An inference engine keeps weights otherwise than they are published: several in one parameter, rows of padding behind
-them, on CPUs packed for the matrix product and the plain copy thrown away. ``compare`` undoes what it knows of that:
+Whether the parameters of a running model are the tensors that were published, one by one. For ``worker``. An inference
+engine keeps weights otherwise than they are published: several in one parameter, rows of padding behind them, on CPUs
+packed for the matrix product and the plain copy thrown away. ``compare`` undoes what it knows of that:
 
 ==========================  =====================================================================================
 published                   compared with
@@ -105,8 +106,10 @@ def fingerprint(tensor: Tensor) -> int:
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     weights = _weights(tensor.device)
     for chunk in torch.split(tensor.detach().reshape(-1), _CHUNK):
+        # -0.0 + 0.0 is 0.0: sums over unit vectors (`_unpack`) do not keep the sign of a zero.
         values = chunk + 0.0 if chunk.is_floating_point() else chunk
         products = values.view(_INTEGERS[values.element_size()]).to(torch.int64) * weights[: len(values)]
+        # xorshift64*'s multiplier. It is odd, so that no bit of an earlier chunk's sum is lost modulo 2**64.
         total = total * 0x2545F4914F6CDD1D + products.sum()
     return int(total)
 

@@ -1,5 +1,7 @@
-"""How full vLLM is, and whether it moves: the rows that it was given, and what its scheduler says of them. For
-``vllm_engine``; no torch.
+"""Rows that the scheduler may not have seen yet count as waiting: there is never room only because of old figures.
+
+How full vLLM is, and whether it moves: the rows that it was given, and what its scheduler says of them. For ``engine``;
+no torch.
 
 A step's figures arrive after the step, so that they never know of what was submitted since. Rows that were submitted
 and are not among those that run are taken as waiting, whether the scheduler has seen them or not: one lease too few is
@@ -42,6 +44,7 @@ class LoadGauge:
     def add(self, rows: int) -> None:
         """Count rows that were submitted; negative for rows that have ended."""
         with self._lock:
+            # The clock begins with the first row: an engine that idled for an hour is not stuck.
             if self._rows == 0:
                 self._moved = self._clock()
             self._rows += rows

@@ -1,4 +1,4 @@
-"""Ends the processes of an engine when the rollout that started them is gone. For ``vllm_engine``; no torch.
+"""No process of vLLM outlives the rollout that started it, however that ends. For ``engine``; no torch.
 
 vLLM's processes outlive a rollout that was killed, with all of their memory, and for as long as they start nothing in
 them looks after it. So a small process beside them waits for the end of the rollout, however that comes, and then kills
@@ -36,6 +36,7 @@ class OrphanGuard:
     def __init__(self) -> None:
         self.mark = f"{os.getpid()}-{uuid.uuid4().hex}"  # process ids are used again
         self._guard = subprocess.Popen(
+            # Isolated and without `site`: it starts in an instant, and reads no path that could fail.
             [sys.executable, "-I", "-S", __file__, str(os.getpid()), self.mark],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a signal to the rollout's group must not end the guard first
@@ -73,6 +74,7 @@ def carriers(mark: str) -> list[int]:
 
 def _guard(rollout: int, mark: str) -> None:
     with contextlib.suppress(ProcessLookupError):
+        # A pidfd stays this process's even when its number is used again; readable means that it ended.
         select.select([os.pidfd_open(rollout)], [], [])
     for _ in range(_ROUNDS):
         orphans = carriers(mark)

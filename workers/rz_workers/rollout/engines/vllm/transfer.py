@@ -1,7 +1,8 @@
-"""Broadcasts into vLLM: the weight transfer engine ``reasonerzero`` in each of vLLM's worker processes.
+"""An update that was begun is finished in any case, so that the next one meets layers that wait for nothing.
 
-vLLM makes one per worker (``WeightTransferConfig(backend=BACKEND)``) and drives it in this order, every call in all
-workers at once; ``vllm_engine`` asks for each of them:
+Broadcasts into vLLM: the weight transfer engine ``reasonerzero`` in each of vLLM's worker processes (decision 7). vLLM
+makes one per worker (``WeightTransferConfig(backend=BACKEND)``) and drives it in this order, every call in all workers
+at once; ``engine`` asks for each of them:
 
     init_transfer_engine   which names and shapes are the model's
     start_weight_update    the model's layers wait for new tensors
@@ -62,7 +63,7 @@ class Outcome:
 
 
 class TransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: ignore[misc]
-    """See the module. The worker's methods in ``vllm_worker`` read ``outcome`` and ``group``."""
+    """See the module. The worker's methods in ``worker`` read ``outcome`` and ``group``."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
@@ -74,7 +75,7 @@ class TransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: ignor
         self._receiver = Receiver(device, worker=parallel.rank, workers=parallel.world_size)
         self._layout: Layout | None = None
         self.outcome: Outcome | None = None
-        """Of the update that was begun last, until ``vllm_worker`` takes it."""
+        """Of the update that was begun last, until ``worker`` takes it."""
 
     @property
     def group(self) -> str | None:
@@ -121,6 +122,7 @@ class TransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: ignor
         def of_the_model() -> Iterator[tuple[str, torch.Tensor]]:
             for name, tensor in tensors:
                 found[name] = tuple(tensor.shape)
+                # Others are passed over, so that `check_names` can tell of all that does not fit at once.
                 if layout.shapes.get(name) == found[name]:
                     yield name, tensor
 

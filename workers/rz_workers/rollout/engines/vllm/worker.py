@@ -1,7 +1,7 @@
-"""What runs inside vLLM's worker processes: weights from a file or a broadcast, and the proof that the model computes
-with them.
+"""Weights that the model did not take up are reported as a complaint, and never as loaded.
 
-``vllm_engine`` names ``PublishedWeights`` as worker extension: vLLM makes it a base class of its worker, and
+What runs inside vLLM's worker processes: weights from a file or a broadcast, and the proof that the model computes with
+them. ``engine`` names ``PublishedWeights`` as worker extension: vLLM makes it a base class of its worker, and
 ``collective_rpc`` calls it in every one. vLLM 0.32 loads new tensors into a running model, but on CPUs a matrix product
 may use a packed copy of the weight: where the head is tied to the embedding, the copy is left as it was, and nothing
 but a line in the log says so (log-probs were off by 0.67). So the head is packed again, and then has to give the logits
@@ -98,6 +98,7 @@ class PublishedWeights:
         self.arrived = None  # a copy of the head is held there
         found = Comparison(0, (), tuple(published.seen))
         parallel = self.vllm_config.parallel_config
+        # A rank of several holds slices, and a quantized parameter is no published tensor: not compared.
         if parallel.world_size == 1 and self.model_runner.model_config.quantization is None:
             found = compare(model, published.seen)
         complaints = [found.complaint(), _complaint_of_head(model, published.head)]
