@@ -67,6 +67,12 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 15.0
 
 
+def retry_seconds(failures: int) -> float:
+    """Wait after the ``failures``-th failed try in a row at storage, which is repeated without end."""
+    # 2.0 ** 1024 is an OverflowError, which an outage of a night would get to.
+    return min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 64))
+
+
 class UnavailableError(Exception):
     """Not now (HTTP 503): the caller repeats the request."""
 
@@ -342,7 +348,7 @@ class Ledger:
                 failures += 1
                 log.warning("storage: %s failed (try %d), trying again: %s", name, failures, error)
                 self._set_trouble(name, str(error))
-                await asyncio.sleep(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1)))
+                await asyncio.sleep(retry_seconds(failures))
             else:
                 self._set_trouble(name, None)
                 return result
