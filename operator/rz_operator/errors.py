@@ -1,4 +1,4 @@
-"""The one error of this package that a user can do something about."""
+"""What only the user can repair is one kind of error, and its message says how."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What a run consists of: roles, processes, commands, environment, resources and files, as values.
+"""A run consists of the same processes here and on a cluster: what they are follows from its spec alone.
 
-``plan(run)`` is pure and knows neither kopf nor pods nor OS processes. The local runner starts the plan as processes
+``plan(run)`` gives roles, processes, commands, environment, resources and files, as values. It is pure and knows
+neither kopf nor pods nor OS processes. The local runner starts the plan as processes
 (``rz_operator.local``), the cluster side renders it as Kubernetes objects; ``decide`` gets ``wanted(plan, ...)``. What
 only the place knows where a process runs (addresses, paths, its incarnation) is symbolic: ``Address``, ``File`` and
 ``Here`` values in the environment, which ``render_env`` replaces.
@@ -242,6 +243,7 @@ def _rollout(spec: ReasonerZeroRunSpec) -> RoleSet:
         node, local = divmod(index, per_node)
         env = _base_env("rollout", index, ("status",)) | {
             "RZ_LEDGER_URL": Address("ledger", 0, "api"),
+            # On one machine each reward process has a port; on a cluster all of them are behind one Service.
             "RZ_REWARD_URL": Address("reward", index % spec.reward.replicas, "api"),
             **_threads("rollout", rollout, 1, gpus),
         }
@@ -295,6 +297,7 @@ def _base_env(role: Role, index: int, ports: tuple[PortName, ...]) -> dict[str, 
         "RZ_TOKEN_FILE": File(TOKEN_FILE),
         "RZ_ROLE": role,
         "RZ_INDEX": str(index),
+        # Only trainer gangs are fenced: they claim it in storage before they write.
         "RZ_INCARNATION": Here.INCARNATION if role == "trainer" else "0",
         "RZ_BIND_HOST": Here.BIND_HOST,
         "RZ_SCRATCH": Here.SCRATCH,

@@ -1,6 +1,6 @@
-"""Run files: YAML text (and ``--set`` overrides) to a run, here or on a cluster. Called by the command line.
+"""Whatever a person can get wrong in a run file ends as one ``UserError`` that names the file and the line of bad YAML.
 
-Whatever a person can get wrong in a file ends as one ``UserError`` that names the file and, for syntax, the line.
+YAML text (and ``--set`` overrides) to a run, here or on a cluster. Called by the command line.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Objects as the API server has them: dicts that anybody may have written. Read by ``reconcile``, ``line`` and the
-commands of ``rz`` (``remote_*``)."""
+"""Reading an object never raises, whoever has written it.
+
+Objects as the API server has them are dicts. ``reconcile``, ``line`` and the commands of ``rz`` for clusters read them.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The API server, as plain dicts. The only module that talks to it: for the operator (``reconcile``, ``service``) and
-for the commands of ``rz`` that work on a cluster (``remote``).
+"""Every call to the API server goes through here, and has a time limit unless it follows a log.
 
-Built on ``kubernetes.aio`` for what is tedious and easily wrong (kubeconfig, exec plugins, token refresh, TLS); its
-typed models are not used, because fields that a newer server has must survive a read and a write. Every call has a
-time limit. Bodies are never logged: Secrets pass through here.
+Objects are plain dicts. For the operator (``reconcile``, ``service``) and for the commands of ``rz`` that work on a
+cluster. Built on ``kubernetes.aio`` for what is tedious and easily wrong (kubeconfig, exec plugins, token refresh,
+TLS); its typed models are not used, because fields that a newer server has must survive a read and a write. Bodies are
+never logged: Secrets pass through here.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ class Cluster:
                 config.load_incluster_config(client_configuration=configuration)
             else:
                 await config.load_kube_config(
-                    config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False
+                    config_file=kubeconfig,
+                    context=context,
+                    client_configuration=configuration,
+                    persist_config=False,  # a refreshed token is not ours to write into the user's file
                 )
         except (config.ConfigException, YAMLError, OSError, ValueError, TypeError) as error:
             raise ApiError(
@@ -206,6 +209,7 @@ class Cluster:
         """Delete exactly the object with this UID; that it is gone already, or is another by now, is no error."""
         options: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
+            # Names are used again: without it a late delete would hit the successor.
             options["preconditions"] = {"uid": uid}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = max(0, round(grace_seconds))
@@ -233,6 +237,7 @@ class Cluster:
         rest = b""
         try:
             async for chunk in response.content.iter_any():
+                # A chunk ends anywhere, also within a character: only whole lines are decoded.
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     yield line.decode(errors="replace")
@@ -292,6 +297,7 @@ class Cluster:
         began, status, word = time.monotonic(), 0, verb or method
         limit = self._seconds if seconds == 0 else seconds
         try:
+            # aiohttp's limit below goes on while the body is read; this one has the refresh of a token in it.
             async with asyncio.timeout(limit):
                 headers = {"Accept": "application/json", "Content-Type": content_type, **self._api.default_headers}
                 await self._api.update_params_for_auth(headers, [], ["BearerToken"])

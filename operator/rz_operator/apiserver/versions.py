@@ -1,4 +1,4 @@
-"""Which API versions a server has, and which of them we use. Nothing of one server is assumed of another.
+"""Nothing of one API server is assumed of another: of the versions that it has, ours are chosen when we start.
 
 ``choose`` is pure; ``cluster.probe`` asks the server (``/version``, ``/apis``) and passes the answers on.
 """

@@ -1,7 +1,8 @@
-"""The ``rz`` command. Only typer and the standard library are imported at the top: ``rz --help`` is instant.
+"""Every command ends with 0, with 64 and one clear message for what the user must change, or with another code for a
+failure (``rz run``: 1 failed, 130 interrupted and resumable).
 
-Every command ends with 0, with 64 and one clear message for what the user must change, or with another code for a
-failure (``rz run``: 1 failed, 130 interrupted and resumable). What works on a cluster is in ``commands.cluster.cli``.
+The ``rz`` command. Only typer and the standard library are imported at the top: ``rz --help`` is instant. What works on
+a cluster is in ``commands.cluster.cli``.
 """
 
 from __future__ import annotations
@@ -200,4 +201,5 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
+        # 2 is click's code for a command line that does not parse.
         raise SystemExit(USER_ERROR if end.code == 2 else end.code) from None

@@ -27,6 +27,7 @@ def print_status(directory: Path | None) -> None:
     members = [
         f"{row['member']} (process {row['uid'].partition('-')[0]})"
         for row in read_members(directory)
+        # After ``kill -9`` of the runner the file still names them.
         if identity(int(row["uid"].partition("-")[0])) == row["uid"]
     ]
     Console().print(render(str(shown.get("name", directory.name)), status, members, ledger))

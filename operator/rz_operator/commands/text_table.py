@@ -1,7 +1,8 @@
-"""Tables and paragraphs as lines of text for a terminal of some width. Pure; for ``rz plan`` and ``rz status``.
+"""A word is never broken: a path, a command or a field's name can be copied as it stands.
 
-A word is never broken: a path, a command or a field's name can be copied as it stands, and one that is longer than a
-line is a longer line. Nothing is drawn around a table, so that it reads the same in a file, in a log and in ``less``.
+Tables and paragraphs as lines of text for a terminal of some width; a word that is longer than a line is a longer line.
+Pure; for ``rz plan`` and ``rz status``. Nothing is drawn around a table, so that it reads the same in a file, in a log
+and in ``less``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Carries out actions on a cluster: creates, deletes, and remembers what the API server refused. Decides nothing.
+"""Everything that is done to a cluster may be done twice: that a child is there already, or gone already, is success.
 
-``reconcile`` calls it with what ``decide`` wants. Everything is idempotent: that a child is there already, or gone
-already, is success, so that a crash between any two calls is repaired by the next look.
+So a crash between any two calls is repaired by the next look. ``reconcile`` calls it with what ``decide`` wants; it
+creates, deletes, and remembers what the API server refused. It decides nothing.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Applier:
             await self._patch("Service", name, patch)
 
     def _service(self, name: str) -> SeenService | None:
+        # Not this look's children: the Service may have been created a moment ago.
         children = self._cache.children(self._context.run_uid)
         return next((service for service in children.services if service.name == name), None)
 
@@ -94,6 +95,7 @@ class Applier:
         except ApiError as error:
             if error.refused:
                 self._remember_refusal(kind, key, error.message)
+            # Gone meanwhile: the next look creates it as it should be.
             elif not error.not_found:
                 raise
         else:
@@ -158,6 +160,7 @@ class Applier:
             deployment = next((each for each in self._children.deployments if each.uid == stop.uid), None)
             if deployment is not None:
                 await self._cluster.delete("Deployment", namespace, name, uid=stop.uid)
+                # Background deletion takes the object at once; its pods count until they are gone (``observe``).
                 self._cache.forget_child("Deployment", uid, name, stop.uid)
             return
         pod = next((pod for pod in self._children.pods if pod.member.uid == stop.uid), None)
@@ -194,6 +197,7 @@ class Applier:
         try:
             created = await self._cluster.create(kind, self._context.namespace, body)
         except ApiError as error:
+            # Another 409 is no taken name: a quota that others write to at the same time answers Conflict, too.
             if error.status == 409 and error.reason == "AlreadyExists":
                 return await self._settle_taken_name(kind, name, key)
             if not error.refused:
@@ -252,4 +256,5 @@ class Applier:
 
 
 def _namespace_ends(error: ApiError) -> bool:
+    # A quota's 403 has the same reason, Forbidden; only the sentence tells them apart.
     return error.status == 403 and "because it is being terminated" in error.message

@@ -1,8 +1,8 @@
-"""What the watches have shown, reduced: all runs (whole) and their children (``seen``). Lives in the event loop.
+"""A look never sees an object older than the operator's own last write of it.
 
-``handlers`` feeds it with events, ``resync`` (in ``main``) with full lists, which repair what a broken watch missed;
-``reconcile`` reads it, and puts in what it has just written itself, so that it never decides on an older picture than
-its own last act.
+The cache has what the watches have shown, reduced: all runs (whole) and their children (``seen``). ``handlers`` feeds
+it with events, ``resync`` (in ``main``) with full lists, which repair what a broken watch missed; ``reconcile`` reads
+it, and puts in what it has just written itself. It lives in the event loop.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Cache:
     def replace_runs(self, bodies: Iterable[Body], version: str) -> set[RunKey]:
         """A full list of the runs, as of ``version``; returns the keys of those that are gone."""
         listed = {self.see_run(body) for body in bodies}
+        # One that is younger than the list was created while it was read.
         gone = {key for key, body in self._runs.items() if key not in listed and is_older(_version(body), version)}
         for key in gone:
             del self._runs[key]

@@ -1,4 +1,6 @@
-"""The line for nodes across all runs: who gives way to whom now, and who is woken when somebody leaves it.
+"""Whoever gives way to an older gang is woken when it is their turn, or else looks again by themselves soon.
+
+The line for nodes across all runs: who gives way to whom now, and who is woken when somebody leaves it.
 
 ``gangs`` has the policy, as pure functions of one run's view and the others'; this makes the views from what the cache
 has of every run, for ``reconcile``. What it remembers is lost with the process without harm: whoever waits looks again

@@ -1,8 +1,7 @@
-"""Objects of the API server, reduced to what decisions and status need: ``seen_*`` and ``observation``. Pure.
+"""Whatever an API server of any version stores can be observed: what is not as it should be is not there. Pure.
 
-``service.cache`` calls ``seen_*`` for every event and every listed object, ``reconcile`` calls ``observation`` for
-``decide``. An object may be anything that the API server stores, with half a status or none: what is not there, or is
-not what it should be, is taken as not there, and nothing raises.
+Objects are reduced to what decisions and status need. ``cache`` calls ``seen_*`` for every event and every listed
+object, ``reconcile`` calls ``observation`` for ``decide``. An object may have half a status or none; nothing raises.
 
 How a pod becomes an ``Observed``:
 
@@ -101,6 +100,7 @@ def seen_pod(body: Body) -> SeenPod | None:
         resource_version=owner.version,
         member=member,
         created=created,
+        # A pod that is deleted may keep the condition until it is gone.
         ready=conditions.get("Ready", {}).get("status") == "True" and member.live and not member.deleting,
         node=node,
         trouble=trouble,
@@ -122,6 +122,7 @@ def seen_deployment(body: Body) -> SeenDeployment | None:
         resource_version=owner.version,
         role=role,
         uid=_text(metadata, "uid"),
+        # 1 is what the API server fills in.
         replicas=1 if replicas is None else _count(replicas),
         ready_replicas=_count(status.get("readyReplicas")),
         deleting=metadata.get("deletionTimestamp") is not None,
@@ -240,6 +241,7 @@ def _end(body: Body, main: Body, conditions: Mapping[str, Body]) -> _End:
     ended = now_ended or before
     exit_code, signal = _exit(ended)
     if phase in ("pending", "running") and now_ended and spec.get("restartPolicy") == "Never":
+        # The kubelet writes the pod's phase later, when every container has ended: a sidecar would hide the end.
         phase = "succeeded" if exit_code == exit_codes.OK else "failed"
     words = _text(ended, "message")
     if phase == "succeeded":
@@ -283,6 +285,7 @@ def _exit(terminated: Body) -> tuple[int | None, int | None]:
         return None, None
     if _text(terminated, "reason") == "ContainerStatusUnknown":
         return None, None  # the kubelet lost the container, and made the code up
+    # Linux has 64 signals; above them it is an exit code like any other.
     return (None, code - 128) if 128 < code <= 128 + 64 else (code, None)
 
 
@@ -391,3 +394,8 @@ def unix_seconds(time: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) else None
+
+
+def api_time(seconds: float) -> datetime.datetime:
+    """Unix seconds as the API's times are: of whole seconds."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(microsecond=0)

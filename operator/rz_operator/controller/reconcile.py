@@ -10,6 +10,13 @@
 
 It is level-triggered and may be killed anywhere: what a crash leaves undone, the next look finds undone. It may run
 twice at once: of two status writes one wins, a name can be created once, and deletes name a UID.
+
+| waits for                   | released by    | if it never comes                                                  |
+|-----------------------------|----------------|--------------------------------------------------------------------|
+| nodes for the whole gang    | the scheduler  | ``gangTimeoutSeconds``: all are given back, the next in line tries |
+| the old gang to be gone     | the kubelets   | 30 s after the back-off the next starts beside it; it is fenced    |
+| an answer of the API server | the API server | ``RZ_REQUEST_SECONDS``, then another look; the pods go on          |
+| the ledger's status         | the ledger     | the run goes on; LedgerReady, later Stalled say so                 |
 """
 
 from __future__ import annotations
@@ -29,14 +36,17 @@ from rz_operator import manifests
 from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
-from rz_operator.controller.accept import Frozen, StorageClaim, Verdict, accept, unrenderable
+from rz_operator.controller.accept import Verdict, accept, unrenderable
 from rz_operator.controller.apply import Applier, TransientError
 from rz_operator.controller.cache import Cache
+from rz_operator.controller.facts import Facts
+from rz_operator.controller.frozen import Frozen
 from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
 from rz_operator.controller.seen import Children, RunKey
-from rz_operator.controller.status_report import Facts, report
+from rz_operator.controller.status_report import report
+from rz_operator.controller.storage_claims import StorageClaim
 from rz_operator.decisions.decide import Decision, decide
 from rz_operator.decisions.members import Event
 from rz_operator.decisions.reached import reached_of
@@ -129,6 +139,7 @@ class Reconciler:
         if context is None:
             status = report(run.memory, Facts(run.body, verdict, None, run.children, None, ""), now)
             await self._write_status(run, status)
+            # The folder becomes free when another run ends, which is no event of this run.
             return self._options.poll_seconds if verdict.reason == Reason.STORAGE_REFUSED else None
 
         run = _without_old_refusals(run, context.plan)
@@ -160,11 +171,15 @@ class Reconciler:
         silent = self._ledgers.silent_since(run.key)
         facts = Facts(run.body, verdict, context.plan, run.children, ledger, older, silent)
         status = report(decision.status, facts, now)
+        # Before the first action: who dies in between has counted a failure and not acted, never the other way round.
         run = await self._write_status(run, status)
+        # After the write: a look that loses the race for it decides again, and would tell everything twice.
         for event in decision.events:
             self._watcher.tell(run.body, event)
         await self._act(run, decision, status, applier)
+        # After the write: who is woken here reads this run from the cache.
         self._line.move(run.key, now)
+        # A second write, as refusals are known only now: rare, since none is tried again within a minute.
         if applier.retries != status.retries:
             status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
             await self._write_status(run, status)
@@ -219,6 +234,7 @@ class Reconciler:
             if error.not_found or error.status in (400, 422):  # a name that no ConfigMap can have
                 return None
             raise
+        # An earlier run of this name leaves one until the garbage collector comes.
         if (found["metadata"].get("labels") or {}).get(names.LABEL_RUN_UID) != run.uid:
             return None
         try:
@@ -233,6 +249,7 @@ class Reconciler:
     def _accept(self, run: _Run, frozen: Frozen | None) -> tuple[Verdict, manifests.Context | None]:
         """What the spec means, and how it is rendered; no context: nothing may be started."""
         incarnation = run.memory.gang.incarnation
+        # Above the status, too: where that was lost, the pods tell which gang is the newest (``decide`` adopts it).
         gang_exists = any(pod.member.incarnation >= incarnation for pod in run.children.of("trainer"))
         others_exist = bool(run.children.deployments or run.children.of("ledger", "reward", "rollout"))
         verdict = accept(run.body, frozen, self._options.images, self._claims(run), gang_exists, others_exist)
@@ -271,6 +288,7 @@ class Reconciler:
             return known[1]
         context = manifests.Context(plan(verdict.run), run.key.namespace, run.uid, self._capabilities)
         if verdict.freeze is not None:
+            # For its UserError alone: what cannot be rendered must not be frozen.
             manifests.all_of(context)
         self._contexts[run.uid] = (verdict.run, context)
         return context

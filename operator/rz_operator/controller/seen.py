@@ -1,7 +1,7 @@
-"""What was seen of a run's objects on the API server, reduced to what decisions and status need. Values only.
+"""Of a run's objects nothing is kept but what decisions and status need: whole pods of thousands of runs would not fit
+into a small operator. Values only.
 
-``observe`` makes these from API objects, ``service.cache`` keeps them (whole pods of thousands of runs would not fit
-into a small operator), ``reconcile`` and ``status_report`` read them.
+``observe`` makes these from API objects, ``cache`` keeps them, ``reconcile`` and ``status_report`` read them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How long to wait before the next try. Pure; called by ``decide``."""
+"""A wait before the next try doubles with each failure in a row, and has a longest. Pure; called by ``decide``, by the
+work queue, and for what the API server refuses."""
 
 from __future__ import annotations
 
@@ -10,4 +11,5 @@ def backoff_seconds(failures_in_a_row: int, first: float, longest: float) -> flo
     """
     if failures_in_a_row < 1:
         return 0.0
+    # 64: ``2.0 ** 1024`` is an OverflowError, and long before that it is ``longest``.
     return min(longest, first * 2.0 ** min(failures_in_a_row - 1, 64))

@@ -1,7 +1,8 @@
-"""What to do next about a run: ``decide(wanted, status, observation, now) -> Decision``. Pure, total, deterministic.
+"""What is done next about a run follows from what is seen and remembered of it, never from how it came about.
 
-The local runner and the operator call it in a loop (observe, decide, write the status, act). It is level-triggered: it
-never asks what happened, only what is. So it may be killed at any moment, called twice, or shown an old observation:
+``decide(wanted, status, observation, now) -> Decision`` is pure, total and deterministic. The local runner and the
+operator call it in a loop (observe, decide, write the status, act). It is level-triggered: it never asks what happened,
+only what is. So it may be killed at any moment, called twice, or shown an old observation:
 
 1. A completed unit or step forgives the failures before it.
 2. A finished run: everything that still lives is stopped.
@@ -45,8 +46,35 @@ def decide(wanted: Wanted, status: RunStatus, observation: Observation, now: flo
     """The actions that bring the run nearer to what is wanted, and the status to write before they are carried out.
 
     ``now`` is in Unix seconds. Conditions and progress for people are not its concern.
+
+    Example: SIGKILL has ended one of two trainer ranks. The gang ends as a whole, and the status remembers the failure
+    and when the next incarnation may start; the other rank, which waits for its dead peer, is given 5 s.
+
+    >>> from rz_api.spec import FailurePolicy
+    >>> from rz_operator.decisions.members import WantedRole
+    >>> roles = WantedRole("rollout", 0, "individual", 30.0), WantedRole("trainer", 2, "gang", 600.0)
+    >>> wanted = Wanted(roles, FailurePolicy(backoff_seconds=10, max_restarts=3))
+    >>> status = RunStatus(phase="Running", gang=GangState(incarnation=7, complete=True))
+    >>> killed = Observed("trainer", 0, 7, "failed", signal=9, uid="a")
+    >>> other = Observed("trainer", 1, 7, "running", uid="b")
+    >>> decision = decide(wanted, status, Observation((killed, other)), now=1000.0)
+    >>> for action in decision.actions:
+    ...     print(action)
+    Stop(role='trainer', index=0, incarnation=7, uid='a', grace_seconds=5.0)
+    Stop(role='trainer', index=1, incarnation=7, uid='b', grace_seconds=5.0)
+    >>> gang = decision.status.gang
+    >>> assert (gang.incarnation, gang.restarts, gang.not_before) == (8, 1, 1010.0)
+    >>> print(decision.events[0].message)
+    trainer-0 ended (Killed, signal SIGKILL); failure 1 of 3, trainer incarnation 8 starts in 10 s
+
+    Seen again, the failure is not counted again; when both are gone and the wait is over, the next gang starts.
+
+    >>> assert decide(wanted, decision.status, Observation((other,)), now=1005.0).status == decision.status
+    >>> [(start.index, start.incarnation) for start in decide(wanted, decision.status, Observation(), 1010.0).actions]
+    [(0, 8), (1, 8)]
     """
     look = _forgive(_adopt(Look(wanted, observation, now, status)))
+    # In this order: a finished run stays as it finished, and an exit 64 outweighs ranks that succeeded.
     for step in (_already_final, _user_error, _success, _hopeless_rollouts, _drain):
         done = step(look)
         if done is not None:
@@ -75,6 +103,7 @@ def _adopt(look: Look) -> Look:
         look = look.change_gang(incarnation=newest, complete=False)
     for member in look.of("ledger", "reward", "rollout"):
         if member.incarnation > look.entry(member.role, member.index).incarnation:
+            # A new pod has a count of its own, which begins at 0.
             look = look.change_entry(member.role, member.index, incarnation=member.incarnation, restarts_seen=0)
     return look
 
@@ -86,6 +115,7 @@ def _forgive(look: Look) -> Look:
     before, mark = look.status.progress_mark, look.seen.reached.mark()
     if before is not None and mark <= before:
         return look
+    # The first answer says where the run is, not that it has come further.
     if before is not None:
         members = look.status.members.items()
         look = look.change(
@@ -201,6 +231,7 @@ def _resume(look: Look) -> Look:
     resumed = look.status.phase in ("Suspending", "Suspended")
     if resumed or not look.status.gang.incarnation:
         number = look.next_incarnation()
+        # After a gang timeout it lies in the future, which a resumed run need not wait for.
         rejoined = min(look.status.gang.in_line_since, look.now)
         look = look.change_gang(
             incarnation=number, complete=False, failures_in_a_row=0, not_before=look.now, in_line_since=rejoined

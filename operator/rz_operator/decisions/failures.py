@@ -1,4 +1,4 @@
-"""The failure table: what the end of a member means. Pure; ``decide`` asks it, and nothing else reads exit codes.
+"""Each end of a member has one verdict, the same for a process and a pod: the failure table. Pure; ``decide`` asks it.
 
 | end                                             | verdict     | why                                                |
 |-------------------------------------------------|-------------|----------------------------------------------------|
@@ -106,8 +106,10 @@ def root_cause(ends: Iterable[Failure]) -> Failure:
 
 
 def _verdict(end: Observed) -> tuple[Verdict, str]:
+    # An evicted pod is Failed also where its container ended well.
     if end.exit_code == exit_codes.OK and end.phase != "failed":
         return "done", "Completed"
+    # Before the reasons: an eviction at the same time does not make the error go away.
     if end.exit_code == exit_codes.USER_ERROR:
         return "terminal", _NAMES[exit_codes.USER_ERROR]
     if end.reason in NOT_OUR_FAULT:

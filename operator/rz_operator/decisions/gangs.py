@@ -1,8 +1,8 @@
-"""Whose turn it is for nodes, among trainer gangs that nobody else schedules as gangs (gang mode ``operator``). Pure.
+"""Two trainer gangs never wait for each other's nodes for ever: they take turns (gang mode ``operator``). Pure.
 
 ``reconcile`` asks ``give_way_to`` before it decides about a run and hands the answer to ``decide`` in the observation;
-``upkeep`` asks the rest. The scheduler binds pod by pod, so two gangs that both fit alone can each get a part and wait
-for ever. The gangs stand in line, by creation time and then by name:
+``upkeep`` asks the rest. The scheduler binds pod by pod, so two gangs that both fit alone could each hold a part for
+ever. Where nobody else schedules them as gangs, they stand in line, by creation time and then by name:
 
 | my gang                            | an older one that wants nodes     | then                                        |
 |------------------------------------|-----------------------------------|---------------------------------------------|

@@ -1,6 +1,7 @@
-"""A decision in the making: what is wanted and seen, and the actions, status and events so far. Values, never changed.
+"""A decision in the making is a value: a step of it gives a new one, and leaves the old one as it was.
 
-Used by ``decide`` and the modules that it is made of (``upkeep``); nobody else.
+It holds what is wanted and seen, and the actions, status and events so far. Used by ``decide`` and the modules that it
+is made of (``upkeep``); nobody else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The vocabulary of ``decide``: members of a run as they are observed, what is wanted, and what can be done about it.
+"""To ``decide`` a process here and a pod on a cluster are the same: a member, which is started and stopped as one.
 
-A member is what is started and stopped as one: an OS process for ``rz run``, a pod on a cluster. ``local.executor``
+Its vocabulary: members as they are observed, what is wanted, and what can be done about it. ``local.executor``
 makes ``Observed`` from processes, the cluster side from pods; both carry out ``Start`` and ``Stop``. Values only.
 """
 

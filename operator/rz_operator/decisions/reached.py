@@ -1,7 +1,7 @@
-"""What ``decide`` may know of a ledger's answer. Pure; called by ``local.runner`` and ``reconcile``.
+"""Of a ledger's answer these few facts reach a decision and nothing else (docs/decisions/0005); the rest is for people.
 
-The answer is the JSON of the ledger's read-only ``/status`` (``LedgerStatus`` in the workers' protocol). The rest of it
-is for people.
+The answer is the JSON of the ledger's read-only ``/status`` (``LedgerStatus`` in the workers' protocol). Pure; called
+by ``local.runner`` and ``reconcile``.
 """
 
 from __future__ import annotations

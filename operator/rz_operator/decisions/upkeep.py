@@ -1,4 +1,7 @@
-"""Keeping a run's members up: the trainer gang as one, everybody else one by one. Pure; called by ``decide``."""
+"""Of the trainer gang all ranks of one incarnation are kept up or none, and everybody else is kept up one by one.
+
+Pure; called by ``decide``.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ def keep_gang(look: Look) -> Look:
     elif len(current) == count:
         look = look.change_gang(complete=True)
     others = [m for m in look.of("trainer") if not look.is_current(m) or m.index >= count]
+    # Ranks without their peer hang in a collective: a longer grace would save nothing.
     look = look.stop(others, KILL_SECONDS, hurry=bool(failures))
     missing = [index for index in range(count) if index not in current]
     if not missing or look.status.phase == "Failed" or not _may_start(look, current, others):
@@ -47,6 +51,7 @@ def _may_start(look: Look, current: Mapping[int, Observed], others: Sequence[Obs
     in_the_way = any(member.live and not look.given_up(member) for member in others)
     if look.now < gang.not_before or (in_the_way and look.now < gang.not_before + STUCK_SECONDS):
         return False
+    # A gang that has begun is completed: where it must give way, ``_give_back`` has ended it.
     return bool(current) or not stands_back(look)
 
 
@@ -71,6 +76,7 @@ def _break_gang(look: Look, cause: Failure) -> Look:
     counted = cause.verdict == "counted"
     restarts = gang.restarts + counted
     in_a_row = gang.failures_in_a_row + (not cause.superseded)
+    # At least one: a superseded gang adds no failure, and must not run hot.
     wait = backoff_seconds(max(1, in_a_row), policy.backoff_seconds, policy.max_backoff_seconds)
     look = _next_gang(
         look.count_restarts("trainer", int(counted)),

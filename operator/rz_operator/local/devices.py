@@ -1,4 +1,7 @@
-"""Which GPUs of this machine each process of a plan may see. Pure but for ``gpus_here``; called by ``local.start``."""
+"""No GPU of this machine belongs to two nodes of a plan; what is placed together on a node may share its GPUs.
+
+Pure but for ``gpus_here``; called by ``local.start``.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ def gpus_here() -> tuple[str, ...]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
+    # Without persistence mode the driver is loaded first, which takes seconds.
     listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30, check=False)
     return tuple(str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU "))
 

@@ -1,7 +1,8 @@
-"""Members of a run as OS processes of this machine: starts, stops and observes them. Decides nothing.
+"""A member is one OS process of this machine, and what is done to it is never done to another that got its number.
 
-``local.runner`` calls ``observe`` and ``act`` from one thread. Every process leads a session of its own, is told who
-it is by the plan's environment, appends its output to a log file, and is killed by the kernel when the runner dies.
+This starts, stops and observes them, and decides nothing. ``local.runner`` calls ``observe`` and ``act`` from one
+thread. Every process leads a session of its own, is told who it is by the plan's environment, appends its output to a
+log file, and is killed by the kernel when the runner dies.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class LocalExecutor:
             **self._environment,
             "PYTHONUNBUFFERED": "1",
             "CUDA_VISIBLE_DEVICES": self._devices.get((start.role, start.index), ""),
+            # Last: what the plan says goes before the caller's shell.
             **render_env(process, _LocalPlace(self, start)),
         }
         program, *arguments = process.command
@@ -139,6 +141,7 @@ class LocalExecutor:
         except OSError as error:
             self._members[key] = _Member(start, None, f"never-{now}", now, f"cannot start {command[0]}: {error}")
             return
+        # One that ended at once is a zombie, which has no identity.
         self._members[key] = _Member(start, popen, identity(popen.pid) or f"{popen.pid}-", now)
         self._write_members()
 

@@ -1,7 +1,7 @@
-"""Reads the ledger's read-only ``/status`` (JSON; ``LedgerStatus`` in the workers' protocol). For the local runner.
+"""Whatever the ledger does, the local runner goes on: no proper answer in time is None, since it may be restarting.
 
-What comes back is shown to people and, reduced by ``reached_of``, given to ``decide``. A ledger that does not answer is
-None: it may be restarting.
+Reads the ledger's read-only ``/status`` (JSON; ``LedgerStatus`` in the workers' protocol). What comes back is shown to
+people and, reduced by ``reached_of``, given to ``decide``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class LedgerReader:
         import httpx
 
         self._url = f"{url}/status"
+        # InvalidURL is no HTTPError, and the URL may come from anybody's status.json.
         self._errors = (httpx.HTTPError, httpx.InvalidURL, ValueError)
+        # A proxy of the environment's must not be asked for 127.0.0.1, and plain HTTP needs no certificates.
         self._client = httpx.Client(timeout=timeout_seconds, trust_env=False, verify=False)
 
     def read(self) -> LedgerStatus | None:

@@ -1,4 +1,4 @@
-"""Ports on 127.0.0.1 for local processes, each picked once and kept for a life.
+"""A port on 127.0.0.1 is picked once for a process and is its for a life.
 
 Ports come from outside the kernel's range for outgoing connections: inside it, a client that retries while its server
 restarts can be given the server's port as its own, connect to itself, and keep the server from coming back.
@@ -57,6 +57,7 @@ def _server_range() -> tuple[int, int]:
     try:
         first, last = (int(word) for word in _RANGE_FILE.read_text().split())
     except (OSError, ValueError):
+        # IANA's range for outgoing connections, which macOS uses.
         first, last = 49_152, 65_535
     if first - _LOWEST >= 1000:
         return _LOWEST, first - 1
@@ -65,6 +66,7 @@ def _server_range() -> tuple[int, int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do it: connections in TIME_WAIT do not keep a port from them.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

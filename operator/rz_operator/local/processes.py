@@ -1,4 +1,4 @@
-"""OS processes for ``local.executor``: start one that dies with us, tell who it is, end its whole group.
+"""A process that is started here dies with us, and is known by more than its number; for ``local.executor``.
 
 Linux does all of it; elsewhere (macOS) a child is not killed when the runner is killed by SIGKILL, and the next
 ``rz run`` sweeps up what was left.
@@ -59,6 +59,7 @@ def identity(pid: int) -> str:
         return "" if Path("/proc").exists() or not _exists(pid) else f"{pid}-"
     except ProcessLookupError:
         return ""
+    # From behind: the name in brackets may hold blanks and brackets. Start time is field 22 of proc(5).
     fields = stat.rpartition(")")[2].split()
     return "" if fields[0] == "Z" else f"{pid}-{fields[19]}"
 

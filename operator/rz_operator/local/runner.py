@@ -1,7 +1,7 @@
-"""``rz run``: one run on this machine, from a plan to an exit code. Called by the command line
-(``rz_operator.commands.cli``).
+"""What is done about a local run is what the operator would do: the same ``decide``, in the same order of steps.
 
-Twice a second:
+``rz run`` drives one run on this machine, from a plan to an exit code. Called by the command line
+(``rz_operator.commands.cli``). Twice a second:
 
 1. observe the members (processes) and read the ledger's status;
 2. decide what to do (the operator's own ``decide``);
@@ -106,6 +106,7 @@ class Runner:
                 code = self.turn()
                 if code is not None:
                     return code
+                # Not ``sleep``: a Ctrl-C is answered at once.
                 self._stop.wake.wait(INTERVAL_SECONDS)
                 self._stop.wake.clear()
         finally:
@@ -119,6 +120,7 @@ class Runner:
         decision = decide(wanted(self._plan, suspend=self._stop.count > 0), self.status, seen, now)
         self.status = decision.status
         self._newest = ledger or self._newest
+        # Before acting: an incarnation is on the disk before anything runs under it, so it is never used twice.
         self._workdir.write_status(self.status, self._shown(now))
         self._executor.act(decision.actions)
         self._view.show(self.status, seen, self._newest)

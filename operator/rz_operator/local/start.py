@@ -1,4 +1,7 @@
-"""Puts ``rz run`` together: run file, plan, workdir, executor, view, runner; and leaves no half-made folders behind."""
+"""After a user error nothing is left on the disk that was not there before, unless the run has begun.
+
+Puts ``rz run`` together: run file, plan, workdir, executor, view, runner.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,7 @@ def run_plan(planned: Plan, workdir: Path, plain: bool = True, ledger_port: int 
     storage = local_folder(uri)
     storage_was_there = storage is None or storage.exists()
     folder = Workdir.claim(workdir, planned)
+    # Both: where the storage was removed since, the same command begins anew.
     if folder.read_memory().phase == "Succeeded" and has_run(uri, planned.run):
         folder.close()
         print(f"rz: run {planned.run.name} is finished; `rz report {workdir}` draws it", file=sys.stderr)

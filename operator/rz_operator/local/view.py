@@ -1,6 +1,6 @@
-"""What a person sees of ``rz run``: a live table on a terminal, else a line per completed step. For ``local.runner``.
+"""Every figure that is shown is the ledger's own; one that is not there yet is left out, or a dash.
 
-The figures are those of the ledger's status; a figure that is not there yet is left out or shown as a dash.
+What a person sees of ``rz run``: a live table on a terminal, else a line per completed step. For ``local.runner``.
 """
 
 from __future__ import annotations

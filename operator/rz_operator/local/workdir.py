@@ -1,4 +1,6 @@
-"""The folder of a local run: logs for people, a private part for the run, a lock.
+"""A workdir belongs to one run, and one runner at a time is at work in it.
+
+It is the folder of a local run: logs for people, a private part for the run, a lock.
 
 ```
 <workdir>/status.json            what the runner remembers and shows (``rz status`` reads it)
@@ -65,6 +67,7 @@ class Workdir:
 
     def _take(self, plan: Plan) -> None:
         try:
+            # Not a file with a pid: the kernel gives this lock back however the runner dies.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
@@ -151,6 +154,7 @@ def read_members(path: Path) -> list[dict[str, Any]]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside ``path`` (mode 0600), then rename over it: a reader sees the old text or the new one."""
+    # Beside it, because a rename works within one file system.
     temporary = path.with_name(f"{path.name}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -1,7 +1,7 @@
-"""A run's Kubernetes objects as dicts, rendered from its plan. Pure; nothing here talks to a cluster.
+"""The same context and arguments always give the same Kubernetes objects: dicts, rendered from a run's plan. Pure.
 
 ``apply`` creates what ``statics`` and ``for_start`` give, in their order; ``rz manifests`` and the golden files show
-``all_of``. The same context and arguments always give the same objects.
+``all_of``. Nothing here talks to a cluster.
 
 ====================  ==============================================================================================
 module                what it renders
@@ -102,6 +102,7 @@ def all_of(context: Context, incarnation: int = 1) -> tuple[dict[str, Any], ...]
     objects = [config_map(context, {RUN_FILE: contents[RUN_FILE]}), token_secret(context, SHOWN_TOKEN)]
     objects += statics(context)
     rendezvous = next(each for each in objects if each["metadata"]["name"] == names.trainer_service(context.name))
+    # As ``apply`` patches it before the gang starts.
     rendezvous["spec"]["selector"] |= rendezvous_selector(context, incarnation)["spec"]["selector"]
     counts = wanted(context.plan, False, by="node")
     for role in ROLES:

@@ -1,7 +1,7 @@
-"""What every object of a run is rendered from: the plan, who owns it, and what the server has.
+"""Every child of a run is owned by it and labelled alike: ``Context.metadata`` is where that comes from.
 
-``reconcile`` makes one ``Context`` for each version of a run; all modules of ``manifests`` take it. ``metadata`` is the
-one place where labels, annotations and the owner reference of a child come from.
+A ``Context`` is what every object of a run is rendered from: the plan, who owns it, and what the server has.
+``reconcile`` makes one for each version of a run; all modules of ``manifests`` take it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Context:
     def processes(self) -> Mapping[tuple[Role, int], tuple[Process, ...]]:
         """The processes of each pod, by hosting role and node: the host's own first, then those that it hosts."""
         found: dict[tuple[Role, int], list[Process]] = {}
+        # The host's first: its ports are the first of the pod, and the probes ask there.
         for own in (True, False):
             for role in self.plan.roles:
                 if (role.hosted_by == role.role) == own:

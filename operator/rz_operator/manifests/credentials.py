@@ -1,4 +1,4 @@
-"""Which Secrets of URIs which role gets: only what it reads. ``pod`` mounts them, as files and as environment.
+"""A role gets the Secrets of the URIs that it reads, and no others. ``pod`` mounts them, as files and as environment.
 
 Storage is read and written by ledger, rollout and trainer; data and model are read by the trainer alone (rank 0
 downloads them, everyone else reads the run's folder); the reward role reads none.
@@ -15,6 +15,7 @@ from rz_operator.manifests.context import Body
 from rz_operator.manifests.place import SECRETS_FOLDER
 
 _LONGEST_LABEL = 63
+# Files of a Secret belong to root; the group is the pod's ``fsGroup``.
 READABLE_BY_GROUP = 0o440
 
 

@@ -1,4 +1,4 @@
-"""Environment and command of the main container of a pod, for one process or several.
+"""Each process has the plan's whole environment, whether it has a container of its own or shares one.
 
 One process: its command, its variables. Several (ranks of a GPU node, colocated rollouts): ``python -m
 rz_workers.node`` with the processes as JSON in ``RZ_NODE``; what all of them share is the container's. ``pod`` calls

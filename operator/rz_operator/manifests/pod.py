@@ -1,6 +1,7 @@
-"""The pod of one node of a role: metadata and spec, hardened, probed, with the user's ``podTemplate`` over it.
+"""Every pod of a run is hardened and probed, unless the user's ``podTemplate`` takes that away.
 
-``workloads`` makes Pods and Deployments of it. Everything here holds for all roles; what differs is in the tables.
+The pod of one node of a role: metadata and spec, with the ``podTemplate`` over it. ``workloads`` makes Pods and
+Deployments of it. Everything here holds for all roles; what differs is in the tables.
 """
 
 from __future__ import annotations
@@ -64,15 +65,19 @@ def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Bod
     processes = context.processes[role, node]
     secrets = credentials.secret_names(context.run.spec, frozenset(process.role for process in processes))
     spec: Body = {
+        # A rank that is restarted alone finds no peers: the gang begins anew as one.
         "restartPolicy": "Never" if role_set.style == "gang" else "Always",
         "terminationGracePeriodSeconds": round(role_set.grace_seconds),
+        # Else each Service of the namespace puts a handful of variables into every container.
         "enableServiceLinks": False,
+        # No worker asks the API server; who names an account of their own may need its token.
         "automountServiceAccountToken": options.service_account_name is not None,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,
             "runAsGroup": USER_ID,
             "fsGroup": USER_ID,
+            # Else the kubelet changes the owner of every file of a volume at every start.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -80,6 +85,7 @@ def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Bod
         "volumes": _volumes(context, role, secrets),
     }
     if role_set.style == "gang":
+        # Only both together give a pod a name in DNS, below its headless Service.
         spec |= {"hostname": metadata["name"], "subdomain": names.trainer_service(context.name)}
     if options.service_account_name is not None:
         spec["serviceAccountName"] = options.service_account_name
@@ -111,6 +117,7 @@ def _container(
             "readOnlyRootFilesystem": True,
         },
         "terminationMessagePath": TERMINATION_LOG,
+        # A process that a signal kills writes no last words: the end of its log takes their place.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(role, secrets),
     }

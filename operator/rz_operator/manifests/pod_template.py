@@ -1,8 +1,9 @@
-"""``podTemplate``: a partial pod template of the user's, merged over the rendered one by a table.
+"""Whatever a user's ``podTemplate`` says, a run's pods are named, found and restarted as the operator expects.
 
-``MERGED`` names every place where the two are combined; everything else that the user gives replaces what was rendered,
-and ``null`` removes it. ``PROTECTED`` names what a run's pods are known by, which can't be given. ``pod`` calls
-``merge`` for each role; the main container's name is ``main``.
+It is a partial pod template, merged over the rendered one by a table. ``MERGED`` names every place where the two are
+combined; everything else that the user gives replaces what was rendered, and ``null`` removes it. ``PROTECTED`` names
+what a run's pods are known by, which can't be given. ``pod`` calls ``merge`` for each role; the main container's name
+is ``main``.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def _fields(rendered: Mapping[str, Any], given: Mapping[str, Any], path: str, at
     for field, value in given.items():
         inner = f"{path}.{field}" if path else str(field)
         if value is None:
+            # Without these it would be no pod.
             if inner in ("metadata", "spec", "spec.containers"):
                 continue
             merged.pop(field, None)

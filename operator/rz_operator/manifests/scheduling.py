@@ -1,5 +1,6 @@
-"""How a run's pods get onto nodes: queue labels and PodGroups of the four gang modes, spreading, disruption budget.
+"""Whoever schedules a gang knows its size no later than its first pod.
 
+How a run's pods get onto nodes: queue labels and PodGroups of the four gang modes, spreading, disruption budget.
 ``pod`` adds what a pod carries itself; ``for_start`` creates what goes before a gang's first pod.
 """
 
@@ -90,6 +91,7 @@ def _pod_group(context: Context, incarnation: int) -> Body:
         spec["scheduleTimeoutSeconds"] = scheduling.gang_timeout_seconds
     else:
         if trainer.gpus_per_node:
+            # Volcano lets the group out of its queue when so much is free; without it, at once.
             spec["minResources"] = {GPU_RESOURCE: str(trainer.nodes * trainer.gpus_per_node)}
         if scheduling.queue_name is not None:
             spec["queue"] = scheduling.queue_name

@@ -1,6 +1,7 @@
-"""What a run has as long as it lives: its Services and its NetworkPolicy. ``statics`` calls these.
+"""Other pods reach nothing of a run but its status ports, which take no orders.
 
-The NetworkPolicy limits who may come in, not what the workers reach (buckets, the hub):
+Services and the NetworkPolicy, which a run has as long as it lives; ``statics`` calls these. The NetworkPolicy limits
+who may come in, not what the workers reach (buckets, the hub):
 
 - The run's own pods reach each other on every port: NCCL and gloo choose theirs.
 - The status ports admit every pod of the cluster. They are read-only and show figures, no text of the model's and no

@@ -25,6 +25,7 @@ def deployment(context: Context, role: Role) -> Body:
         "metadata": metadata,
         "spec": {
             "replicas": context.plan.role(role).nodes,
+            # Old ReplicaSets are for rollbacks, and the template of a run's Deployment never changes.
             "revisionHistoryLimit": 0,
             "selector": {"matchLabels": context.selector(role)},
             "strategy": strategy,

@@ -1,7 +1,7 @@
-"""Tells people what happened to their run as Kubernetes events (``kubectl describe rzr NAME``). ``main`` owns it.
+"""Nothing waits for a Kubernetes event or depends on one: they are written in the background, or dropped.
 
-Nothing depends on an event: they are written in the background, and dropped where the API server does not take them.
-The same thing within an hour is one object whose count grows.
+They tell people what happened to their run (``kubectl describe rzr NAME``). The same thing within an hour is one object
+whose count grows. ``main`` owns the writer.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def event_object(run_body: Mapping[str, Any], event: Event, now: float, instance
     return {
         "apiVersion": "v1",
         "kind": "Event",
+        # A name may have 253 characters, of which the digest takes 17.
         "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
         "involvedObject": involved,
         "type": event.kind,

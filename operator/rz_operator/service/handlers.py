@@ -1,8 +1,8 @@
-"""kopf's part: it watches runs and their children, and tells the cache and the work queue. Nothing else happens here.
+"""kopf only watches, and never writes: no finalizer, no annotation, no peering, no events of its own.
 
-Only ``on.event``: kopf would swallow an exception of more, and timers, daemons or ``on.delete`` would put finalizers
-and annotations onto the objects. Nothing of that is ever written: no finalizer, no annotation, no peering, no events of
-kopf's own. Children are watched by label, on the server's side.
+It tells the cache and the work queue of runs and their children; nothing else happens here. Only ``on.event``: kopf
+would swallow an exception of more, and timers, daemons or ``on.delete`` would put finalizers and annotations onto the
+objects. Children are watched by label, on the server's side.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     found.watching.chunk_size = LIST_CHUNK
     found.watching.server_timeout = 300
     found.networking.request_timeout = settings.request_seconds
+    # kopf keeps a task for each object for this long after its last event (5 s by default).
     found.queueing.idle_timeout = 1.0
     found.persistence.diffbase_storage = _NoDiffs()
     found.persistence.progress_storage = _NoProgress()

@@ -1,7 +1,8 @@
-"""Polls the ledgers' read-only ``/status``: how far each run is. ``reconcile`` asks, ``main`` owns it.
+"""No ledger can fail a look at its run, or hold one up for longer than a poll may take.
 
-A ledger is a pod of somebody's run: it may be away, slow, or send anything. So one poll has a time limit and a limit of
-size, no redirect is followed, and whatever goes wrong is None: no answer. A run is polled at most once within half of
+``reconcile`` asks how far each run is, ``main`` owns it; what is polled is the ledgers' read-only ``/status``. A ledger
+is a pod of somebody's run: it may be away, slow, or send anything. So one poll has a time limit and a limit of size, no
+redirect is followed, and whatever goes wrong is None: no answer. A run is polled at most once within half of
 ``poll_seconds``, however often it is reconciled; in between the newest answer is given again.
 """
 
@@ -67,6 +68,7 @@ class Ledgers:
         self._client = httpx.AsyncClient(
             timeout=timeout_seconds,
             limits=LIMITS,
+            # No proxy of the environment's may stand between, and loading certificates for plain HTTP takes time.
             trust_env=False,
             verify=False,
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": names.MANAGER},
@@ -84,6 +86,7 @@ class Ledgers:
         """The newest status of this run's ledger; None where its last poll had no proper answer. Never raises."""
         now = self._clock()
         known = self._ledgers.get(key)
+        # 0 <=: a clock that was set back must not end the polls until it has caught up.
         if known and 0 <= now - known.asked < self._pause:
             return known.status
         ledger = self._ledgers[key] = known or _Ledger(now, now)
@@ -111,6 +114,7 @@ class Ledgers:
         """Where this run's ledger says how far it is."""
         values = {"namespace": key.namespace, "name": key.name, "service": names.ledger(key.name)}
         url = self._url
+        # Not ``str.format``, for which every other brace in an owner's URL is an error.
         for word, value in values.items():
             url = url.replace("{" + word + "}", value)
         return url
@@ -121,6 +125,7 @@ class Ledgers:
                 if reply.status_code != 200:
                     return None, "refused"
                 body = bytearray()
+                # Raw: a few bytes of a hostile answer could be decompressed to gigabytes.
                 async for chunk in reply.aiter_raw():
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:

@@ -1,4 +1,6 @@
-"""The operator's process: connects, fills the cache, and runs the watches, the work queue and the probes until SIGTERM.
+"""Everything that the operator knows is in the API server: it may be killed at any moment and run again, also twice.
+
+Its process connects, fills the cache, and runs the watches, the work queue and the probes until SIGTERM:
 
 1. Answer probes at once (not ready yet), and wait for the API server.
 2. List everything once; from then on the watches keep the cache, and a full list now and then repairs it.
@@ -105,6 +107,7 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
         probes.ready = False
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(events.flush(), FLUSH_SECONDS)
+        # kopf closes its watches itself once ``stop`` is set; it is cancelled only where that takes too long.
         for task in pending - {tasks[3]}:
             task.cancel()
         _, late = await asyncio.wait(pending, timeout=WATCH_STOP_SECONDS)
@@ -160,6 +163,7 @@ async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], names
         present: set[tuple[str, str]] = set()
         version = ""
         async for page in cluster.pages(kind, namespace, OURS):
+            # Of the first page: what changes while the others are read is younger than that, and kept.
             version = version or page.resource_version
             for body in page.items:
                 cache.see_child(kind, body)
@@ -177,6 +181,7 @@ async def _watch(
 
     from rz_operator.service.handlers import kopf_settings, registry
 
+    # At its end kopf cancels every task of the loop that it is not told to ignore.
     ours = asyncio.all_tasks()
     # kopf would ask for the name of the user, which number 65532 has not in most images. Used in peering alone.
     identity: Any = socket.gethostname()

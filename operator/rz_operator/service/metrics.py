@@ -1,8 +1,7 @@
-"""The operator's own figures, for Prometheus. One ``OperatorMetrics`` per process; ``probes`` serves them.
+"""No label of the operator's figures holds a run's name or any other unbounded word: figures by run are the ledgers'.
 
-Every figure is told by whoever knows it (``cluster``, ``work_queue``, ``ledgers``, ``events``, ``reconcile``) or read
-when Prometheus asks (queue, phases). No label holds a run's name or any other unbounded word: figures by run are the
-ledgers'.
+One ``OperatorMetrics`` per process; ``probes`` serves it to Prometheus. Every figure is told by whoever knows it
+(``cluster``, ``work_queue``, ``ledgers``, ``events``, ``reconcile``) or read when Prometheus asks (queue, phases).
 """
 
 from __future__ import annotations
@@ -134,6 +133,7 @@ class _Runs(Collector):
 
     def collect(self) -> Iterable[Metric]:
         runs = list(self._runs())
+        # Zeros, too: an alert on a count needs a series before the first run is in that phase.
         phases: dict[tuple[str, ...], int] = {(phase,): 0 for phase in get_args(Phase)}
         for run in runs:
             phase = _status(run).get("phase") or "Pending"

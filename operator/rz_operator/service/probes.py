@@ -1,7 +1,7 @@
-"""``/metrics``, ``/healthz`` and ``/readyz`` of the operator: for Prometheus and the kubelet. ``main`` starts it first.
+"""Only a stuck loop has the operator restarted, never an API server without an answer, which no restart brings back.
 
-Not alive means: restart me. Only a stuck loop says so, never an API server that does not answer, which a restart would
-not bring back. Not ready holds up a rollout of the operator and shows in ``kubectl get pods``.
+``/metrics``, ``/healthz`` (not alive means: restart me) and ``/readyz`` (not ready holds up a rollout of the operator
+and shows in ``kubectl get pods``), for Prometheus and the kubelet. ``main`` starts it first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Settings of the operator process, from ``RZ_*`` variables that the chart sets. Read once, at the start."""
+"""A wrong setting ends the operator at its start, with a message, and none is read later.
+
+Settings come from ``RZ_*`` variables, which the chart sets.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,7 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float) -> 
         value = float(text)
     except ValueError:
         value = float("nan")
+    # Not ``value < least``, which is false for NaN.
     if not value >= least:
         raise UserError(f"{name} is {text!r}; a number of at least {least:g} is required: change it, or leave it out")
     return value

@@ -1,6 +1,6 @@
-"""The queue between what happens and what is done about it. kopf's handlers add keys, ``run`` works on them.
+"""Whatever happens to a key is followed by work on it that begins later, and never by two pieces of it at a time.
 
-What it promises:
+The queue is between what happens and what is done about it: kopf's handlers add keys, ``run`` works on them. Promised:
 
 - a key is worked on by one worker at a time; added meanwhile, it is done again afterwards;
 - what happens to a key in a burst is one piece of work; keys are taken in the order in which they fell due;
@@ -141,12 +141,14 @@ class WorkQueue(Generic[K]):
         self._stopping = False
         try:
             while True:
+                # Before looking: what is added from here on ends the wait below.
                 self._wake.clear()
                 while len(self._running) < self._concurrency and (key := self._pop_due()) is not None:
                     self._running[key] = _Work(self._clock())
                     task = loop.create_task(self._work_on(key), name=f"work on {key}")
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
+                # With every worker busy no timer is needed: the end of one wakes us.
                 if self._heap and len(self._running) < self._concurrency:
                     timer = loop.call_later(max(0.0, self._heap[0][0] - self._clock()), self._wake.set)
                 await self._wake.wait()
@@ -170,6 +172,7 @@ class WorkQueue(Generic[K]):
             again = None if seconds is None else self._clock() + max(seconds, self._settle)
             self._troubles.pop(key, None)
             result = "done"
+        # A cancellation that is not ours, a library's say, is a failure of this key and must not end the queue.
         except (Exception, asyncio.CancelledError) as error:
             if self._stopping and isinstance(error, asyncio.CancelledError):
                 raise
@@ -220,6 +223,7 @@ class WorkQueue(Generic[K]):
         if len(self._heap) > 2 * len(self._due) + 64:  # mostly overtaken entries: a long due time lies there for long
             self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
+        # The number keeps the order of arrival, and keys out of the comparison: they need not have an order.
         heapq.heappush(self._heap, (due, next(self._numbers), key))
         self._wake.set()
 

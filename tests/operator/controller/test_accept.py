@@ -16,16 +16,11 @@ from kube_builders import IMAGES, SPEC, START, run_body
 from rz_api.conditions import Condition, Reason
 from rz_api.resource import SpecError, load_run
 from rz_api.rules import IMMUTABLE
-from rz_operator.controller.accept import (
-    LIVE,
-    MAX_FROZEN_BYTES,
-    MAX_MESSAGE_LENGTH,
-    Frozen,
-    StorageClaim,
-    Verdict,
-    accept,
-    unrenderable,
-)
+from rz_operator.controller.accept import Verdict, accept, unrenderable
+from rz_operator.controller.frozen import MAX_FROZEN_BYTES, Frozen
+from rz_operator.controller.spec_changes import LIVE
+from rz_operator.controller.storage_claims import StorageClaim
+from rz_operator.controller.words import MAX_VERDICT_LENGTH
 from rz_operator.plan import RUN_FILE, plan
 
 TODAYS_IMAGES = {role: f"{image}-of-today" for role, image in IMAGES.items()}
@@ -163,7 +158,7 @@ def test_the_words_are_those_of_every_other_place() -> None:
 def test_thousands_of_problems_are_cut_to_whole_ones() -> None:
     body = run_body(spec(rollout__tolerations=["x" * 200] * 5000, **{"trainer__" + "k" * 50_000: 1}))
     verdict = accept(body, None, IMAGES, (), False)
-    assert 10_000 < len(verdict.message) <= MAX_MESSAGE_LENGTH
+    assert 10_000 < len(verdict.message) <= MAX_VERDICT_LENGTH
     assert verdict.message.splitlines()[-1].endswith("more problems: repair the ones above first")
     Condition(type="Accepted", status="False", reason=verdict.reason, message=verdict.message, last_transition_time=0)
 
@@ -498,7 +493,7 @@ def check(body: Any) -> None:
     for frozen in (None, FROZEN):
         for gang_exists in (False, True):
             verdict = accept(body, frozen, IMAGES, [OTHER], gang_exists)
-            assert len(verdict.message) <= MAX_MESSAGE_LENGTH
+            assert len(verdict.message) <= MAX_VERDICT_LENGTH
             verdict.message.encode()
             if frozen is not None:
                 assert verdict.run is not None

@@ -22,10 +22,12 @@ from kube_builders import (
 
 from rz_api.conditions import Condition, Reason, find
 from rz_api.status import GangState, MemberState, RetryState, RunStatus
-from rz_operator.controller.accept import StorageClaim, accept
+from rz_operator.controller.accept import accept
+from rz_operator.controller.facts import Facts
 from rz_operator.controller.observe import seen_deployment, seen_pod
 from rz_operator.controller.seen import Children
-from rz_operator.controller.status_report import Facts, report
+from rz_operator.controller.status_report import report
+from rz_operator.controller.storage_claims import StorageClaim
 from rz_operator.plan import plan
 
 NOW = START + 1000

@@ -1,8 +1,8 @@
-"""What the commands of ``rz`` that work on a cluster share: how it is reached, what may be asked, errors in words.
+"""A command on a cluster fails in one of two ways: ``UserError`` (exit code 64: only the user can help), or
+``RemoteError`` (exit code 1: the cluster, and another try may help).
 
-``cli`` calls ``call`` with a piece of work (``submit``, ``status``, ``logs``); the work
-sees ``ClusterApi`` alone, so that tests give it a fake. Two ways to fail: ``UserError`` (exit code 64: only the user
-can help) and ``RemoteError`` (exit code 1: the cluster, and another try may help).
+What those commands share: how a cluster is reached, what may be asked, errors in words. ``cli`` calls ``call`` with a
+piece of work (``submit``, ``status``, ``logs``); the work sees ``ClusterApi`` alone, so that tests give it a fake.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def call(target: Target, work: Work[T]) -> T:
     except ApiError as error:
         raise explained(error, namespace) from None
     except ModuleNotFoundError as error:
+        # They belong to an extra, which ``rz run`` does not need.
         if error.name not in ("kubernetes", "aiohttp"):
             raise
         raise UserError(

@@ -125,6 +125,7 @@ async def _one(
             silent = False
             say(prefix + line)
     except ApiError as error:
+        # A container that has not started answers 400, too; before it there is no other either way.
         if error.status == 400 and query.previous:
             raise UserError(
                 f"pod {pod.name} has no earlier container: leave out --previous ({error.message})"

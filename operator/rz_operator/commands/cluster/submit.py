@@ -18,7 +18,7 @@ from rz_api.status import FINAL_PHASES
 from rz_operator.apiserver.bodies import at
 from rz_operator.apiserver.cluster import ApiError, Body
 from rz_operator.commands.cluster.access import ClusterApi, RemoteError, is_without_crd
-from rz_operator.controller.accept import LIVE
+from rz_operator.controller.spec_changes import LIVE
 from rz_operator.errors import UserError
 
 TRIES = 5
@@ -138,6 +138,7 @@ async def submit(api: ClusterApi, namespace: str, body: Mapping[str, Any], dry_r
             if not changes and not other:
                 return [f"{label} is as the file says: nothing changed"]
             if not dry_run:
+                # ``new`` has the resourceVersion that was read: who wrote in between is not overwritten.
                 await api.replace(names.KIND, namespace, name, new)
             return [f"{label} would be changed" if dry_run else f"{label} changed", *_words(found, changes)]
         except ApiError as error:

@@ -178,6 +178,7 @@ def _event_lines(events: Iterable[Body], now: float) -> list[str]:
 
 
 def _event_time(event: Mapping[str, Any]) -> str:
+    # Of the newer events API only eventTime is set.
     return str(event.get("lastTimestamp") or event.get("eventTime") or at(event, "metadata", "creationTimestamp") or "")
 
 

@@ -1,0 +1,199 @@
+"""Every sentence says what was found and what to do about it, is no longer than its limit, and is the same as long as
+nothing happens. Pure: from facts to words for people.
+
+``accept`` and the report of the status (``status_report``, ``readiness``, ``refusals``) judge, and have said here what
+they found. Times are points in time: a sentence that counts seconds would be a write to the API server at every look.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rz_api.problems import Problem
+from rz_api.resource import SpecError
+from rz_api.rules import Violation, show
+from rz_api.status import RetryState
+
+MAX_VERDICT_LENGTH = 16_384
+"""Characters of the condition Accepted: half of what the API allows, and more than anybody reads."""
+MAX_PROBLEM_LENGTH = 1_000
+"""Of one problem in it."""
+MAX_FINDING_LENGTH = 2048
+"""Of a condition about pods; the words of schedulers, registries and webhooks have no limit of their own."""
+
+_ROOM_FOR_THE_REST = 500
+"""Characters left for the name of the run, the count of problems, and how many more there are."""
+_PATHS_SHOWN = 8
+
+VALID = "the spec is valid"
+NOT_THERE_YET = "its Deployment is not there yet"
+CREATED_AGAIN = "its Deployment was deleted and is created again when it is gone"
+NO_ROLLOUTS = "spec.rollout.replicas is 0, so nothing is generated: raise it"
+SUSPENDED = "the run is suspended"
+FULLY_SUSPENDED = "no pod is left; set spec.suspend to false to go on"
+BEING_SUSPENDED = "the run is being suspended"
+HOW_IT_IS_SUSPENDED = "the trainer stops after a checkpoint, then everything else"
+RESUMED = "the run was suspended and goes on"
+FINISHED = "the run has finished"
+MODEL_IS_LOADED = "the trainer loads the model and has not published weights yet"
+FIRST_STEP = "the first step is under way"
+STEPS_COME = "steps are being committed"
+NO_LEDGER = "the ledger does not answer, so nobody knows how far the run is; see the condition LedgerReady"
+
+
+def cut(text: str, length: int = MAX_FINDING_LENGTH) -> str:
+    """At most this many characters, with dots at the end where something is missing."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def stamp(seconds: float) -> str:
+    """Unix seconds as ``2025-01-31T12:00:00Z``."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# ------------------------------------------------------------------------------------------------- acceptance
+
+
+def problems(name: str, found: Sequence[Problem]) -> str:
+    """As ``SpecError`` says it, as many whole problems as there is room for."""
+    return SpecError(name, tuple(_shown(found))).args[0]  # type: ignore[no-any-return]
+
+
+def _shown(found: Sequence[Problem]) -> Iterator[Problem]:
+    room = MAX_VERDICT_LENGTH - _ROOM_FOR_THE_REST
+    for index, problem in enumerate(found):
+        short = Problem(cut(problem.path, 300), cut(problem.text, MAX_PROBLEM_LENGTH))
+        room -= len(str(short)) + 5  # the indent and the line break that SpecError adds
+        if room < 0:
+            yield Problem("...", f"and {len(found) - index} more problems: repair the ones above first")
+            return
+        yield short
+
+
+def broken(rules: Iterable[Violation]) -> tuple[Problem, ...]:
+    """Rules that a spec breaks, as problems."""
+    return tuple(Problem(each.path, f"found {each.found}; {each.message}") for each in rules)
+
+
+def no_mapping(found: Any) -> Problem:
+    """Of a spec that is none."""
+    kind = "nothing" if found is None else f"a {type(found).__name__}"
+    return Problem("spec", f"found {kind}, a mapping is required: write its fields below it, indented")
+
+
+def no_text(path: str, found: Any) -> Problem:
+    """Of metadata that the API server writes."""
+    what = "nothing" if found is None else show(found)
+    return Problem(path, f"found {what}, a text is required: the API server fills it in")
+
+
+def taken(uri: str, run: str) -> Problem:
+    """The folder ``uri`` is that of another run, ``namespace/name``."""
+    said = (
+        f"found {uri}, which the run {run} uses and has not finished with; a folder that no "
+        "other run writes to is required: create this run with a storage.uri of its own, or delete the other one "
+        "(storage.adopt takes over a folder only when nobody writes to it any more)"
+    )
+    return Problem("spec.storage.uri", said)
+
+
+def too_large(size: int, most: int) -> Problem:
+    """Of a frozen run, in bytes."""
+    return Problem(
+        "spec",
+        f"found a spec that takes {size} bytes when it is frozen, at most {most} are allowed: shorten "
+        "data.promptTemplate or a podTemplate, or put what is long into a ConfigMap of your own and name it in envFrom",
+    )
+
+
+def waiting(paths: Sequence[tuple[str, ...]], for_the_gang: bool) -> str:
+    """Of changed fields that do not act yet: they wait for the next gang, or for all pods to start anew."""
+    shown = ", ".join("spec." + ".".join(path) for path in paths[:_PATHS_SHOWN])
+    more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
+    when = "with the next trainer incarnation" if for_the_gang else "with the next start of all pods"
+    said = f"{VALID}; {shown}{more} changed and will act {when}: suspend and resume the run to have it act now"
+    return cut(said, MAX_PROBLEM_LENGTH)
+
+
+# -------------------------------------------------------------------------------------------- conditions of roles
+
+
+def ready(number: int, wanted: int) -> str:
+    """``3 of 5 pods ready``"""
+    return f"{number} of {wanted} pod{'' if wanted == 1 else 's'} ready"
+
+
+def ready_gang(number: int, wanted: int, incarnation: int) -> str:
+    return f"{ready(number, wanted)}, incarnation {incarnation}"
+
+
+def gang(incarnation: int, number: int, wanted: int, restarts: int, max_restarts: int) -> str:
+    """Of a gang that is not ready as a whole."""
+    said = f"incarnation {incarnation}: {ready(number, wanted)}"
+    if restarts:
+        said += f", after {restarts} of {max_restarts} restarts (failurePolicy.maxRestarts)"
+    return said
+
+
+def not_before(seconds: float, who: str = "it") -> str:
+    """``seconds`` is in Unix seconds."""
+    return f"{who} is not started before {stamp(seconds)}"
+
+
+def gives_way(run: str) -> str:
+    return f"the older run {run} gets nodes first"
+
+
+def still_stopping(count: int) -> str:
+    return f"{count} of an earlier incarnation {'is' if count == 1 else 'are'} still stopping"
+
+
+def waits_in_queue(pod: str, others: int, queue: str | None) -> str:
+    """Of a pod that is kept from scheduling, and as many others with it."""
+    return f"{pod}{_more(others)} waits for its turn in the queue{f' {queue}' if queue else ''}"
+
+
+def trouble(pod: str, others: int, word: str, message: str) -> str:
+    """``orz-rollout-1 (and 2 more): ImagePullBackOff: Back-off pulling image``"""
+    return f"{pod}{_more(others)}: {word}{f': {message}' if message else ''}"
+
+
+def colocated(trainer: str) -> str:
+    """Of rollouts without pods of their own: what is said of the trainer."""
+    return cut(f"rollouts run in the trainer pods: {trainer}")
+
+
+def refused_pods(message: str) -> str:
+    return f"its pods are refused: {message}"
+
+
+def refusals(keys: Iterable[str], retries: Mapping[str, RetryState]) -> str:
+    """What the API server refused (``Kind/name``), the first by name in full; empty where there is nothing."""
+    first, *others = sorted(keys) or [""]
+    return f"{first} was refused{_more(len(others))}: {retries[first].message}" if first else ""
+
+
+def _more(others: int) -> str:
+    return f" (and {others} more)" if others else ""
+
+
+# ------------------------------------------------------------------------------------------ conditions of the run
+
+
+def not_started(why: str) -> str:
+    return cut(f"nothing was started yet{f': {why}' if why else ''}")
+
+
+def no_step_since(seconds: float, limit_seconds: float) -> str:
+    """``seconds`` is in Unix seconds."""
+    return f"no step was committed since {stamp(seconds)} (failurePolicy.stallSeconds is {limit_seconds:g})"
+
+
+def trainer_is_not_ready(why: str) -> str:
+    return f"the trainer is not ready: {why}"
+
+
+def waits_for(role: str) -> str:
+    return f"the run waits for: {role}"
