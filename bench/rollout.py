@@ -7,6 +7,7 @@ tokens, at most 96 new ones, temperature 1. The model (Llama, 2 layers, hidden 1
 of its tokens end a response, so that the mean length is about 30 tokens, close to that run's. ``generate`` gets all
 rows as one batch and the same ends as end-of-sequence tokens, which is the fastest form that it has; its log-probs are
 not asked for. Both take turns, so that other load on the machine hits both; the best round counts.
+Ends with 1 when the ratio is below its bar (``bars.toml``).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from bars import hold
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -91,7 +94,7 @@ def generate_tokens(model: Any, units: list[list[SampleRequest]]) -> int:
     return int(lengths.sum())
 
 
-def main() -> None:
+def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--rounds", type=int, default=3, help="measured rounds after one that warms up")
     arguments.add_argument("--units", type=int, default=2, help="lease units of 128 rows in a round")
@@ -124,7 +127,8 @@ def main() -> None:
         f"{torch.get_num_threads()} thread(s), {options.units * PROMPTS * SAMPLES} rows: engine {best['engine']:.0f} "
         f"tokens/s, generate {best['generate']:.0f} tokens/s, ratio {ratio:.2f}"
     )
+    return 0 if hold("rollout-beside-generate", ratio) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,11 +17,14 @@ import argparse
 import os
 import platform
 import re
+import shutil
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from project import EXTRAS, ROOT, Lock, canonical, lowest, requirements
 
@@ -29,6 +32,10 @@ RANGES = ("newest", "oldest")
 SAYS = re.compile(r"(Collecting|Downloading|Using cached|Building wheel for) ([^\s(]+)")
 PIPS = 4
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_TO_END = 10.0
+"""What a program that was told to end has for it."""
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended, as shells have it."""
 
 
 class PipError(Exception):
@@ -47,7 +54,7 @@ class Pip:
             name = str(constraint.relative_to(ROOT))
             options += ["--constraint", name]
             environment |= {"PIP_CONSTRAINT": name, "PIP_BUILD_CONSTRAINT": name}
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [venv / "bin" / "python", "-m", "pip", "install", *options, *words],
             cwd=ROOT,
             env=environment,
@@ -61,14 +68,14 @@ class Pip:
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        assert self.process.stdout
+        for line in self.process.stdout:
             self._said.append(line)
             if line.startswith("Installing collected packages:"):
                 self._to_install = [canonical(name.strip()) for name in line.partition(":")[2].split(",")]
 
     def runs(self) -> bool:
-        return self._process.poll() is None
+        return self.process.poll() is None
 
     def doing(self, present: dict[str, str]) -> str:
         """Such as ``installing pyarrow``."""
@@ -80,14 +87,10 @@ class Pip:
         verb = "building" if found[1].startswith("Building") else "fetching"
         return f"{verb} {short(found[2])}"
 
-    def end(self) -> None:
-        if self.runs():
-            self._process.terminate()
-
     def check(self) -> None:
         """Raises PipError."""
         self._reader.join()
-        if self._process.wait() != 0:
+        if self.process.wait() != 0:
             raise PipError("".join(self._said[-40:]))
 
 
@@ -110,6 +113,29 @@ def missing(pins: dict[str, str], present: dict[str, str]) -> list[str]:
     ]
 
 
+def discard_half_installed(venv: Path) -> list[str]:
+    """Remove each ``*.dist-info`` without RECORD, which a pip that was killed left; their names. pip itself would take
+    such a package as there, whatever files it lacks."""
+    folders = sorted(venv.glob("lib/python3*/site-packages/*.dist-info"))
+    half = [folder for folder in folders if not (folder / "RECORD").exists()]
+    for folder in half:
+        shutil.rmtree(folder)
+    return [folder.name.removesuffix(".dist-info") for folder in half]
+
+
+def end(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """All are told before one is waited for: what is left must not write into the environment any more."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def shares(packages: Sequence[str]) -> list[list[str]]:
     """What each pip installs: torch, a third of all bytes, by itself, the others in turn. A pip mostly waits for the
     index, so that there are more of them than cores."""
@@ -128,6 +154,14 @@ class Installation:
         self._started = time.monotonic()
         self._wanted: dict[str, str] = {}
         self._at_work: list[Pip] = []
+        self._interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """For Ctrl-C. It counts where something is waited for: raised in between, it would lose a pip that was just
+        started. Who presses it again does not want to wait."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
     def lock(self) -> None:
         """Raises PipError."""
@@ -157,36 +191,48 @@ class Installation:
         self._say("done")
 
     def _make_venv(self) -> None:
-        if not (self._venv / "bin" / "python").exists():
+        """Or complete it: its Python is there before its pip, and either may be where an earlier call was ended."""
+        if half := discard_half_installed(self._venv):
+            self._say(f"found half installed, will be installed again: {', '.join(half)}")
+        if not (self._venv / "bin" / "python").exists() or "pip" not in installed(self._venv):
             self._say(f"a virtual environment in {self._venv.name}")
-            making = subprocess.Popen([sys.executable, "-m", "venv", self._venv])
-            self._wait(lambda: making.poll() is None, "making the virtual environment")
+            command = [sys.executable, "-m", "venv", self._venv]
+            # Its words are kept for when it fails: at Ctrl-C, which reaches it too, they are a traceback.
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as making:
+                try:
+                    self._wait(lambda: making.poll() is None, "making the virtual environment")
+                finally:
+                    end([making])
+                said = making.stdout.read() if making.stdout else ""
             if making.returncode != 0:
-                raise PipError(f"`{sys.executable} -m venv` failed; Debian has it in the package python3-venv")
+                raise PipError(f"{said}\n`{sys.executable} -m venv` failed; Debian has it in the package python3-venv")
 
     def _take(self, file: Path, pins: dict[str, str]) -> None:
         packages = missing(pins, installed(self._venv))
         self._run(file, *(["--no-deps", *self._index, *share] for share in shares(packages)))
 
     def _run(self, constraint: Path | None, *words_of_each: Sequence[str]) -> None:
-        """Several pips at once. Raises PipError; the others are then ended."""
-        self._at_work = [Pip(self._venv, constraint, words) for words in words_of_each]
+        """Several pips at once. Raises PipError; the others are then ended, as all are by Ctrl-C."""
+        self._at_work = []
         try:
+            for words in words_of_each:
+                self._at_work.append(Pip(self._venv, constraint, words))
             self._wait(lambda: any(pip.runs() for pip in self._at_work))
             for pip in self._at_work:
                 pip.check()
         finally:
-            for pip in self._at_work:
-                pip.end()
+            end([pip.process for pip in self._at_work])
 
     def _wait(self, goes_on: Callable[[], bool], text: str = "") -> None:
-        """With a line every few seconds."""
+        """With a line every few seconds. Raises KeyboardInterrupt."""
         told = time.monotonic()
-        while goes_on():
+        while goes_on() and not self._interrupted:
             time.sleep(0.1)
             if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
                 self._say(text)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _say(self, text: str = "") -> None:
         present = installed(self._venv)
@@ -209,6 +255,7 @@ def main() -> int:
     parser.add_argument("--torch-index", help="index with the wanted build of torch, such as one of CPU builds")
     options = parser.parse_args()
     installation = Installation(options.name, options.venv.resolve(), options.torch_index or None)
+    signal.signal(signal.SIGINT, installation.interrupt)
     try:
         installation.range() if options.name in RANGES else installation.lock()
     except PipError as error:
@@ -217,6 +264,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    except KeyboardInterrupt:
+        print(f"\ninstall {options.name}: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

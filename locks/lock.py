@@ -101,9 +101,7 @@ def write(name: str, resolution: Resolution, texts: Sequence[str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pin what each environment contains.")
     parser.add_argument("--only", metavar="PACKAGES", help="with commas: renew these and keep every other pin")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these locks; those of one version go together")
-    options = parser.parse_args()
-    only = options.only
+    only = parser.parse_args().only
     renewed = {canonical(each) for each in only.split(",")} if only else None
 
     def kept(name: str) -> dict[str, str]:
@@ -112,14 +110,10 @@ def main() -> None:
         return {package: version for package, version in Lock.read(name).pins.items() if package not in renewed}
 
     shared = [name for name in EXTRAS if name not in WITH_VLLM]
-    chosen = [name for name in EXTRAS if not options.names or name in options.names]
-    versions: Mapping[str, str] = {}
-    if set(chosen) & set(shared):
-        chosen = [*shared, *(name for name in chosen if name not in shared)]
-        print(f"resolving {', '.join(shared)} together", flush=True)
-        everything = sorted({text for name in shared for text in requirements(EXTRAS[name])})
-        versions = resolve(everything, {each: pin for name in shared for each, pin in kept(name).items()}).versions
-    for name in chosen:
+    print(f"resolving {', '.join(shared)} together", flush=True)
+    everything = sorted({text for name in shared for text in requirements(EXTRAS[name])})
+    versions = resolve(everything, {each: pin for name in shared for each, pin in kept(name).items()}).versions
+    for name in EXTRAS:
         texts, known = requirements(EXTRAS[name]), versions if name in shared else kept(name)
         resolution = resolve(texts, known, cpu_torch=name in NOT_BESIDE_CPU_TORCH)
         print(f"{name}: {write(name, resolution, texts)} packages", flush=True)

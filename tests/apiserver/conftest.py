@@ -22,21 +22,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "charts"))
 
 from control_plane import ControlPlane
 from crd_server import CrdServer
 from fake_ledgers import FakeLedgers
 from kube_api import Api, ApiError
-from kube_binaries import COMING, BinariesMissingError, control_plane_binaries, crd_server_binary
+from kube_binaries import control_plane_binaries, crd_server_binary
 from kubelet_double import Kubelet
 from lifecycle_steps import POLL_SECONDS, Scene
+from needed import fetch_now, here
 from operator_process import SYSTEM_NAMESPACE, OperatorProcess, revoke
 from players import DeploymentController, GarbageCollector, Players
 from server_process import child_environment
 
 from rz_api import names
 
-REQUIRED = "RZ_REQUIRE_APISERVER"
 CONTENTS = (
     names.KIND,
     "Deployment",
@@ -57,45 +58,20 @@ T = TypeVar("T")
 Wait = Callable[..., Any]
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build now what the collected tests need: minutes, once a machine."""
-    if session.config.option.collectonly:
-        return
-    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    capture = session.config.pluginmanager.getplugin("capturemanager")
-    building = {"crd_server": _crd_server, "control_plane": control_plane_binaries}
-    if os.environ.get(COMING):
-        del building["control_plane"]
-    for fixture, build in building.items():
-        if fixture in needed:
-            try:
-                if capture is None:
-                    build()
-                else:
-                    with capture.global_and_fixture_disabled():
-                        build()
-            except BinariesMissingError:
-                pass  # the fixture asks again, and skips
-
-
 def _crd_server() -> Path:
     """Built by the longer form of the tests alone: minutes, for what tests/api checks with an evaluator of its own."""
     return crd_server_binary(build=os.environ.get("RZ_TEST_THOROUGH") == "1")
 
 
-def _binaries(find: Callable[[], Path], may_be_required: bool = True) -> Path:
-    try:
-        return find()
-    except BinariesMissingError as missing:
-        if os.environ.get(REQUIRED) and may_be_required:
-            pytest.fail(str(missing), pytrace=False)
-        pytest.skip(str(missing))
+def pytest_collection_finish(session: pytest.Session) -> None:
+    sources = {"crd_server": _crd_server, "control_plane": control_plane_binaries}
+    fetch_now(session, Path(__file__).parent, sources)
 
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     """etcd and kube-apiserver with the CRD in it."""
-    with ControlPlane(_binaries(control_plane_binaries)) as plane:
+    with ControlPlane(here(control_plane_binaries)) as plane:
         plane.apply_crd()
         plane.create_namespace(SYSTEM_NAMESPACE)
         yield plane
@@ -111,7 +87,7 @@ def api(control_plane: ControlPlane) -> Api:
 def crd_server(control_plane: ControlPlane) -> Iterator[CrdServer]:
     """The server of a new Kubernetes that evaluates CEL; the CRD is not in it yet (test_cel.py installs it)."""
     # Never required: it comes from Debian's development release, which may be broken for a day.
-    server = CrdServer(control_plane, _binaries(_crd_server, may_be_required=False))
+    server = CrdServer(control_plane, here(_crd_server, may_be_required=False))
     yield server
     server.stop()
 

@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "apiserver"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "charts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "local"))
 
 from any_cluster import Cluster
 from bucket import Bucket

@@ -24,6 +24,7 @@ from any_cluster import TEAM, Cluster
 from bucket import Bucket
 from helm import NAMESPACE, RELEASE, ROOT, Helm
 from kube_api import ApiError
+from small_run import small_spec
 
 from rz_api import names
 
@@ -95,52 +96,27 @@ def story(cluster: Cluster, bucket: Bucket, release: str, tmp_path_factory: pyte
     cluster.create_namespace(TEAM)
     data = {key: base64.b64encode(value.encode()).decode() for key, value in bucket.secret.items()}
     cluster.api.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "data": data}, TEAM)
-    cluster.api.create(document((base / "template.txt").read_text(), cluster.images), TEAM)
+    cluster.api.create(document(base, cluster.images), TEAM)
     return Story(cluster, bucket)
 
 
-def document(template: str, images: Mapping[str, str]) -> dict[str, Any]:
-    """The run of tests/local, for a cluster: steps of 8 prompts x 4 samples, two trainer nodes, two rollouts."""
-    reward, worker = with_image("reward", images), with_image("worker-cpu", images)
-    spec: dict[str, Any] = {
-        "model": {"name": "s3://data/base/model", "secretName": "bucket"},
-        "data": {
-            "train": [{"uri": "s3://data/base/train.jsonl", "secretName": "bucket"}],
-            "eval": [{"name": "heldout", "uri": "s3://data/base/heldout.jsonl", "secretName": "bucket"}],
-            "promptTemplate": template,
-            "maxPromptTokens": 128,
-        },
-        "storage": {"uri": f"s3://runs/{RUN}", "secretName": "bucket"},
-        "algorithm": {
-            "totalSteps": STEPS,
-            "promptsPerStep": 8,
-            "samplesPerPrompt": 4,
-            "policy": {"learningRate": 1e-3, "warmupSteps": 0},
-            "critic": {"learningRate": 1e-3, "warmupSteps": 0, "miniBatches": 4},
-        },
-        "evaluation": {"interval": 3, "samples": 2},
-        "rollout": {
-            **worker,
-            "replicas": 2,
-            "groupsPerLease": 2,
-            "samplesPerLease": 4,
-            "leaseSeconds": 5,
-            "maxModelLength": 256,
-            "sampling": {"maxNewTokens": 48, "stop": ["</answer>"]},
-        },
-        "trainer": {
-            **worker,
-            "nodes": 2,
-            "gpusPerNode": 0,
-            "dtype": "float32",
-            "activationCheckpointing": False,
-            "maxTokensPerMicroBatch": 512,
-            "checkpoint": {"interval": 2},
-        },
-        "reward": {**reward, "workers": 1},
-        "ledger": reward,
-        "failurePolicy": {"backoffSeconds": 0.5, "maxBackoffSeconds": 2.0},
+def document(base: Path, images: Mapping[str, str]) -> dict[str, Any]:
+    """The run of tests/local, for a cluster: its data in the bucket, two trainer nodes, two rollouts."""
+    reward, worker, secret = with_image("reward", images), with_image("worker-cpu", images), {"secretName": "bucket"}
+    spec = small_spec(base, base)
+    spec["model"] = {"name": "s3://data/base/model", **secret}
+    spec["data"] |= {
+        "train": [{"uri": "s3://data/base/train.jsonl", **secret}],
+        "eval": [{"name": "heldout", "uri": "s3://data/base/heldout.jsonl", **secret}],
     }
+    spec["storage"] = {"uri": f"s3://runs/{RUN}", **secret}
+    spec["algorithm"]["totalSteps"] = STEPS
+    spec["evaluation"]["interval"] = 3
+    spec["rollout"] |= {**worker, "replicas": 2, "leaseSeconds": 5}
+    spec["trainer"] |= {**worker, "nodes": 2}
+    spec["reward"] |= reward
+    spec["ledger"] = reward
+    spec["failurePolicy"] = {"backoffSeconds": 0.5, "maxBackoffSeconds": 2.0}
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": RUN}, "spec": spec}
 
 

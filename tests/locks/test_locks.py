@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,14 +122,62 @@ def test_a_package_is_named_in_a_word(text: str, name: str) -> None:
     assert install.short(text) == name
 
 
-def test_a_failing_pip_ends_with_what_it_said(tmp_path: Path) -> None:
-    """``python`` is a program that fails as pip does, after a virtual environment that exists."""
-    (tmp_path / "bin").mkdir()
-    python = tmp_path / "bin" / "python"
-    python.write_text("#!/bin/sh\necho Collecting torch==2.13.0\necho ERROR: no space left >&2\nexit 1\n")
+def venv_with(folder: Path, pip: str) -> list[str]:
+    """A virtual environment whose ``python`` is the shell script ``pip``; the command that installs into it."""
+    dist(folder, "pip-26.0")
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f"#!/bin/sh\n{pip}\n")
     python.chmod(0o755)
-    command = [sys.executable, ROOT / "locks" / "install.py", "demo", tmp_path]
+    return [sys.executable, str(ROOT / "locks" / "install.py"), "demo", str(folder)]
+
+
+def test_a_failing_pip_ends_with_what_it_said(tmp_path: Path) -> None:
+    command = venv_with(tmp_path, "echo Collecting torch==2.13.0; echo ERROR: no space left >&2; exit 1")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "ERROR: no space left" in done.stderr
     assert "the same command goes on from here" in done.stderr
+
+
+def test_a_package_that_a_killed_pip_left_half_is_gone_before_pip_looks_for_it(tmp_path: Path) -> None:
+    """pip takes a package as there when it has a ``*.dist-info``, whatever files it lacks."""
+    dist(tmp_path, "numpy-2.4.6", complete=False)
+    dist(tmp_path, "six-1.17.0")
+    command = venv_with(tmp_path, f"ls {tmp_path}/lib/python3.11/site-packages; exit 1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "found half installed, will be installed again: numpy-2.4.6" in done.stdout
+    assert "six-1.17.0.dist-info" in done.stderr
+    assert "numpy" not in done.stderr
+
+
+def test_a_virtual_environment_that_was_ended_before_it_had_pip_gets_one(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    install.Installation("demo", tmp_path, None)._make_venv()
+    assert "pip" in install.installed(tmp_path)
+
+
+def test_ctrl_c_ends_its_pips_and_says_in_one_line_how_to_go_on(tmp_path: Path) -> None:
+    command = venv_with(tmp_path, f"touch {tmp_path}/pid-$$; exec sleep 600")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("pid-*")):
+        assert time.monotonic() < end, "no pip was started"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "install demo: interrupted; the same command goes on from here"
+    for file in tmp_path.glob("pid-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name.removeprefix("pid-")), 0)
+
+
+# ------------------------------------------------------------------------------------------------- who writes a lock
+
+
+def test_a_word_that_is_no_option_is_refused() -> None:
+    """``lock.py tets`` once wrote nothing, and said so with exit code 0."""
+    done = subprocess.run([sys.executable, ROOT / "locks" / "lock.py", "tets"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unrecognized arguments: tets" in done.stderr
