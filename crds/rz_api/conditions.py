@@ -89,6 +89,7 @@ class Reason:
     USER_ERROR = "UserError"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     ROLLOUTS_FAILING = "RolloutsFailing"
+    INCARNATIONS_USED_UP = "IncarnationsUsedUp"
     SUSPEND_REQUESTED = "SuspendRequested"
     SUSPENDING = "Suspending"
     RESUMED = "Resumed"

@@ -29,6 +29,7 @@ also a hostname and a label value, and both end at 63. No dots: they are allowed
 hostname."""
 
 MAX_NODE_INDEX = 4095
+MAX_ROLLOUT_INDEX = 9_999
 MAX_INCARNATION = 999_999
 
 # -------------------------------------------------------------------------------------------------------- labels
@@ -122,9 +123,19 @@ def trainer_pod_group(run: str, incarnation: int) -> str:
     return f"{run}-trainer-i{incarnation}"
 
 
-def rollout_pod(run: str, index: int) -> str:
-    """``NAME-rollout-7``. A replaced pod takes its predecessor's name: the lease protocol tells them apart."""
-    return f"{run}-rollout-{index}"
+def rollout_pod(run: str, index: int, incarnation: int) -> str:
+    """``NAME-rollout-i2-7``: with the incarnation, so that a pod on a lost node, which stays Terminating for as long as
+    the node is lost, does not keep its successor from starting elsewhere."""
+    assert 1 <= incarnation <= MAX_INCARNATION, incarnation
+    assert 0 <= index <= MAX_ROLLOUT_INDEX, index
+    return f"{run}-rollout-i{incarnation}-{index}"
+
+
+def parse_rollout_pod(run: str, pod: str) -> tuple[int | None, int] | None:
+    """(incarnation, index) of a rollout pod of this run, else None; no incarnation where an operator before 0.2 made
+    it, which called it ``NAME-rollout-7``."""
+    match = re.fullmatch(rf"{re.escape(run)}-rollout-(?:i([1-9][0-9]*)-)?([0-9]+)", pod)
+    return (int(match[1]) if match[1] else None, int(match[2])) if match else None
 
 
 def ledger(run: str) -> str:

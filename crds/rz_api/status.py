@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from rz_api.conditions import Condition, Time
+from rz_api.names import MAX_INCARNATION
 from rz_api.spec import SpecModel
 
 Phase = Literal["Pending", "Running", "Suspending", "Suspended", "Succeeded", "Failed"]
@@ -87,7 +88,7 @@ class RolloutStatus(StatusModel):
 class GangState(StatusModel):
     """The trainer gang, as `decide` remembers it."""
 
-    incarnation: Annotated[int, Field(ge=0)] = 0
+    incarnation: Annotated[int, Field(ge=0, le=MAX_INCARNATION)] = 0
     """Number of the gang that should exist; 0 before the first. A pod of another number counts for nothing."""
     complete: bool = False
     """Whether all its members were seen at once: one that is missing from then on has vanished."""
@@ -105,8 +106,8 @@ class GangState(StatusModel):
 class MemberState(StatusModel):
     """One pod of an individual role, as `decide` remembers it once it has failed."""
 
-    incarnation: Annotated[int, Field(ge=1)] = 1
-    """Number of the pod that should exist under this name."""
+    incarnation: Annotated[int, Field(ge=1, le=MAX_INCARNATION)] = 1
+    """Number of the pod that should exist."""
     failures: Annotated[int, Field(ge=0)] = 0
     """Counted failures since the last completed unit."""
     ends_in_a_row: Annotated[int, Field(ge=0)] = 0

@@ -28,7 +28,7 @@ CHILDREN = {
     "trainer pod": names.trainer_pod(LONGEST, names.MAX_INCARNATION, names.MAX_NODE_INDEX),
     "pod group": names.trainer_pod_group(LONGEST, names.MAX_INCARNATION),
     "trainer service": names.trainer_service(LONGEST),
-    "rollout pod": names.rollout_pod(LONGEST, 9_999),
+    "rollout pod": names.rollout_pod(LONGEST, names.MAX_ROLLOUT_INDEX, names.MAX_INCARNATION),
     "ledger": names.ledger(LONGEST),
     "reward": names.reward(LONGEST),
     "config map": names.config_map(LONGEST),

@@ -14,7 +14,7 @@ from rz_operator.decisions.failures import judge
 from rz_operator.decisions.members import Observation, Observed, Reached, Start, Stop, Wanted
 
 Name = tuple[Role, int, int]
-"""What is unique on the API server: only trainers have their incarnation in the name, of the others it is 0."""
+"""What is unique on the API server: pods have their incarnation in the name, of Deployments it is 0."""
 
 DEPLOYMENTS: tuple[Role, ...] = ("ledger", "reward")
 
@@ -91,7 +91,7 @@ class World:
 
     def start(self, start: Start) -> None:
         deployment = start.role in DEPLOYMENTS
-        name = (start.role, start.index, start.incarnation if start.role == "trainer" else 0)
+        name = (start.role, start.index, 0 if deployment else start.incarnation)
         if name in self.members or (self.quota and not deployment):
             return
         self.births += 1

@@ -47,6 +47,11 @@ def run_body(spec: Any = None, name: str = NAME, uid: str = UID, created: float 
     }
 
 
+def owned_by_run(run: str, uid: str) -> list[dict[str, Any]]:
+    reference = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": run, "uid": uid}
+    return [{**reference, "controller": True}]
+
+
 def pod_body(
     role: Role,
     index: int = 0,
@@ -65,9 +70,9 @@ def pod_body(
     if role == "trainer":
         name, policy = names.trainer_pod(run, incarnation, index), "Never"
     elif role == "rollout":
-        name, policy = names.rollout_pod(run, index), "Always"
+        name, policy = names.rollout_pod(run, index, incarnation), "Always"
     else:
-        name, policy = f"{run}-{role}-abc-{index}", "Always"
+        name, policy = f"{run}-{role}-abc-{index}", "Always"  # the ReplicaSet is NAME-ROLE-abc
     numbered = role in ("trainer", "rollout")
     metadata: dict[str, Any] = {
         "name": name,
@@ -76,7 +81,12 @@ def pod_body(
         "resourceVersion": "7",
         "creationTimestamp": stamp(0),
         "labels": names.labels(run, role, index if numbered else None, incarnation if numbered else None, uid=uid),
+        "ownerReferences": owned_by_run(run, uid),
     }
+    if not numbered:
+        metadata["labels"]["pod-template-hash"] = "abc"
+        replica_set = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"{run}-{role}-abc", "uid": "r-1"}
+        metadata["ownerReferences"] = [{**replica_set, "controller": True}]
     if deleted is not None:
         metadata["deletionTimestamp"] = stamp(deleted)
     given = [
@@ -128,6 +138,7 @@ def deployment_body(role: Role, ready: int = 1, replicas: int = 1, uid: str = UI
             "uid": f"uid-of-{name}",
             "resourceVersion": "8",
             "labels": names.labels(NAME, role, uid=uid),
+            "ownerReferences": owned_by_run(NAME, uid),
             **metadata,
         },
         "spec": {"replicas": replicas},
@@ -143,6 +154,7 @@ def service_body(name: str, selector: dict[str, str], uid: str = UID) -> dict[st
             "uid": f"uid-of-{name}",
             "resourceVersion": "9",
             "labels": names.labels(NAME, "trainer", uid=uid),
+            "ownerReferences": owned_by_run(NAME, uid),
         },
         "spec": {"selector": selector},
     }

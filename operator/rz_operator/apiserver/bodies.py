@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rz_api import names
 from rz_api.status import RunStatus
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,25 @@ def at(body: Any, *path: str) -> Any:
 
 def uid_of(body: Body) -> str:
     return str(at(body, "metadata", "uid"))
+
+
+def controller_of(body: Body) -> Body:
+    """The ownerReference of an object's controller; empty where it has none. There is one at most: the API server
+    refuses a second (``OwnerReferences: Only one reference can have Controller set to true``)."""
+    references = at(body, "metadata", "ownerReferences")
+    for each in references if isinstance(references, list) else ():
+        if at(each, "controller") is True:
+            return each  # type: ignore[no-any-return]
+    return {}
+
+
+def is_controlled_by_run(body: Body, name: str, uid: str) -> bool:
+    """Whether the run of this name and UID is an object's controller. Its labels prove nothing: ``kubectl debug
+    --copy-to --keep-labels`` copies them, a restored backup has them, and anybody may write them."""
+    controller = controller_of(body)
+    group = str(controller.get("apiVersion")).partition("/")[0]
+    found = (group, controller.get("kind"), controller.get("name"), controller.get("uid"))
+    return found == (names.GROUP, names.KIND, name, uid)
 
 
 class Statuses:

@@ -13,6 +13,7 @@ from typing import Any
 from rz_api import names
 from rz_api.status import RetryState
 from rz_operator import manifests
+from rz_operator.apiserver.bodies import controller_of, is_controlled_by_run
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
 from rz_operator.controller.cache import REDUCE, Cache
 from rz_operator.controller.seen import Children, SeenService
@@ -76,7 +77,7 @@ class Applier:
 
     def _service(self, name: str) -> SeenService | None:
         # Not this look's children: the Service may have been created a moment ago.
-        children = self._cache.children(self._context.run_uid)
+        children = self._cache.children(self._context.namespace, self._context.run_uid)
         return next((service for service in children.services if service.name == name), None)
 
     async def keep_reward_replicas(self) -> None:
@@ -161,7 +162,7 @@ class Applier:
             if deployment is not None:
                 await self._cluster.delete("Deployment", namespace, name, uid=stop.uid)
                 # Background deletion takes the object at once; its pods count until they are gone (``observe``).
-                self._cache.forget_child("Deployment", uid, name, stop.uid)
+                self._cache.forget_child("Deployment", (namespace, uid), name, stop.uid)
             return
         pod = next((pod for pod in self._children.pods if pod.member.uid == stop.uid), None)
         if pod is not None:
@@ -224,16 +225,16 @@ class Applier:
                 raise TransientError(f"{key} has just been deleted") from error
             raise
         metadata = found.get("metadata") or {}
-        owner = (metadata.get("labels") or {}).get(names.LABEL_RUN_UID)
-        if owner == self._context.run_uid:
+        if is_controlled_by_run(found, self._context.name, self._context.run_uid):
             self.retries.pop(key, None)
             if kind in REDUCE:
                 self._cache.see_child(kind, found)  # type: ignore[arg-type]
             if metadata.get("deletionTimestamp"):
                 raise TransientError(f"{key} is being deleted")
             return True
-        owned = any(each.get("uid") == owner for each in metadata.get("ownerReferences") or [])
-        if metadata.get("deletionTimestamp") or (owned and not self._lives(str(owner))):
+        controller = controller_of(found)
+        of_a_run = controller.get("kind") == names.KIND and controller.get("name") == self._context.name
+        if metadata.get("deletionTimestamp") or (of_a_run and not self._lives(str(controller.get("uid")))):
             raise TransientError(f"{key} of an earlier run is not gone yet")
         self._remember_refusal(
             kind,

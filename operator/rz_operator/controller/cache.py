@@ -15,6 +15,8 @@ from rz_operator.controller.observe import seen_deployment, seen_other, seen_pod
 from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
 
 Child = SeenPod | SeenDeployment | SeenService | SeenOther
+Family = tuple[str, str]
+"""Namespace, and UID of the run."""
 WatchedKind = Literal["Pod", "Deployment", "Service", "NetworkPolicy"]
 
 GONE_KEPT = 10_000
@@ -30,11 +32,13 @@ REDUCE: Mapping[WatchedKind, Callable[[Body], Child | None]] = {
 
 
 class Cache:
-    """Runs by key, children by the UID of their run."""
+    """Runs by key, children by namespace and UID of their run: a UID alone can be written into any namespace."""
 
     def __init__(self) -> None:
         self._runs: dict[RunKey, Body] = {}
-        self._children: dict[WatchedKind, dict[str, dict[str, Child]]] = {kind: {} for kind in REDUCE}
+        self._children: dict[WatchedKind, dict[Family, dict[str, Child]]] = {kind: {} for kind in REDUCE}
+        self._known: dict[str, Child] = {}
+        """Every child by its own UID, to notice one that changes hands."""
         self._gone: dict[str, str] = {}
         """UID -> version at its deletion, newest last."""
 
@@ -46,9 +50,9 @@ class Cache:
     def runs(self) -> Iterator[tuple[RunKey, Body]]:
         yield from self._runs.items()
 
-    def children(self, uid: str) -> Children:
+    def children(self, namespace: str, uid: str) -> Children:
         def of(kind: WatchedKind) -> Any:
-            return tuple(self._children[kind].get(uid, {}).values())
+            return tuple(self._children[kind].get((namespace, uid), {}).values())
 
         others = {f"NetworkPolicy/{child.name}": child.uid for child in of("NetworkPolicy")}
         return Children(of("Pod"), of("Deployment"), of("Service"), others)
@@ -71,23 +75,44 @@ class Cache:
         return key
 
     def see_child(self, kind: WatchedKind, body: Body, deleted: bool = False) -> RunKey | None:
-        """One event about a child, or the answer to a create of ours; None if it is nobody's."""
+        """One event about a child, or the answer to a create of ours; None if it is nobody's, and was nobody's."""
         child = REDUCE[kind](body)
+        lost = self._lose_if_another(kind, _uid(body), child)
         if child is None:
-            return None
-        siblings = self._children[kind].setdefault(child.run_uid, {})
+            return lost
+        family = _family(child)
+        siblings = self._children[kind].setdefault(family, {})
         old = siblings.get(child.name)
         if deleted:
             self._bury(uid_of(child), child.resource_version)
             if old is not None and uid_of(old) == uid_of(child):
-                del siblings[child.name]
+                self._drop(kind, old)
         elif self._is_gone(uid_of(child), child.resource_version):
             pass
         elif old is None or not is_older(child.resource_version, old.resource_version):
-            siblings[child.name] = child
-        if not siblings:
-            del self._children[kind][child.run_uid]
+            if old is not None:
+                self._drop(kind, old)
+            self._children[kind].setdefault(family, {})[child.name] = child
+            self._known[uid_of(child)] = child
+        if not self._children[kind].get(family, {}):
+            self._children[kind].pop(family, None)
         return child.key
+
+    def _lose_if_another(self, kind: WatchedKind, uid: str, child: Child | None) -> RunKey | None:
+        """An object whose labels or owner were changed is no longer whose child it was; returns who lost it."""
+        known = self._known.get(uid)
+        if known is None or (child is not None and (_family(child), child.name) == (_family(known), known.name)):
+            return None
+        self._drop(kind, known)
+        return known.key
+
+    def _drop(self, kind: WatchedKind, child: Child) -> None:
+        siblings = self._children[kind].get(_family(child), {})
+        if siblings.get(child.name) == child:
+            del siblings[child.name]
+            if not siblings:
+                del self._children[kind][_family(child)]
+        self._known.pop(uid_of(child), None)
 
     def _bury(self, uid: str, version: str) -> None:
         self._gone[uid] = version
@@ -99,11 +124,11 @@ class Cache:
         newer is there all the same: a watch by label calls it deleted when the label goes, too."""
         return uid in self._gone and is_older(version, self._gone[uid])
 
-    def forget_child(self, kind: WatchedKind, run_uid: str, name: str, uid: str) -> None:
+    def forget_child(self, kind: WatchedKind, family: Family, name: str, uid: str) -> None:
         """A child that the API server says is gone."""
-        siblings = self._children[kind].get(run_uid, {})
-        if name in siblings and uid_of(siblings[name]) == uid:
-            del siblings[name]
+        child = self._children[kind].get(family, {}).get(name)
+        if child is not None and uid_of(child) == uid:
+            self._drop(kind, child)
 
     def replace_runs(self, bodies: Iterable[Body], version: str) -> set[RunKey]:
         """A full list of the runs, as of ``version``; returns the keys of those that are gone."""
@@ -114,18 +139,20 @@ class Cache:
             del self._runs[key]
         return gone
 
-    def keep_only(self, kind: WatchedKind, present: set[tuple[str, str]], version: str) -> set[RunKey]:
-        """Drop the children that a full list as of ``version`` did not have: ``present`` holds (run uid, name). Returns
-        the runs that lost one."""
+    def keep_only(self, kind: WatchedKind, present: set[str], version: str) -> set[RunKey]:
+        """Drop the children that a full list as of ``version`` did not have: ``present`` holds the UIDs of those that
+        it had. Returns the runs that lost one."""
         touched = set()
-        for run_uid, siblings in list(self._children[kind].items()):
-            for name, child in list(siblings.items()):
-                if (run_uid, name) not in present and is_older(child.resource_version, version):
-                    del siblings[name]
+        for siblings in list(self._children[kind].values()):
+            for child in list(siblings.values()):
+                if uid_of(child) not in present and is_older(child.resource_version, version):
+                    self._drop(kind, child)
                     touched.add(child.key)
-            if not siblings:
-                del self._children[kind][run_uid]
         return touched
+
+
+def _family(child: Child) -> Family:
+    return child.key.namespace, child.run_uid
 
 
 def is_older(version: str, than: str) -> bool:

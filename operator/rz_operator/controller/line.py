@@ -101,7 +101,7 @@ class Line:
         return not at(body, "status") and created is not None and now - created < NEW_SECONDS
 
     def _view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
-        pods = self._cache.children(uid_of(body)).of("trainer")
+        pods = self._cache.children(key.namespace, uid_of(body)).of("trainer")
         refused = any(
             now < retry.not_before and (name == "Start/trainer" or _is_of_a_gang(name, key.name))
             for name, retry in status.retries.items()

@@ -36,7 +36,7 @@ from typing import get_args
 
 from rz_api import exit_codes, names
 from rz_api.names import Role
-from rz_operator.apiserver.bodies import Body
+from rz_operator.apiserver.bodies import Body, controller_of, is_controlled_by_run
 from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
 from rz_operator.decisions.failures import NODE_LOST
 from rz_operator.decisions.look import LATE_SECONDS
@@ -44,6 +44,9 @@ from rz_operator.decisions.members import DEPLOYED, MemberPhase, Observation, Ob
 
 MAX_MESSAGE_LENGTH = 4096
 """Characters kept of a message; a termination message has at most 4096 bytes."""
+
+POD_TEMPLATE_HASH = "pod-template-hash"
+"""Label of a Deployment's pods; the end of their ReplicaSet's name."""
 
 _STARTING_WELL = frozenset({"", "ContainerCreating", "PodInitializing"})
 """Reasons for which a container waits although nothing is wrong."""
@@ -60,12 +63,13 @@ _PHASES: Mapping[str, MemberPhase] = {
 
 
 def seen_pod(body: Body) -> SeenPod | None:
-    """A pod of a run, those of its Deployments included; None where its labels are not ours."""
-    owner, role = _owner(body), _role(_labels(body))
+    """A pod of a run, those of its Deployments included; None where it is none: by controller, labels and name."""
+    role = _role(_labels(body))
+    owner = _owner(body, by_replica_set=role in DEPLOYED)
     if owner is None or role is None:
         return None
     numbers = _numbers(_labels(body), role)
-    if numbers is None:
+    if numbers is None or not _is_name_of(owner, role, *numbers):
         return None
     metadata, status = _dict(body, "metadata"), _dict(body, "status")
     created = unix_seconds(metadata.get("creationTimestamp")) or 0.0
@@ -109,9 +113,9 @@ def seen_pod(body: Body) -> SeenPod | None:
 
 
 def seen_deployment(body: Body) -> SeenDeployment | None:
-    """The Deployment of the ledger or the reward role; None where its labels are not ours."""
+    """The Deployment of the ledger or the reward role; None where it is none."""
     owner, role = _owner(body), _role(_labels(body))
-    if owner is None or role not in DEPLOYED:
+    if owner is None or role not in DEPLOYED or owner.name != f"{owner.key.name}-{role}":
         return None
     metadata, status, replicas = _dict(body, "metadata"), _dict(body, "status"), _dict(body, "spec").get("replicas")
     failure = _conditions(status).get("ReplicaFailure", {})
@@ -132,7 +136,7 @@ def seen_deployment(body: Body) -> SeenDeployment | None:
 
 
 def seen_service(body: Body) -> SeenService | None:
-    """A Service of a run; None where its labels are not ours."""
+    """A Service of a run; None where it is none."""
     owner = _owner(body)
     if owner is None:
         return None
@@ -147,7 +151,7 @@ def seen_service(body: Body) -> SeenService | None:
 
 
 def seen_other(body: Body) -> SeenOther | None:
-    """A child of which nothing matters but that it is there; None where its labels are not ours."""
+    """A child of which nothing matters but that it is there; None where it is none."""
     owner = _owner(body)
     if owner is None:
         return None
@@ -329,14 +333,20 @@ class _Owner:
     version: str
 
 
-def _owner(body: Body) -> _Owner | None:
-    """Whose child an object says it is; None where it is nobody's."""
+def _owner(body: Body, *, by_replica_set: bool = False) -> _Owner | None:
+    """Whose child an object is, by its controller; None where it is nobody's. Pods of a Deployment
+    (``by_replica_set``) have a ReplicaSet for a controller, which has to have the name that the Deployment gives it."""
     metadata, labels = _dict(body, "metadata"), _labels(body)
     run, uid = labels.get(names.LABEL_RUN), labels.get(names.LABEL_RUN_UID)
     if not run or not uid or not isinstance(run, str) or not isinstance(uid, str):
         return None
     name, version = _text(metadata, "name"), _text(metadata, "resourceVersion")
-    return _Owner(RunKey(_text(metadata, "namespace"), run), uid, name, version)
+    if by_replica_set:
+        controller, made = controller_of(body), f"{run}-{labels.get(names.LABEL_ROLE)}-{labels.get(POD_TEMPLATE_HASH)}"
+        mine = (controller.get("kind"), controller.get("name")) == ("ReplicaSet", made) and name.startswith(f"{made}-")
+    else:
+        mine = is_controlled_by_run(body, run, uid)
+    return _Owner(RunKey(_text(metadata, "namespace"), run), uid, name, version) if mine else None
 
 
 def _labels(body: Body) -> Body:
@@ -354,7 +364,23 @@ def _numbers(labels: Body, role: Role) -> tuple[int, int] | None:
     if role in DEPLOYED:
         return 0, 1
     index, incarnation = (_whole(labels.get(label)) for label in (names.LABEL_INDEX, names.LABEL_INCARNATION))
-    return (index, incarnation) if index is not None and incarnation else None
+    highest = names.MAX_NODE_INDEX if role == "trainer" else names.MAX_ROLLOUT_INDEX
+    if index is None or incarnation is None or index > highest or not 1 <= incarnation <= names.MAX_INCARNATION:
+        return None
+    return index, incarnation
+
+
+def _is_name_of(owner: _Owner, role: Role, index: int, incarnation: int) -> bool:
+    """Whether a pod has the name that its labels imply: no two pods of a namespace can say that they are the same."""
+    run = owner.key.name
+    match role:
+        case "trainer":
+            return owner.name == names.trainer_pod(run, incarnation, index)
+        case "rollout":
+            found = names.parse_rollout_pod(run, owner.name)
+            return found is not None and found[1] == index and found[0] in (incarnation, None)
+        case _:
+            return True  # Kubernetes makes their names; `_owner` has compared them with the ReplicaSet's
 
 
 def _whole(text: object) -> int | None:

@@ -33,7 +33,7 @@ from rz_api.conditions import ACCEPTED, Reason
 from rz_api.run import ResolvedRun
 from rz_api.status import FINAL_PHASES, RetryState, RunStatus
 from rz_operator import manifests
-from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
+from rz_operator.apiserver.bodies import Body, Statuses, at, is_controlled_by_run, uid_of
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.accept import Verdict, accept, unrenderable
@@ -208,7 +208,9 @@ class Reconciler:
         if self._uids.get(key) != metadata["uid"]:  # what an earlier run of this name said is not this one's
             self._uids[key] = metadata["uid"]
             self._ledgers.forget(key)
-        return _Run(key, body, metadata["uid"], self._statuses.of(body), self._cache.children(metadata["uid"]))
+        return _Run(
+            key, body, metadata["uid"], self._statuses.of(body), self._cache.children(key.namespace, metadata["uid"])
+        )
 
     async def _with_live_pods(self, run: _Run) -> _Run:
         """``run`` with its pods as the API server has them now."""
@@ -219,8 +221,8 @@ class Reconciler:
         present = {at(body, "metadata", "uid") for body in found.items}
         for pod in run.children.pods:
             if pod.member.uid not in present:
-                self._cache.forget_child("Pod", run.uid, pod.name, pod.member.uid)
-        return replace(run, children=self._cache.children(run.uid))
+                self._cache.forget_child("Pod", (run.key.namespace, run.uid), pod.name, pod.member.uid)
+        return replace(run, children=self._cache.children(run.key.namespace, run.uid))
 
     async def _read_frozen(self, run: _Run) -> Frozen | None:
         if run.uid not in self._frozen:
@@ -235,7 +237,7 @@ class Reconciler:
                 return None
             raise
         # An earlier run of this name leaves one until the garbage collector comes.
-        if (found["metadata"].get("labels") or {}).get(names.LABEL_RUN_UID) != run.uid:
+        if not is_controlled_by_run(found, run.key.name, run.uid):
             return None
         try:
             return Frozen.from_data(found.get("data") or {})

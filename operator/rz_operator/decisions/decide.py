@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rz_api import exit_codes
+from rz_api import exit_codes, names
 from rz_api.conditions import Reason
 from rz_api.names import Role
 from rz_api.status import FINAL_PHASES, GangState, RunStatus
@@ -75,7 +75,7 @@ def decide(wanted: Wanted, status: RunStatus, observation: Observation, now: flo
     """
     look = _forgive(_adopt(Look(wanted, observation, now, status)))
     # In this order: a finished run stays as it finished, and an exit 64 outweighs ranks that succeeded.
-    for step in (_already_final, _user_error, _success, _hopeless_rollouts, _drain):
+    for step in (_already_final, _user_error, _success, _hopeless_rollouts, _out_of_numbers, _drain):
         done = step(look)
         if done is not None:
             return Decision(done.actions, done.status, done.events)
@@ -174,6 +174,20 @@ def _hopeless_rollouts(look: Look) -> Look | None:
         f"every rollout failed {limit} times (failurePolicy.rolloutFailures) and no unit was completed in between{last}"
     )
     return _fail(look, Reason.ROLLOUTS_FAILING, message)
+
+
+def _out_of_numbers(look: Look) -> Look | None:
+    """Names and objects have room for so many incarnations. Nobody gets there by failing: something wrote a number."""
+    members = [key for key, entry in look.status.members.items() if entry.incarnation >= names.MAX_INCARNATION]
+    if look.status.gang.incarnation >= names.MAX_INCARNATION:
+        members.insert(0, "trainer")
+    if not members:
+        return None
+    message = (
+        f"{members[0]} has incarnation {names.MAX_INCARNATION}, after which there is no other: start the run anew "
+        "under another name, with model.initFrom its last checkpoint"
+    )
+    return _fail(look, Reason.INCARNATIONS_USED_UP, message)
 
 
 def _fail(look: Look, reason: str, message: str, exit_code: int | None = None) -> Look:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rz_api import names
 from rz_api.names import Role
 from rz_api.status import MemberState, Phase, RunStatus
 from rz_operator.decisions.failures import NODE_LOST
@@ -61,9 +62,10 @@ class Look:
         return member.deleting and (late or member.reason in NODE_LOST)
 
     def next_incarnation(self) -> int:
-        """Above the status's and above what the ledger found in storage: a lost status need not climb one by one."""
+        """Above the status's and above what the ledger found in storage: a lost status need not climb one by one. The
+        last number is never exceeded; a run that reached it has failed (``decide``)."""
         known = self.seen.reached.incarnation if self.seen.reached else None
-        return max(self.status.gang.incarnation, known or 0) + 1
+        return min(max(self.status.gang.incarnation, known or 0) + 1, names.MAX_INCARNATION)
 
     # --------------------------------------------------------------------------------------------- changing
 

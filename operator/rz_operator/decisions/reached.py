@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rz_api import names
 from rz_operator.decisions.members import Reached
 
 LedgerStatus = dict[str, Any]
@@ -17,15 +18,19 @@ def reached_of(status: LedgerStatus | None) -> Reached | None:
     """None while the ledger is not up to date: it gave no answer, or is still adopting leases."""
     if status is None or status.get("phase") == "adopting":
         return None
-    incarnation = status.get("incarnation")
+    incarnation = _number(status, "incarnation")
     return Reached(
         step=_number(status, "step"),
         units_done=_number(status, "units_done"),
         eval_units_done=_number(status, "eval_units_done"),
-        incarnation=incarnation if isinstance(incarnation, int) else None,
+        # A ledger is a pod of somebody's: what it says must not run the operator out of numbers.
+        incarnation=incarnation if 1 <= incarnation < names.MAX_INCARNATION else None,
     )
 
 
 def _number(status: LedgerStatus, key: str) -> int:
+    """A count that an API server can hold; 0 for anything else."""
     value = status.get(key)
-    return value if isinstance(value, int) else 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return value if 0 <= value < 2**53 else 0

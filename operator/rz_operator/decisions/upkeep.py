@@ -13,7 +13,7 @@ from rz_operator.decisions.backoff import backoff_seconds
 from rz_operator.decisions.failures import Failure, judge, removal, root_cause
 from rz_operator.decisions.gangs import TURN_SECONDS, current_gang, waiting_since, wholly_bound
 from rz_operator.decisions.look import KILL_SECONDS, Look
-from rz_operator.decisions.members import Observed, Start, WantedRole
+from rz_operator.decisions.members import DEPLOYED, Observed, Start, WantedRole
 
 STUCK_SECONDS = 30.0
 """How long the next gang waits for the old one to be gone. After that it starts beside it (a pod on a lost node stays
@@ -154,23 +154,31 @@ def keep_individuals(look: Look) -> Look:
 
 
 def _keep_individual(look: Look, wanted: WantedRole, members: list[Observed], index: int) -> Look:
-    """The successor has its predecessor's name, so it waits until the name is free, also of one that is stuck: on a
-    lost node a rollout comes back when the node does, or when somebody removes the node."""
+    """The successor waits while its predecessor ends, whose GPU it may need. For one on a lost node nobody waits: a
+    rollout has its incarnation in its name. A Deployment has not, and is repaired by Kubernetes."""
     current = next((member for member in members if look.is_current(member)), None)
     old = [member for member in members if member is not current]
     look = look.stop(old, wanted.grace_seconds)
     if current is None:
         entry = look.entry(wanted.role, index)
-        if any(member.live or member.deleting for member in old) or look.now < entry.not_before:
+        if any(_in_the_way(look, member) for member in old) or look.now < entry.not_before:
             return look
         return look.do(Start(wanted.role, index, entry.incarnation))
-    return _count_kubelet_restarts(look, current) if current.live else _replace(look, wanted, current)
+    if current.live and not (wanted.role not in DEPLOYED and look.given_up(current)):
+        return _count_kubelet_restarts(look, current)
+    return _replace(look, wanted, current)
+
+
+def _in_the_way(look: Look, old: Observed) -> bool:
+    there = old.live or old.deleting
+    return there and (old.role in DEPLOYED or not look.given_up(old))
 
 
 def _replace(look: Look, wanted: WantedRole, ended: Observed) -> Look:
-    """Remove an ended member and set when its successor starts. One that ended well is replaced too: its role ends only
-    when the run does."""
-    policy, end, entry = look.wanted.policy, judge(ended), look.entry(ended.role, ended.index)
+    """Remove a member that has ended, or that nobody waits for any more, and set when its successor starts. One that
+    ended well is replaced too: its role ends only when the run does."""
+    policy, entry = look.wanted.policy, look.entry(ended.role, ended.index)
+    end = removal(ended) if ended.live else judge(ended)
     counted = end.verdict == "counted"
     ends = entry.ends_in_a_row + 1
     wait = backoff_seconds(ends, policy.backoff_seconds, policy.max_backoff_seconds)

@@ -35,7 +35,7 @@ def deployment(context: Context, role: Role) -> Body:
 
 
 def rollout_pod(context: Context, index: int, incarnation: int) -> Body:
-    metadata = context.metadata(names.rollout_pod(context.name, index), "rollout", index, incarnation)
+    metadata = context.metadata(names.rollout_pod(context.name, index, incarnation), "rollout", index, incarnation)
     return _pod(context, "rollout", index, incarnation, metadata)
 
 

@@ -160,15 +160,14 @@ async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], names
     for gone in cache.replace_runs(runs.items, runs.resource_version):
         queue.add(gone)
     for kind in REDUCE:
-        present: set[tuple[str, str]] = set()
+        present: set[str] = set()
         version = ""
         async for page in cluster.pages(kind, namespace, OURS):
             # Of the first page: what changes while the others are read is younger than that, and kept.
             version = version or page.resource_version
             for body in page.items:
                 cache.see_child(kind, body)
-                metadata = body["metadata"]
-                present.add(((metadata.get("labels") or {}).get(names.LABEL_RUN_UID, ""), metadata["name"]))
+                present.add(body["metadata"]["uid"])
         cache.keep_only(kind, present, version)
     for key, _ in cache.runs():
         queue.add(key)

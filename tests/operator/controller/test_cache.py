@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kube_builders import owned_by_run
 
 from rz_api import names
 from rz_operator.controller.cache import Cache, is_older
@@ -20,6 +21,7 @@ def run(version: str, uid: str = "u-1") -> dict[str, Any]:
 def service(version: str, uid: str = "s-1", incarnation: int = 1, run_uid: str = "u-1") -> dict[str, Any]:
     labels = names.labels("orz", "trainer", uid=run_uid)
     metadata = {"namespace": "team", "name": "orz-trainer", "uid": uid, "resourceVersion": version, "labels": labels}
+    metadata["ownerReferences"] = owned_by_run("orz", run_uid)
     return {"metadata": metadata, "spec": {"selector": names.selector("orz", "trainer", incarnation)}}
 
 
@@ -49,8 +51,8 @@ def test_a_run_made_again_under_its_name_replaces_the_old_one_whatever_the_versi
 def test_children_belong_to_one_run_object_not_to_its_name() -> None:
     cache = Cache()
     assert cache.see_child("Service", service("5")) == RUN
-    assert [each.uid for each in cache.children("u-1").services] == ["s-1"]
-    assert cache.children("u-2").services == ()
+    assert [each.uid for each in cache.children("team", "u-1").services] == ["s-1"]
+    assert cache.children("team", "u-2").services == ()
 
 
 def test_the_end_of_a_child_is_not_the_end_of_its_successor_of_the_same_name() -> None:
@@ -58,7 +60,7 @@ def test_the_end_of_a_child_is_not_the_end_of_its_successor_of_the_same_name() -
     cache.see_child("Service", service("5", uid="s-1"))
     cache.see_child("Service", service("8", uid="s-2"))
     cache.see_child("Service", service("7", uid="s-1"), deleted=True)
-    assert [each.uid for each in cache.children("u-1").services] == ["s-2"]
+    assert [each.uid for each in cache.children("team", "u-1").services] == ["s-2"]
 
 
 def test_what_is_nobodys_is_not_kept() -> None:
@@ -73,8 +75,8 @@ def test_a_full_list_drops_what_a_broken_watch_missed_and_keeps_what_is_newer_th
     cache.see_child("Service", service("5", uid="s-1"))
     cache.see_child("Service", service("30", uid="s-9", run_uid="u-2"))
     assert cache.keep_only("Service", present=set(), version="20") == {RUN}
-    assert cache.children("u-1").services == ()
-    assert [each.uid for each in cache.children("u-2").services] == ["s-9"]
+    assert cache.children("team", "u-1").services == ()
+    assert [each.uid for each in cache.children("team", "u-2").services] == ["s-9"]
 
 
 def test_runs_missing_from_a_full_list_are_gone() -> None:
@@ -92,11 +94,11 @@ def test_an_answer_that_the_end_has_overtaken_does_not_bring_a_run_or_a_child_ba
     assert cache.run(RUN) is None
     cache.see_child("Service", service("9"), deleted=True)
     cache.see_child("Service", service("8"))
-    assert cache.children("u-1").services == ()
+    assert cache.children("team", "u-1").services == ()
 
 
 def test_what_comes_back_into_a_watch_by_label_is_seen_again() -> None:
     cache = Cache()
     cache.see_child("Service", service("9"), deleted=True)
     cache.see_child("Service", service("10"))
-    assert [each.uid for each in cache.children("u-1").services] == ["s-1"]
+    assert [each.uid for each in cache.children("team", "u-1").services] == ["s-1"]

@@ -78,8 +78,10 @@ def test_a_gang_that_is_refused_holds_nobody_back(key: str) -> None:
     refused = running(retries={key: RetryState(failures=1, not_before=NOW + 60, message="quota")})
     scene = Scene(status=refused)
     for index in range(2):
-        scene.cache.forget_child("Pod", "uid-old", f"old-trainer-i1-{index}", f"uid-of-old-trainer-i1-{index}-1")
-    assert scene.cache.children("uid-old").pods == ()
+        scene.cache.forget_child(
+            "Pod", ("team", "uid-old"), f"old-trainer-i1-{index}", f"uid-of-old-trainer-i1-{index}-1"
+        )
+    assert scene.cache.children("team", "uid-old").pods == ()
     assert scene.look_at_young() == ""
 
 
@@ -99,6 +101,8 @@ def test_an_older_run_that_is_new_goes_first_too_but_not_for_ever(age: float, ol
     del new["status"]
     scene.cache.see_run(new)
     for index in range(2):
-        scene.cache.forget_child("Pod", "uid-old", f"old-trainer-i1-{index}", f"uid-of-old-trainer-i1-{index}-1")
+        scene.cache.forget_child(
+            "Pod", ("team", "uid-old"), f"old-trainer-i1-{index}", f"uid-of-old-trainer-i1-{index}-1"
+        )
     young = body("young", 1, 999, running())
     assert scene.line.give_way_to(YOUNG, young, running(), asks(1), NOW) == older

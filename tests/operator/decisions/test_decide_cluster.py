@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from operator_builders import member, wanted
 
+from rz_api.names import MAX_INCARNATION
 from rz_api.status import RunStatus
 from rz_operator.decisions.decide import Decision, decide
 from rz_operator.decisions.look import LATE_SECONDS
@@ -118,13 +119,39 @@ def test_a_trainer_pod_that_is_gone_after_its_deletion_has_vanished() -> None:
 
 
 @pytest.mark.parametrize("phase", ["running", "failed"])
-def test_the_successor_of_a_stuck_rollout_waits_for_its_name(phase: str) -> None:
+def test_a_rollout_on_a_lost_node_is_replaced_beside_it(phase: str) -> None:
+    """Whose name the old pod keeps, for as long as the node is lost, is its own: the next one has another."""
     run = running()
     stuck = member("rollout-1", phase=phase, deleting=True, gone_by=130.0, reason="NodeLost")
+    assert run.see(*without("rollout-1"), stuck, at=100) == []
+    assert run.see(*without("rollout-1"), stuck, at=200) == ["start rollout-1 i2"]
+    assert run.status.restarts.get("rollout", 0) == 0, "the cluster's doing is not counted"
+    successor = member("rollout-1", incarnation=2)
+    assert run.see(*without("rollout-1"), stuck, successor, at=300) == []
+    assert run.see(*without("rollout-1"), successor, at=5_000) == [], "the old one is gone at last"
+
+
+def test_a_rollout_that_is_deleted_in_order_is_waited_for() -> None:
+    run = running()
+    going = member("rollout-1", deleting=True, gone_by=130.0)
+    for at in (100, 130, 139):
+        assert run.see(*without("rollout-1"), going, at=at) == []
+    assert run.see(*without("rollout-1"), at=140) == ["start rollout-1 i1"]
+
+
+def test_the_successor_of_a_ledger_waits_for_the_name_of_its_deployment() -> None:
+    run = running()
+    stuck = member("ledger-0", deleting=True, gone_by=130.0, reason="NodeLost")
     for at in (100, 200, 5_000):
-        assert run.see(*without("rollout-1"), stuck, at=at) == []
-    incarnation = 1 if phase == "running" else 2
-    assert run.see(*without("rollout-1"), at=5_001) == [f"start rollout-1 i{incarnation}"]
+        assert run.see(*without("ledger-0"), stuck, at=at) == []
+
+
+@pytest.mark.parametrize("key", ["trainer-0", "rollout-0"])
+def test_a_run_whose_incarnations_are_used_up_fails_instead_of_breaking(key: str) -> None:
+    run = running()
+    run.see(*ALL, member(key, incarnation=MAX_INCARNATION, phase="failed", exit_code=70), at=100)
+    assert (run.status.phase, run.status.reason) == ("Failed", "IncarnationsUsedUp")
+    assert "model.initFrom" in run.status.message
 
 
 def test_a_stuck_trainer_does_not_keep_a_suspended_run_from_giving_its_other_nodes_back() -> None:
