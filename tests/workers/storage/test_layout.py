@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rz_api.names import MAX_INCARNATION
 from rz_workers.storage import layout
 
 
@@ -31,13 +32,30 @@ def test_keys_are_those_of_the_design(key: str, expected: str) -> None:
 
 @pytest.mark.parametrize("number", [0, 7, 999_999, 1_000_000])
 def test_parsers_undo_the_functions(number: int) -> None:
-    assert layout.parse_incarnation(layout.incarnation_key(number)) == number
     assert layout.parse_step(layout.step_key(number)) == number
     assert layout.parse_step(layout.step_key(number, 12)) == number
     assert layout.parse_weights(layout.weights_prefix(number, 12)) == (number, 12)
     assert layout.parse_checkpoint(f"{layout.checkpoint_prefix(number, 12)}/policy/rank-00000-0.bin") == (number, 12)
     assert layout.parse_eval_summary(layout.eval_summary_key(number)) == number
-    assert layout.parse_recovery(layout.recovery_key(number)) == number
+
+
+@pytest.mark.parametrize("incarnation", [1, 7, MAX_INCARNATION])
+def test_incarnations_read_back_up_to_the_last_one(incarnation: int) -> None:
+    assert layout.parse_incarnation(layout.incarnation_key(incarnation)) == incarnation
+    assert layout.parse_recovery(layout.recovery_key(incarnation)) == incarnation
+    assert layout.parse_weights(layout.weights_prefix(3, incarnation)) == (3, incarnation)
+
+
+HUGE = "9" * 5_000
+
+
+@pytest.mark.parametrize("number", [str(MAX_INCARNATION + 1), HUGE], ids=["one too many", "more digits than int takes"])
+def test_a_number_that_no_operator_gives_is_nobodys(number: str) -> None:
+    assert layout.parse_incarnation(f"incarnations/{number}") is None
+    assert layout.parse_recovery(f"recoveries/{number}.json") is None
+    assert layout.parse_weights(f"weights/v000001-i{number}") is None
+    assert layout.parse_checkpoint(f"checkpoints/step-000001-i{number}") is None
+    assert layout.parse_step(f"steps/step-{HUGE}.json") is None
 
 
 @pytest.mark.parametrize("key", ["steps/other.json", "weights/v1-i1", "weights/v000001", "eval/step-000001/x.parquet"])

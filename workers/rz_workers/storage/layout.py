@@ -23,13 +23,15 @@ RECOVERIES = "recoveries/"
 EVALUATIONS = "eval/"
 TRAJECTORIES = "trajectories/"
 
-# Six digits at least, so that keys sort as their numbers do; a longer number is still read.
-_INCARNATION = re.compile(r"incarnations/(\d{6,})")
-_STEP = re.compile(r"steps/step-(\d{6,})(?:-i(\d+))?\.json")
-_WEIGHTS = re.compile(r"weights/v(\d{6,})-i(\d+)(?:/.*)?")
-_CHECKPOINT = re.compile(r"checkpoints/step-(\d{6,})-i(\d+)(?:/.*)?")
-_RECOVERY = re.compile(r"recoveries/(\d{6,})\.json")
-_EVALUATION = re.compile(r"eval/step-(\d{6,})/summary\.json")
+# Six digits at least, so that keys sort as their numbers do; a longer number is still read, up to what no run reaches.
+# Incarnations end at ``names.MAX_INCARNATION``, which has six: a larger one in a bucket is not an operator's, and would
+# forbid every gang to write.
+_INCARNATION = re.compile(r"incarnations/(\d{6})")
+_STEP = re.compile(r"steps/step-(\d{6,15})(?:-i(\d{1,6}))?\.json")
+_WEIGHTS = re.compile(r"weights/v(\d{6,15})-i(\d{1,6})(?:/.*)?")
+_CHECKPOINT = re.compile(r"checkpoints/step-(\d{6,15})-i(\d{1,6})(?:/.*)?")
+_RECOVERY = re.compile(r"recoveries/(\d{6})\.json")
+_EVALUATION = re.compile(r"eval/step-(\d{6,15})/summary\.json")
 
 
 class Numbered(NamedTuple):
