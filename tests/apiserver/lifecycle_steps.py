@@ -37,7 +37,7 @@ BASE: Mapping[str, Any] = {
 }
 """What the runs here have in common: two trainer nodes, two rollouts, short waits."""
 
-ROLLOUTS = ("rollout-0", "rollout-1")
+ROLLOUTS = ("rollout-i1-0", "rollout-i1-1")
 Do = Callable[["Scene"], object]
 
 

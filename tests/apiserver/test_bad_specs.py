@@ -182,6 +182,6 @@ def accepted(api: Api, namespace: str, name: str) -> bool:
 
 def running(api: Api, namespace: str, name: str) -> bool:
     """Whether its first pods run and its Deployments are there."""
-    pods = [api.get("Pod", namespace, pod) for pod in (names.rollout_pod(name, 0), names.trainer_pod(name, 1, 0))]
+    pods = [api.get("Pod", namespace, pod) for pod in (names.rollout_pod(name, 0, 1), names.trainer_pod(name, 1, 0))]
     deployments = [api.get("Deployment", namespace, each) for each in (names.ledger(name), names.reward(name))]
     return bool(deployments) and all(pod["status"].get("phase") == "Running" for pod in pods)

@@ -205,7 +205,7 @@ def test_kubectl_scale_changes_the_rollouts(
     for replicas in (4, 1):
         kubectl("scale", f"rzr/{running}", f"--replicas={replicas}")
         wait_for(lambda: scaled(api, namespace, running), WITHIN_SECONDS, until=replicas.__eq__, each=players.tick)
-        wanted = [f"{running}-rollout-{number}" for number in range(replicas)]
+        wanted = [f"{running}-rollout-i1-{number}" for number in range(replicas)]
         wait_for(lambda: sorted(rollouts(api, namespace)), WITHIN_SECONDS, until=wanted.__eq__, each=players.tick)
 
 

@@ -69,7 +69,9 @@ ENDS = (
         {"spec.failurePolicy.maxRestarts": 0},
     ),
     ends_with_user_error("exit 64 of a trainer", fail("trainer-i1-1", **USER_ERROR), left=("trainer-i1-1",)),
-    ends_with_user_error("exit 64 of a rollout, whose pod is restarted", restart_in_place("rollout-1", **USER_ERROR)),
+    ends_with_user_error(
+        "exit 64 of a rollout, whose pod is restarted", restart_in_place("rollout-i1-1", **USER_ERROR)
+    ),
     ends_with_user_error("exit 64 of the ledger, of a Deployment", restart_deployed("ledger", **USER_ERROR)),
     ends_with_user_error(
         "exit 64 of a reward pod in CrashLoopBackOff", restart_deployed("reward", up=False, **USER_ERROR)
@@ -98,7 +100,7 @@ ENDS = (
             ),
             Step(
                 "and again, one of them for good",
-                both(restart_in_place("rollout-0"), fail("rollout-1", message="no kernel image")),
+                both(restart_in_place("rollout-i1-0"), fail("rollout-i1-1", message="no kernel image")),
                 want_phase="Failed",
                 want_pods=(),
                 want_condition=("Failed", "True", "RolloutsFailing", "every rollout failed 2 times"),

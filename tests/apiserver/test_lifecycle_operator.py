@@ -27,7 +27,7 @@ def test_a_failure_that_happens_while_the_operator_is_killed_is_counted_once(sce
     scene.take(STARTED)
     scene.operator.kill()
     scene.kubelet.fail(scene.namespace, "tiny-trainer-i1-0", exit_code=1)
-    scene.kubelet.fail(scene.namespace, "tiny-rollout-1", exit_code=1)
+    scene.kubelet.fail(scene.namespace, "tiny-rollout-i1-1", exit_code=1)
     scene.players.settle()
     for seconds in (0.0, 0.2, 0.4):
         scene.operator.start()
@@ -40,7 +40,7 @@ def test_a_failure_that_happens_while_the_operator_is_killed_is_counted_once(sce
             lambda scene: scene.operator.start(),
             want_pods=(*gang(2), *ROLLOUTS),
             want_running=(*gang(2), *ROLLOUTS),
-            want_same=("rollout-0",),
+            want_same=("rollout-i1-0",),
             want_gang={"incarnation": 2, "restarts": 1, "failuresInARow": 1},
             want_restarts={"trainer": 1, "rollout": 1},
         )
@@ -114,10 +114,10 @@ def test_two_operators_at_once_make_nothing_twice_and_do_not_fight(
         scene.take(
             Step(
                 "a failure is counted once",
-                both(fail("trainer-i1-0"), fail("rollout-0")),
+                both(fail("trainer-i1-0"), fail("rollout-i1-0")),
                 want_pods=(*gang(2), *ROLLOUTS),
-                want_running=(*gang(2), "rollout-1"),
-                want_new=("rollout-0",),
+                want_running=(*gang(2), "rollout-i1-1"),
+                want_new=("rollout-i1-0",),
                 want_gang={"incarnation": 2, "restarts": 1, "failuresInARow": 1},
                 want_restarts={"trainer": 1, "rollout": 1},
             )

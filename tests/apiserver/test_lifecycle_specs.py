@@ -70,7 +70,7 @@ SPEC_CHANGES = (
             Step(
                 "a third rollout",
                 patch(rollout={"replicas": 3}),
-                want_running=(*EVERYBODY, "rollout-2"),
+                want_running=(*EVERYBODY, "rollout-i1-2"),
                 want_same=EVERYBODY,
                 want=lambda scene: (
                     scene.status["rollout"] | {"selector": ""} == {"replicas": 3, "readyReplicas": 3, "selector": ""}
@@ -81,8 +81,8 @@ SPEC_CHANGES = (
                 lambda scene: scene.api.patch(
                     names.KIND, scene.namespace, NAME, {"spec": {"replicas": 1}}, subresource="scale"
                 ),
-                want_pods=(*gang(1), "rollout-0"),
-                want_same=(*gang(1), "rollout-0"),
+                want_pods=(*gang(1), "rollout-i1-0"),
+                want_same=(*gang(1), "rollout-i1-0"),
                 want=lambda scene: (
                     scene.api.get(names.KIND, scene.namespace, NAME, subresource="scale")["status"]
                     == {"replicas": 1, "selector": f"{names.LABEL_RUN}={NAME},{names.LABEL_ROLE}=rollout"}
@@ -91,7 +91,7 @@ SPEC_CHANGES = (
             Step(
                 "two reward pods",
                 patch(reward={"replicas": 2}),
-                want_same=(*gang(1), "rollout-0"),
+                want_same=(*gang(1), "rollout-i1-0"),
                 want_condition=("RewardReady", "True", "Ready", "2 of 2 pods ready"),
             ),
         ),
@@ -148,7 +148,7 @@ def test_what_can_not_change_is_refused_in_words_and_the_run_goes_on(scene: Scen
         Step(
             "the run goes on as it was: a gang is replaced, replicas act",
             both(fail("trainer-i1-0"), patch(rollout={"replicas": 1})),
-            want_pods=(*gang(2), "rollout-0"),
+            want_pods=(*gang(2), "rollout-i1-0"),
             want_running=gang(2),
             want_condition=("Accepted", "False", "ImmutableFieldChanged", words),
         )
@@ -157,7 +157,7 @@ def test_what_can_not_change_is_refused_in_words_and_the_run_goes_on(scene: Scen
         Step(
             "the change is undone",
             patch(algorithm=None),
-            want_same=(*gang(2), "rollout-0"),
+            want_same=(*gang(2), "rollout-i1-0"),
             want_condition=("Accepted", "True", "SpecValid", "the spec is valid"),
         )
     )

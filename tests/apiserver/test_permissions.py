@@ -46,7 +46,7 @@ def live_through(api: Api, namespace: str, players: Players, kubelet: Any, wait_
     wait(lambda: api.get("Pod", namespace, "tiny-trainer-i2-0")["status"]["phase"] == "Running", "a second gang")
     api.patch(names.KIND, namespace, "tiny", {"spec": {"rollout": {"replicas": 1}, "reward": {"replicas": 2}}})
     wait(lambda: api.get("Deployment", namespace, "tiny-reward")["spec"]["replicas"] == 2, "more reward workers")
-    wait(lambda: api.find("Pod", namespace, "tiny-rollout-1") is None, "fewer rollouts")
+    wait(lambda: api.find("Pod", namespace, "tiny-rollout-i1-1") is None, "fewer rollouts")
     for suspend, phase in ((True, "Suspended"), (False, "Running")):
         api.patch(names.KIND, namespace, "tiny", {"spec": {"suspend": suspend}})
         wait(lambda: status(api, namespace).get("phase") == phase, phase)  # noqa: B023

@@ -211,11 +211,11 @@ def test_6_nor_does_the_new_operator_and_the_run_keeps_its_images(story: Story) 
     pods = {pod["metadata"]["name"]: pod for pod in story.plane.api.list("Pod", TEAM)}
     story.start_operator()
     story.plane.api.patch(names.KIND, TEAM, "orz", {"spec": {"rollout": {"replicas": 3}}})
-    story.wait(lambda: story.plane.api.find("Pod", TEAM, "orz-rollout-2") is not None, "it works")
+    story.wait(lambda: story.plane.api.find("Pod", TEAM, "orz-rollout-i1-2") is not None, "it works")
     after = {pod["metadata"]["name"]: pod for pod in story.plane.api.list("Pod", TEAM)}
     for name, pod in pods.items():
         assert after[name]["metadata"]["resourceVersion"] == pod["metadata"]["resourceVersion"], name
-    assert after["orz-rollout-2"]["spec"]["containers"][0]["image"] == "reasonerzero-worker:0.1.0"
+    assert after["orz-rollout-i1-2"]["spec"]["containers"][0]["image"] == "reasonerzero-worker:0.1.0"
     story.wait(lambda: story.players.tick() == 0, "the new pod runs")
 
 

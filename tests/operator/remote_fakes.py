@@ -50,16 +50,20 @@ def run(name: str = "tiny", *, spec: Mapping[str, Any] | None = None, **status: 
 
 
 def pod(role: str, index: int, incarnation: int = 1, *, ready: bool = True, uid: str = UID, **status: Any) -> Body:
-    name = f"tiny-{role}-i{incarnation}-{index}" if role == "trainer" else f"tiny-{role}-{index}"
     conditions = [{"type": "Ready", "status": str(ready)}]
     deployed = role in ("ledger", "reward")
+    name = f"tiny-{role}-abc-{index}" if deployed else f"tiny-{role}-i{incarnation}-{index}"
+    labels = names.labels("tiny", role, 0 if deployed else index, incarnation, uid=uid)  # type: ignore[arg-type]
+    run = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "tiny", "uid": uid}
+    replica_set = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"tiny-{role}-abc", "uid": "r-1"}
     return {
         "kind": "Pod",
         "metadata": {
             "name": name,
             "namespace": NAMESPACE,
             "creationTimestamp": f"2026-01-01T00:00:{index:02}Z",
-            "labels": names.labels("tiny", role, 0 if deployed else index, incarnation, uid=uid),  # type: ignore[arg-type]
+            "labels": {**labels, "pod-template-hash": "abc"} if deployed else labels,
+            "ownerReferences": [{**(replica_set if deployed else run), "controller": True}],
         },
         "status": {"phase": "Running", "conditions": conditions, **status},
     }

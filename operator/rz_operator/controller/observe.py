@@ -112,6 +112,12 @@ def seen_pod(body: Body) -> SeenPod | None:
     )
 
 
+def is_pod_of(body: Body, run_uid: object) -> bool:
+    """Whether a pod is a run's, those of its Deployments included."""
+    seen = seen_pod(body)
+    return seen is not None and seen.run_uid == run_uid
+
+
 def seen_deployment(body: Body) -> SeenDeployment | None:
     """The Deployment of the ledger or the reward role; None where it is none."""
     owner, role = _owner(body), _role(_labels(body))

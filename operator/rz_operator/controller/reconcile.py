@@ -44,6 +44,7 @@ from rz_operator.controller.frozen import Frozen
 from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
+from rz_operator.controller.refusals import is_wanted_rollout
 from rz_operator.controller.seen import Children, RunKey
 from rz_operator.controller.status_report import report
 from rz_operator.controller.storage_claims import StorageClaim
@@ -379,8 +380,7 @@ def _without_old_refusals(run: _Run, planned: Plan) -> _Run:
         name = key.partition("/")[2]
         if name.startswith(gang):
             return name == mine or name.startswith(f"{mine}-")
-        index = name.removeprefix(rollout)
-        return not name.startswith(rollout) or not index.isdigit() or int(index) < count
+        return not name.startswith(rollout) or is_wanted_rollout(run.key.name, name, run.memory, count)
 
     retries = {key: retry for key, retry in run.memory.retries.items() if is_wanted(key)}
     return replace(run, memory=run.memory.model_copy(update={"retries": retries}))

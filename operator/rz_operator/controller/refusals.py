@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from rz_api import names
 from rz_api.names import Role
-from rz_api.status import RunStatus
+from rz_api.status import MemberState, RunStatus
 from rz_operator.controller import words
 from rz_operator.controller.facts import Facts, Finding
+from rz_operator.decisions.members import member_key
 
 _EVERYBODY = ("ConfigMap", "Secret")
 """Kinds without which no pod starts."""
@@ -47,6 +48,14 @@ def _is_needed_by(key: str, status: RunStatus, facts: Facts, role: Role) -> bool
     if role == "trainer" and kind == "PodGroup":
         return name == f"{facts.name}-trainer-i{number}"
     if role == "rollout" and facts.plan is not None:
-        index = name.rpartition("-")[2]
-        return index.isdigit() and int(index) < facts.plan.role("rollout").nodes
+        return is_wanted_rollout(facts.name, name, status, facts.plan.role("rollout").nodes)
     return True
+
+
+def is_wanted_rollout(run: str, pod: str, status: RunStatus, count: int) -> bool:
+    """Whether this is the name of the pod that one of the run's ``count`` rollouts should have now."""
+    found = names.parse_rollout_pod(run, pod)
+    if found is None or found[1] >= count:
+        return False
+    entry = status.members.get(member_key("rollout", found[1]), MemberState())
+    return found[0] == entry.incarnation

@@ -176,7 +176,7 @@ def test_manifests_are_yaml_that_kubectl_would_read(here: Path) -> None:
     objects = list(yaml.safe_load_all(done.stdout))
     assert {each["metadata"]["namespace"] for each in objects} == {"team"}
     assert [each["metadata"]["name"] for each in objects if each["kind"] == "Pod"] == [
-        "tiny-rollout-0",
+        "tiny-rollout-i1-0",
         "tiny-trainer-i3-0",
     ]
     assert json.loads(objects[0]["data"]["run.json"])["name"] == "tiny"

@@ -256,7 +256,7 @@ def test_what_is_amiss_is_shown_with_its_reason() -> None:
         run(
             phase="Running",
             gang={"incarnation": 1},
-            retries={"Pod/tiny-rollout-0": {"failures": 1, "notBefore": NOON, "message": "exceeded quota"}},
+            retries={"Pod/tiny-rollout-i1-0": {"failures": 1, "notBefore": NOON, "message": "exceeded quota"}},
             conditions=[
                 condition("Accepted", "False", "ImmutableFieldChanged", "tiny: 2 problems\n  - a\n  - b"),
                 condition("TrainerReady", "False", "Starting", "image x cannot be pulled"),
@@ -270,7 +270,7 @@ def test_what_is_amiss_is_shown_with_its_reason() -> None:
     )
     for words in (
         "trainer        0/1 ready, incarnation 1 (1 ImagePullBackOff)",
-        "refused        Pod/tiny-rollout-0, again at 12:00:00 UTC: exceeded quota",
+        "refused        Pod/tiny-rollout-i1-0, again at 12:00:00 UTC: exceeded quota",
         "Accepted       False, ImmutableFieldChanged: tiny: 2 problems\n                   - a",
         "TrainerReady   False, Starting: image x cannot be pulled",
         "Stalled        True, NoProgress: no step since noon",
@@ -437,7 +437,7 @@ def cluster_with_pods(**spec: Any) -> FakeCluster:
 
 def test_one_pods_log_is_whole_and_as_it_is() -> None:
     said, _ = printed(cluster_with_pods(), "rollout", 1)
-    assert said == [f"tiny-rollout-1 line {number}" for number in range(20)]
+    assert said == [f"tiny-rollout-i1-1 line {number}" for number in range(20)]
 
 
 def test_the_trainers_newest_incarnation_is_meant() -> None:
@@ -449,7 +449,7 @@ def test_the_trainers_newest_incarnation_is_meant() -> None:
 def test_lines_of_several_pods_say_whose_they_are_ten_of_each() -> None:
     said, _ = printed(cluster_with_pods(), "rollout")
     assert len(said) == 20
-    assert (said[0], said[-1]) == ("[rollout-0] tiny-rollout-0 line 10", "[rollout-1] tiny-rollout-1 line 19")
+    assert (said[0], said[-1]) == ("[rollout-0] tiny-rollout-i1-0 line 10", "[rollout-1] tiny-rollout-i1-1 line 19")
     followed, _ = printed(cluster_with_pods(), "rollout", follow=True, tail=2)
     assert sorted(line.partition("]")[0] for line in followed) == ["[rollout-0"] * 2 + ["[rollout-1"] * 2
 
@@ -460,10 +460,10 @@ def test_pods_of_a_deployment_are_numbered_by_age() -> None:
 
 def test_one_of_several_that_has_no_log_yet_is_noted_and_the_others_are_shown() -> None:
     cluster = cluster_with_pods()
-    cluster.logs["tiny-rollout-0"] = ApiError(400, "BadRequest", "ContainerCreating")
+    cluster.logs["tiny-rollout-i1-0"] = ApiError(400, "BadRequest", "ContainerCreating")
     said, notes = printed(cluster, "rollout", tail=1)
-    assert said == ["[rollout-1] tiny-rollout-1 line 19"]
-    assert notes == ["[rollout-0] pod tiny-rollout-0 has no log yet: ContainerCreating"]
+    assert said == ["[rollout-1] tiny-rollout-i1-1 line 19"]
+    assert notes == ["[rollout-0] pod tiny-rollout-i1-0 has no log yet: ContainerCreating"]
     with pytest.raises(RemoteError, match="has no log yet"):
         printed(cluster, "rollout", 0)
     with pytest.raises(UserError, match="leave out --previous"):
@@ -472,8 +472,8 @@ def test_one_of_several_that_has_no_log_yet_is_noted_and_the_others_are_shown() 
 
 def test_a_pod_without_a_word_is_noted() -> None:
     cluster = cluster_with_pods()
-    cluster.logs["tiny-rollout-0"] = []
-    assert printed(cluster, "rollout", 0) == ([], ["pod tiny-rollout-0 has said nothing yet; it is Running"])
+    cluster.logs["tiny-rollout-i1-0"] = []
+    assert printed(cluster, "rollout", 0) == ([], ["pod tiny-rollout-i1-0 has said nothing yet; it is Running"])
 
 
 NO_POD = [

@@ -353,14 +353,14 @@ WHY: dict[str, tuple[str, RunStatus, Facts, str, str]] = {
     "some rollouts": (
         "RolloutsReady",
         running(),
-        facts(without("rollout-2")),
+        facts(without("rollout-i1-2")),
         "False PartlyReady",
         "2 of 3 pods ready",
     ),
     "some rollouts, and why not all": (
         "RolloutsReady",
         running(),
-        facts([*without("rollout-2"), no_image("rollout", 2)]),
+        facts([*without("rollout-i1-2"), no_image("rollout", 2)]),
         "False PartlyReady",
         "2 of 3 pods ready; orz-rollout-i1-2: ImagePullBackOff",
     ),
@@ -374,7 +374,7 @@ WHY: dict[str, tuple[str, RunStatus, Facts, str, str]] = {
     "a rollout that is refused": (
         "RolloutsReady",
         running(retries=refused("Pod/orz-rollout-i1-2")),
-        facts(without("rollout-2")),
+        facts(without("rollout-i1-2")),
         "False CreateRefused",
         "2 of 3 pods ready; Pod/orz-rollout-i1-2 was refused",
     ),

@@ -13,6 +13,7 @@ from rz_operator.apiserver.bodies import at
 from rz_operator.apiserver.cluster import ApiError, Body
 from rz_operator.commands.cluster.access import ClusterApi, RemoteError, Say, get_run
 from rz_operator.commands.cluster.view import ROLES, pod_state
+from rz_operator.controller.observe import is_pod_of
 from rz_operator.errors import UserError
 
 MAX_FOLLOWED = 50
@@ -83,7 +84,7 @@ def log_pods(bodies: Sequence[Body], uid: str) -> list[LogPod]:
     for pod in by_age:
         labels = pod["metadata"].get("labels") or {}
         role, name = labels.get(names.LABEL_ROLE), pod["metadata"]["name"]
-        if role not in ROLES or labels.get(names.LABEL_RUN_UID, uid) != uid:
+        if role not in ROLES or not is_pod_of(pod, uid):
             continue
         if role in deployed:
             found.append(LogPod(name, role, deployed[role], 1, pod_state(pod)))
@@ -91,9 +92,12 @@ def log_pods(bodies: Sequence[Body], uid: str) -> list[LogPod]:
         else:
             index, incarnation = _number(labels, names.LABEL_INDEX), _number(labels, names.LABEL_INCARNATION)
             found.append(LogPod(name, role, index, incarnation, pod_state(pod)))
-    gang = max((pod.incarnation for pod in found if pod.role == "trainer"), default=0)
-    newest = [pod for pod in found if pod.role != "trainer" or pod.incarnation == gang]
-    return sorted(newest, key=lambda pod: (pod.role, pod.index))
+    newest: dict[tuple[str, int], int] = {}
+    for each in found:
+        number = -1 if each.role == "trainer" else each.index  # a gang has one incarnation, a rollout its own
+        newest[each.role, number] = max(newest.get((each.role, number), 0), each.incarnation)
+    current = [p for p in found if p.incarnation == newest[p.role, -1 if p.role == "trainer" else p.index]]
+    return sorted(current, key=lambda pod: (pod.role, pod.index))
 
 
 def _number(labels: Mapping[str, str], key: str) -> int:

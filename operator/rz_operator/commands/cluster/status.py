@@ -17,6 +17,7 @@ from rz_operator.apiserver.bodies import at
 from rz_operator.apiserver.cluster import Body
 from rz_operator.commands.cluster.access import ClusterApi, RemoteError, Say, get_run, list_or_nothing
 from rz_operator.commands.cluster.view import is_current, run_lines, status_of, table_lines
+from rz_operator.controller.observe import is_pod_of
 from rz_operator.errors import UserError
 
 WATCH_SECONDS = 2.0
@@ -37,7 +38,7 @@ async def show_run(
     events = await list_or_nothing(api, "Event", namespace)
     uid = run["metadata"].get("uid")
     about = [event for event in events if at(event, "involvedObject", "uid") == uid]
-    mine = [pod for pod in pods if _is_of(pod, uid)]
+    mine = [pod for pod in pods if is_pod_of(pod, uid)]
     return run_lines(run, mine, about, now, width), status_of(run).phase in FINAL_PHASES
 
 
@@ -123,13 +124,7 @@ def _refusal(run: Mapping[str, Any]) -> str:
 async def _progress_line(api: ClusterApi, namespace: str, name: str, run: Body) -> str:
     """``Suspending: 5 trainer, 24 rollout pods``"""
     pods = await list_or_nothing(api, "Pod", namespace, names.selector_string(name))
-    roles = (at(pod, "metadata", "labels", names.LABEL_ROLE) for pod in pods if _is_of(pod, run["metadata"].get("uid")))
-    counts = Counter(str(role) for role in roles)
+    mine = [pod for pod in pods if is_pod_of(pod, run["metadata"].get("uid"))]
+    counts = Counter(str(at(pod, "metadata", "labels", names.LABEL_ROLE)) for pod in mine)
     shown = ", ".join(f"{count} {role}" for role, count in sorted(counts.items(), reverse=True))
     return f"{status_of(run).phase}: {shown or 'no'} pod{'' if sum(counts.values()) == 1 else 's'}"
-
-
-def _is_of(pod: Mapping[str, Any], uid: Any) -> bool:
-    """Whether it is this run's, and not of an earlier run of the same name."""
-    found = at(pod, "metadata", "labels", names.LABEL_RUN_UID)
-    return found is None or found == uid
