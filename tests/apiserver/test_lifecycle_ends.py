@@ -90,7 +90,9 @@ ENDS = (
                 "a unit is completed, which forgives both",
                 ledger_says(step=1, units_done=2),
                 want_same=EVERYBODY,
-                want=lambda scene: [scene.status["members"][name]["failures"] for name in ROLLOUTS] == [0, 0],
+                want=lambda scene: (
+                    [scene.status["members"][name]["failures"] for name in ("rollout-0", "rollout-1")] == [0, 0]
+                ),
             ),
             Step(
                 "each once more",

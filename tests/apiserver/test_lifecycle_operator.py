@@ -38,8 +38,8 @@ def test_a_failure_that_happens_while_the_operator_is_killed_is_counted_once(sce
         Step(
             "once",
             lambda scene: scene.operator.start(),
-            want_pods=(*gang(2), *ROLLOUTS),
-            want_running=(*gang(2), *ROLLOUTS),
+            want_pods=(*gang(2), "rollout-i1-0", "rollout-i2-1"),
+            want_running=(*gang(2), "rollout-i2-1"),
             want_same=("rollout-i1-0",),
             want_gang={"incarnation": 2, "restarts": 1, "failuresInARow": 1},
             want_restarts={"trainer": 1, "rollout": 1},
@@ -115,9 +115,9 @@ def test_two_operators_at_once_make_nothing_twice_and_do_not_fight(
             Step(
                 "a failure is counted once",
                 both(fail("trainer-i1-0"), fail("rollout-i1-0")),
-                want_pods=(*gang(2), *ROLLOUTS),
+                want_pods=(*gang(2), "rollout-i2-0", "rollout-i1-1"),
                 want_running=(*gang(2), "rollout-i1-1"),
-                want_new=("rollout-i1-0",),
+                want_new=("rollout-i2-0",),
                 want_gang={"incarnation": 2, "restarts": 1, "failuresInARow": 1},
                 want_restarts={"trainer": 1, "rollout": 1},
             )

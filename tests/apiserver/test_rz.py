@@ -131,7 +131,9 @@ def test_a_cluster_without_the_crd_is_told_from_one_without_the_run(
 def test_a_log_that_no_node_gives_is_a_failure_in_words(rz: Rz, api: Api, namespace: str, kubelet: Kubelet) -> None:
     good(rz("submit", "run.yaml"))
     uid = api.get(names.KIND, namespace, "tiny")["metadata"]["uid"]
-    metadata = {"name": "tiny-trainer-i1-0", "labels": names.labels("tiny", "trainer", 0, 1, uid=uid)}
+    owner = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "tiny", "uid": uid, "controller": True}
+    labels = names.labels("tiny", "trainer", 0, 1, uid=uid)
+    metadata = {"name": "tiny-trainer-i1-0", "labels": labels, "ownerReferences": [owner]}
     containers = [{"name": names.MAIN_CONTAINER, "image": "image:1"}]
     api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers}}, namespace)
     ask = ("logs", "tiny", "--role", "trainer")

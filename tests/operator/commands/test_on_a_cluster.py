@@ -437,7 +437,7 @@ def cluster_with_pods(**spec: Any) -> FakeCluster:
 
 def test_one_pods_log_is_whole_and_as_it_is() -> None:
     said, _ = printed(cluster_with_pods(), "rollout", 1)
-    assert said == [f"tiny-rollout-i1-1 line {number}" for number in range(20)]
+    assert said == [f"tiny-rollout-i4-1 line {number}" for number in range(20)]
 
 
 def test_the_trainers_newest_incarnation_is_meant() -> None:
@@ -449,20 +449,20 @@ def test_the_trainers_newest_incarnation_is_meant() -> None:
 def test_lines_of_several_pods_say_whose_they_are_ten_of_each() -> None:
     said, _ = printed(cluster_with_pods(), "rollout")
     assert len(said) == 20
-    assert (said[0], said[-1]) == ("[rollout-0] tiny-rollout-i1-0 line 10", "[rollout-1] tiny-rollout-i1-1 line 19")
+    assert (said[0], said[-1]) == ("[rollout-0] tiny-rollout-i1-0 line 10", "[rollout-1] tiny-rollout-i4-1 line 19")
     followed, _ = printed(cluster_with_pods(), "rollout", follow=True, tail=2)
     assert sorted(line.partition("]")[0] for line in followed) == ["[rollout-0"] * 2 + ["[rollout-1"] * 2
 
 
 def test_pods_of_a_deployment_are_numbered_by_age() -> None:
-    assert printed(cluster_with_pods(), "reward", 1, tail=1)[0] == ["tiny-reward-5 line 19"]
+    assert printed(cluster_with_pods(), "reward", 1, tail=1)[0] == ["tiny-reward-abc-5 line 19"]
 
 
 def test_one_of_several_that_has_no_log_yet_is_noted_and_the_others_are_shown() -> None:
     cluster = cluster_with_pods()
     cluster.logs["tiny-rollout-i1-0"] = ApiError(400, "BadRequest", "ContainerCreating")
     said, notes = printed(cluster, "rollout", tail=1)
-    assert said == ["[rollout-1] tiny-rollout-i1-1 line 19"]
+    assert said == ["[rollout-1] tiny-rollout-i4-1 line 19"]
     assert notes == ["[rollout-0] pod tiny-rollout-i1-0 has no log yet: ContainerCreating"]
     with pytest.raises(RemoteError, match="has no log yet"):
         printed(cluster, "rollout", 0)
