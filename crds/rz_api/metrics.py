@@ -407,6 +407,23 @@ _ALL: list[Family] = [
         {"verb": "HTTP verbs (`CREATE` for a POST)"},
     ),
     Family(
+        "rz_operator_watch_silent_seconds",
+        "operator",
+        "gauge",
+        "s",
+        "Now minus the newest sign of life of a watch: bytes (also of a bookmark) or the proper end of a request. Of a "
+        "watch that works at most `RZ_WATCH_SECONDS`, also when nothing happens on the cluster.",
+        {"resource": "kinds of objects that the operator watches"},
+    ),
+    Family(
+        "rz_operator_watch_restarts_total",
+        "operator",
+        "counter",
+        "restarts",
+        "Restarts of the watches within the process.",
+        {"reason": "`ended`: by an error, see the operator's log; `silent`: without a sign of life for too long"},
+    ),
+    Family(
         "rz_operator_create_refusals_total",
         "operator",
         "counter",

@@ -96,6 +96,11 @@ CASES = {
         {of_operator("rz_operator_queue_age_seconds"): "10x20"},
         "1h",
     ),
+    "ReasonerZeroOperatorNotWatching": Case(
+        {of_operator("rz_operator_watch_silent_seconds", 'resource="Pod"'): "400x20"},
+        {of_operator("rz_operator_watch_silent_seconds", 'resource="Pod"'): "60x20"},
+        "1h",
+    ),
     "ReasonerZeroOperatorFailing": Case(
         {of_operator("rz_operator_reconciles_total", 'result="failed"'): "0+5x30"},
         {

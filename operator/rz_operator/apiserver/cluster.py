@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from rz_api import names
+from rz_operator.apiserver.credentials import Credentials, NoCredentialsError
 from rz_operator.apiserver.versions import Capabilities, choose
 
 Body = dict[str, Any]
@@ -26,7 +26,8 @@ Body = dict[str, Any]
 REQUEST_SECONDS = 30.0
 LIST_CHUNK = 500
 """Objects of one page of a list: bounds the memory that a list of thousands of pods takes."""
-_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod has token and certificate authority of its ServiceAccount."""
 
 RESOURCES: Mapping[str, tuple[str, str]] = {
     names.KIND: (names.API_VERSION, names.PLURAL),
@@ -86,8 +87,15 @@ Observer = Callable[[str, str, int, float], None]
 class Cluster:
     """One API server. ``async with Cluster.connect() as cluster: ...``"""
 
-    def __init__(self, api: Any, request_seconds: float = REQUEST_SECONDS, observer: Observer | None = None):
+    def __init__(
+        self,
+        api: Any,
+        source: Credentials,
+        request_seconds: float = REQUEST_SECONDS,
+        observer: Observer | None = None,
+    ):
         self._api = api
+        self._source = source
         self._seconds = request_seconds
         self._observer = observer or (lambda verb, kind, status, seconds: None)
 
@@ -98,42 +106,26 @@ class Cluster:
         context: str | None = None,
         request_seconds: float = REQUEST_SECONDS,
         observer: Observer | None = None,
+        service_account: Path = SERVICE_ACCOUNT,
     ) -> AsyncIterator[Cluster]:
         """A connection as ``kubectl`` makes it: the given kubeconfig, $KUBECONFIG, the pod's own ServiceAccount, or
         ~/.kube/config. Raises ApiError (status 0) when none of them can be used."""
-        from kubernetes.aio import client, config
-        from yaml import YAMLError
+        from kubernetes.aio import client
 
         configuration = client.Configuration()
-        try:
-            explicit = kubeconfig or os.environ.get("KUBECONFIG") or context
-            if not explicit and _SERVICE_ACCOUNT_TOKEN.exists():
-                config.load_incluster_config(client_configuration=configuration)
-            else:
-                await config.load_kube_config(
-                    config_file=kubeconfig,
-                    context=context,
-                    client_configuration=configuration,
-                    persist_config=False,  # a refreshed token is not ours to write into the user's file
-                )
-        except (config.ConfigException, YAMLError, OSError, ValueError, TypeError) as error:
-            raise ApiError(
-                0,
-                "NoCredentials",
-                f"found no usable kubeconfig ({error}); set --kubeconfig or KUBECONFIG to one, or run in a pod with a "
-                "ServiceAccount",
-            ) from error
+        source = Credentials(configuration, kubeconfig, context, service_account)
+        await _read(source)
         configuration.connection_pool_maxsize = 64
         async with client.ApiClient(configuration) as api:
             api.user_agent = names.MANAGER
-            yield Cluster(api, request_seconds, observer)
+            yield Cluster(api, source, request_seconds, observer)
 
     async def credentials(self) -> dict[str, Any]:
-        """What kopf's own client needs to know: the fields of its ``ConnectionInfo``."""
+        """What kopf's own client needs to know: the fields of its ``ConnectionInfo``, read anew. Raises ApiError as
+        ``connect`` does."""
+        await _read(self._source)
         configuration = self._api.configuration
-        headers: dict[str, str] = {}
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"])
-        scheme, _, token = headers.get("authorization", "").partition(" ")
+        scheme, _, token = (await self._source.header()).partition(" ")
         return {
             "server": configuration.host,
             "ca_path": configuration.ssl_ca_cert,
@@ -293,34 +285,46 @@ class Cluster:
         seconds: float | None = 0,
     ) -> Any:
         """The raw answer (aiohttp); raises ApiError unless it is a success. ``seconds``: 0 is the usual limit, None
-        none."""
-        began, status, word = time.monotonic(), 0, verb or method
+        none. Credentials that are refused are read again, and used if they have changed: a 401 has done nothing."""
         limit = self._seconds if seconds == 0 else seconds
-        try:
-            # aiohttp's limit below goes on while the body is read; this one has the refresh of a token in it.
-            async with asyncio.timeout(limit):
-                headers = {"Accept": "application/json", "Content-Type": content_type, **self._api.default_headers}
-                await self._api.update_params_for_auth(headers, [], ["BearerToken"])
-                # Not call_api: it would copy every body, field by field, in search of typed models.
-                response = await self._api.request(
-                    method,
-                    self._api.configuration.host + path,
-                    query_params=query or None,
-                    headers=headers,
-                    body=body,
-                    _preload_content=False,
-                    _request_timeout=limit,
-                )
-                status = response.status
-                if status < 300:
-                    return response
-                text = await response.text()
-        except _transport_errors() as error:
-            what = str(error) or f"{type(error).__name__} after {time.monotonic() - began:.1f} s"
-            raise ApiError(0, "Unreachable", what, f"{method} {path}") from error
-        finally:
-            self._observer(word, kind, status, time.monotonic() - began)
+        for may_renew in (True, False):
+            began, status, is_renewed = time.monotonic(), 0, False
+            try:
+                # aiohttp's limit below goes on while the body is read; this one has the refresh of a token in it.
+                async with asyncio.timeout(limit):
+                    header = await self._source.header()
+                    headers = {"Accept": "application/json", "Content-Type": content_type, **self._api.default_headers}
+                    headers |= {"Authorization": header} if header else {}
+                    # Not call_api: it would copy every body, field by field, in search of typed models.
+                    response = await self._api.request(
+                        method,
+                        self._api.configuration.host + path,
+                        query_params=query or None,
+                        headers=headers,
+                        body=body,
+                        _preload_content=False,
+                        _request_timeout=limit,
+                    )
+                    status = response.status
+                    if status < 300:
+                        return response
+                    text = await response.text()
+                    is_renewed = status == 401 and may_renew and await self._source.renew(header)
+            except _transport_errors() as error:
+                what = str(error) or f"{type(error).__name__} after {time.monotonic() - began:.1f} s"
+                raise ApiError(0, "Unreachable", what, f"{method} {path}") from error
+            finally:
+                self._observer(verb or method, kind, status, time.monotonic() - began)
+            if not is_renewed:
+                break
         raise _refusal(status, text, f"{method} {path}")
+
+
+async def _read(source: Credentials) -> None:
+    try:
+        await source.read()
+    except NoCredentialsError as error:
+        raise ApiError(0, "NoCredentials", str(error)) from error
 
 
 def _refusal(status: int, text: str, request: str) -> ApiError:

@@ -3,7 +3,8 @@
 Its process connects, fills the cache, and runs the watches, the work queue and the probes until SIGTERM:
 
 1. Answer probes at once (not ready yet), and wait for the API server.
-2. List everything once; from then on the watches keep the cache, and a full list now and then repairs it.
+2. List everything once; from then on the watches keep the cache (``watches``), and a full list now and then repairs it:
+   every few seconds while a watch is down.
 3. Reconcile every run that something happened to, or whose time has come (``work_queue``, ``reconcile``).
 
 Everything that it knows is in the API server: it may be killed at any moment and started again, also twice.
@@ -19,22 +20,26 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
 
 from rz_api import exit_codes, names
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
-from rz_operator.controller.cache import REDUCE, Cache
+from rz_operator.controller.cache import REDUCE, Cache, WatchedKind
 from rz_operator.controller.reconcile import Reconciler
 from rz_operator.controller.seen import RunKey
 from rz_operator.decisions.members import Event
 from rz_operator.errors import UserError
 from rz_operator.service.events import EventWriter
+from rz_operator.service.handlers import OURS, WATCHED, Tell
+from rz_operator.service.kopf_thread import lives
 from rz_operator.service.ledgers import Ledgers
 from rz_operator.service.metrics import OperatorMetrics
 from rz_operator.service.probes import Probes
+from rz_operator.service.pulse import Limits, Pulse
 from rz_operator.service.settings import Settings
+from rz_operator.service.watches import Watches
 from rz_operator.service.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -42,7 +47,7 @@ log = logging.getLogger(__name__)
 API_RETRY_SECONDS = 2.0
 FLUSH_SECONDS = 2.0
 WATCH_STOP_SECONDS = 1.0
-"""For kopf to close its watches. It would wait 5 s longer, for tasks that are not its own."""
+"""For kopf to close its watches."""
 
 
 class Watcher:
@@ -79,7 +84,13 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
         queue = WorkQueue(work, settings.concurrency, on_result=metrics.reconciled)
         metrics.watch(queue, lambda: (body for _, body in cache.runs()))
-        probes = Probes(settings, metrics, queue)
+        limits = Limits(settings.watch_seconds)
+        pulse = Pulse(WATCHED, limits)
+        watches = Watches(
+            lives(settings, cluster.credentials, pulse, _teller(cache, queue)), pulse, limits, metrics.watches_restarted
+        )
+        metrics.listen(pulse)
+        probes = Probes(settings, metrics, queue, watches)
         await probes.start()
         capabilities = await _probe(cluster, stop)
         if capabilities is None:
@@ -98,8 +109,16 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
         tasks = [
             asyncio.create_task(queue.run(), name="queue"),
             asyncio.create_task(events.run(), name="events"),
-            asyncio.create_task(_resync(cluster, cache, queue, settings), name="resync"),
-            asyncio.create_task(_watch(cluster, cache, queue, settings, stop), name="watch"),
+            asyncio.create_task(
+                keep_listing(
+                    lambda: resync(cluster, cache, queue, settings.watch_namespace),
+                    watches,
+                    settings.resync_seconds,
+                    limits.retry_seconds,
+                ),
+                name="resync",
+            ),
+            asyncio.create_task(watches.run(stop), name="watch"),
             asyncio.create_task(stop.wait(), name="stop"),
         ]
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -117,6 +136,16 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
         await probes.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed: say why, and let the process be started anew
+
+
+def _teller(cache: Cache, queue: WorkQueue[RunKey]) -> Tell:
+    def tell(kind: str, body: dict[str, Any], deleted: bool) -> None:
+        is_run = kind == names.KIND
+        key = cache.see_run(body, deleted) if is_run else cache.see_child(cast(WatchedKind, kind), body, deleted)
+        if key is not None:
+            queue.add(key)
+
+    return tell
 
 
 async def _probe(cluster: Cluster, stop: asyncio.Event) -> Capabilities | None:
@@ -142,19 +171,24 @@ async def _fill(
             await asyncio.sleep(API_RETRY_SECONDS)
 
 
-async def _resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], settings: Settings) -> None:
+async def keep_listing(
+    full_list: Callable[[], Awaitable[None]], watches: Watches, resync_seconds: float, degraded_seconds: float
+) -> None:
+    """A full list every ``resync_seconds``; while the watches are degraded at once and every ``degraded_seconds``."""
     while True:
-        await asyncio.sleep(settings.resync_seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(watches.degraded.wait(), resync_seconds)
         try:
-            await resync(cluster, cache, queue, settings.watch_namespace)
+            await full_list()
+            watches.listed()
         except ApiError as error:
             log.warning("the full list failed, the watches go on: %s", error)
+        if watches.degraded.is_set():
+            await asyncio.sleep(degraded_seconds)
 
 
 async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], namespace: str) -> None:
     """List everything, put the cache right, and have every run looked at."""
-    from rz_operator.service.handlers import OURS
-
     # Runs first: a status that is older than the pods is put right by them, the other way round pods seem to be gone.
     runs = await cluster.snapshot(names.KIND, namespace)
     for gone in cache.replace_runs(runs.items, runs.resource_version):
@@ -171,31 +205,6 @@ async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], names
         cache.keep_only(kind, present, version)
     for key, _ in cache.runs():
         queue.add(key)
-
-
-async def _watch(
-    cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], settings: Settings, stop: asyncio.Event
-) -> None:
-    import kopf
-
-    from rz_operator.service.handlers import kopf_settings, registry
-
-    # At its end kopf cancels every task of the loop that it is not told to ignore.
-    ours = asyncio.all_tasks()
-    # kopf would ask for the name of the user, which number 65532 has not in most images. Used in peering alone.
-    identity: Any = socket.gethostname()
-    tasks = await kopf.spawn_tasks(
-        identity=identity,
-        registry=registry(cache, queue.add, cluster.credentials),
-        settings=kopf_settings(settings),
-        namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
-        clusterwide=not settings.watch_namespace,
-        standalone=True,
-        stop_flag=stop,
-    )
-    # kopf has just taken SIGTERM for itself: it would stop alone, and the queue would work on with an old cache.
-    stop_on_signals(stop)
-    await kopf.run_tasks(tasks, ignored=ours)
 
 
 async def _write_event(cluster: Cluster, namespace: str, body: dict[str, Any]) -> None:
@@ -225,6 +234,8 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for noisy in ("kopf", "httpx", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns at each start that it takes no signals: they are ours.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 async def _serve_until_signal(settings: Settings) -> None:

@@ -6,6 +6,7 @@ One ``OperatorMetrics`` per process; ``probes`` serves it to Prometheus. Every f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, get_args
 
@@ -63,6 +64,14 @@ class Queue(Protocol):
     def longest_running_seconds(self) -> float: ...
 
 
+class Pulse(Protocol):
+    """What is read of the watches."""
+
+    @property
+    def kinds(self) -> list[str]: ...
+    def silent_seconds(self, kind: str) -> float: ...
+
+
 class OperatorMetrics:
     """The figures, and how to tell them."""
 
@@ -83,6 +92,8 @@ class OperatorMetrics:
         )
         self._refusals = Counter(*described("rz_operator_create_refusals_total"), registry=registry)
         self._polls = Counter(*described("rz_operator_ledger_polls_total"), registry=registry)
+        self._silent = Gauge(*described("rz_operator_watch_silent_seconds"), registry=registry)
+        self._watch_restarts = Counter(*described("rz_operator_watch_restarts_total"), registry=registry)
         self._events = Counter(*described("rz_operator_events_total"), registry=registry)
 
     def watch(self, queue: Queue, runs: Callable[[], Iterable[Body]]) -> None:
@@ -91,6 +102,15 @@ class OperatorMetrics:
         self._age.set_function(queue.oldest_due_seconds)
         self._longest.set_function(queue.longest_running_seconds)
         self.registry.register(_Runs(runs))
+
+    def listen(self, pulse: Pulse) -> None:
+        """Read the silence of the watches whenever Prometheus asks. Once."""
+        for kind in pulse.kinds:
+            self._silent.labels(kind).set_function(functools.partial(pulse.silent_seconds, kind))
+
+    def watches_restarted(self, reason: str) -> None:
+        """``Watches``' ``on_restart``."""
+        self._watch_restarts.labels(reason).inc()
 
     def reconciled(self, result: str, seconds: float) -> None:
         """``WorkQueue``'s ``on_result``."""

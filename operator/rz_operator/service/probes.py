@@ -1,10 +1,13 @@
 """Only a stuck loop has the operator restarted, never an API server without an answer, which no restart brings back.
 
 ``/metrics``, ``/healthz`` (not alive means: restart me) and ``/readyz`` (not ready holds up a rollout of the operator
-and shows in ``kubectl get pods``), for Prometheus and the kubelet. ``main`` starts it first.
+and shows in ``kubectl get pods``), for Prometheus and the kubelet. ``main`` starts it first. Watches that were started
+anew within the process, again and again and in vain, are a stuck loop too; those that are refused are not.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from aiohttp import web
 
@@ -27,15 +30,23 @@ def why_stuck(queue: Queue, stuck_seconds: float) -> str:
     return ""
 
 
+class WatchHealth(Protocol):
+    """What is asked of ``Watches``."""
+
+    def stuck(self) -> str: ...
+    def trouble(self) -> str: ...
+
+
 class Probes:
     """The HTTP server. ``ready`` is set by ``main``."""
 
-    def __init__(self, settings: Settings, metrics: OperatorMetrics, queue: Queue) -> None:
+    def __init__(self, settings: Settings, metrics: OperatorMetrics, queue: Queue, watches: WatchHealth) -> None:
         self.ready = False
         """Whether the API server has answered and everything was listed once; false again while the process ends."""
         self._settings = settings
         self._metrics = metrics
         self._queue = queue
+        self._watches = watches
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
@@ -71,12 +82,14 @@ class Probes:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _get_health(self, request: web.Request) -> web.Response:
-        return _answer(why_stuck(self._queue, self._settings.stuck_seconds))
+        wrong = why_stuck(self._queue, self._settings.stuck_seconds) or self._watches.stuck()
+        return _answer(wrong, self._watches.trouble())
 
     async def _get_readiness(self, request: web.Request) -> web.Response:
         wrong = "" if self.ready else "not ready: waiting for the first full list from the API server, or stopping"
         return _answer(wrong)
 
 
-def _answer(wrong: str) -> web.Response:
-    return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+def _answer(wrong: str, note: str = "") -> web.Response:
+    """``note`` is what people should know of a process that is well."""
+    return web.Response(text=f"{wrong or ('ok: ' + note if note else 'ok')}\n", status=503 if wrong else 200)

@@ -6,6 +6,7 @@ Settings come from ``RZ_*`` variables, which the chart sets.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -34,6 +35,10 @@ class Settings:
     """Between two full lists of a run's pods, which repair what a broken watch may have missed, seconds."""
     request_seconds: float = 30.0
     """Time limit of one API request."""
+    watch_seconds: int = 60
+    """After which the server ends each watch request and the next one begins, seconds. What a connection that died
+    without a word kept back is seen after 1.25 times that; watches that stay silent are started anew after 2.5 times
+    that."""
     stuck_seconds: float = 180.0
     """Seconds that one reconcile, or the wait of a due one, may last before the probes call the operator stuck."""
     log_level: str = "INFO"
@@ -42,7 +47,7 @@ class Settings:
     @staticmethod
     def from_environment(env: Mapping[str, str]) -> Settings:
         """Read ``RZ_IMAGE_<ROLE>``, ``RZ_WATCH_NAMESPACE``, ``RZ_LEDGER_STATUS_URL``, ``RZ_PORT``,
-        ``RZ_BIND_HOST``, ``RZ_CONCURRENCY``, ``RZ_{POLL,RESYNC,REQUEST,STUCK}_SECONDS`` and ``RZ_LOG_LEVEL``.
+        ``RZ_BIND_HOST``, ``RZ_CONCURRENCY``, ``RZ_{POLL,RESYNC,REQUEST,WATCH,STUCK}_SECONDS`` and ``RZ_LOG_LEVEL``.
 
         Raises UserError for a value that is no number where one is required, and for a level that there is not.
         """
@@ -57,6 +62,7 @@ class Settings:
             concurrency=int(_number(env, "RZ_CONCURRENCY", default.concurrency, 1)),
             resync_seconds=_number(env, "RZ_RESYNC_SECONDS", default.resync_seconds, 1),
             request_seconds=_number(env, "RZ_REQUEST_SECONDS", default.request_seconds, 0.1),
+            watch_seconds=math.ceil(_number(env, "RZ_WATCH_SECONDS", default.watch_seconds, 1)),
             stuck_seconds=_number(env, "RZ_STUCK_SECONDS", default.stuck_seconds, 1),
             log_level=_level(env, "RZ_LOG_LEVEL", default.log_level),
         )

@@ -73,6 +73,20 @@ class FakeQueue:
         return self.running
 
 
+@dataclass
+class FakeWatches:
+    """What the watches say about themselves."""
+
+    stuck_words: str = ""
+    trouble_words: str = ""
+
+    def stuck(self) -> str:
+        return self.stuck_words
+
+    def trouble(self) -> str:
+        return self.trouble_words
+
+
 def settings(**fields: Any) -> Settings:
     return Settings(**{"options": Options({}), "bind_host": "127.0.0.1", "port": 0, **fields})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from service_fakes import FakeQueue, figures
 from rz_operator.decisions.failures import NOT_OUR_FAULT, judge
 from rz_operator.decisions.members import Observed
 from rz_operator.service.metrics import RESTART_REASONS, OperatorMetrics
+from rz_operator.service.pulse import Limits, Pulse
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,14 @@ from rz_operator.service.metrics import RESTART_REASONS, OperatorMetrics
         ),
         (lambda metrics: metrics.refused("Pod"), {"rz_operator_create_refusals_total{kind=Pod}": 1}),
         (lambda metrics: metrics.ledger_poll("silent"), {"rz_operator_ledger_polls_total{result=silent}": 1}),
+        (
+            lambda metrics: metrics.watches_restarted("silent"),
+            {"rz_operator_watch_restarts_total{reason=silent}": 1},
+        ),
+        (
+            lambda metrics: metrics.listen(Pulse(["Pod"], Limits(60), itertools.count(100.0, 7.0).__next__)),
+            {"rz_operator_watch_silent_seconds{resource=Pod}": 7},
+        ),
         (lambda metrics: metrics.event("dropped"), {"rz_operator_events_total{result=dropped}": 1}),
     ],
     ids=[
@@ -57,6 +67,8 @@ from rz_operator.service.metrics import RESTART_REASONS, OperatorMetrics
         "a request without an answer",
         "a refused creation",
         "a poll of a ledger",
+        "a restart of the watches",
+        "a watch that is silent",
         "a Kubernetes event",
     ],
 )

@@ -7,7 +7,7 @@ import socket
 
 import httpx
 import pytest
-from service_fakes import FakeQueue, settings
+from service_fakes import FakeQueue, FakeWatches, settings
 
 from rz_operator.errors import UserError
 from rz_operator.service.metrics import OperatorMetrics
@@ -15,9 +15,9 @@ from rz_operator.service.probes import Probes
 from rz_operator.service.work_queue import WorkQueue
 
 
-def get(path: str, queue: FakeQueue, ready: bool = True) -> httpx.Response:
+def get(path: str, queue: FakeQueue, ready: bool = True, watches: FakeWatches | None = None) -> httpx.Response:
     async def main() -> httpx.Response:
-        probes = Probes(settings(stuck_seconds=180), OperatorMetrics(), queue)
+        probes = Probes(settings(stuck_seconds=180), OperatorMetrics(), queue, watches or FakeWatches())
         probes.ready = ready
         port = await probes.start()
         try:
@@ -74,6 +74,26 @@ def test_probes(path: str, queue: FakeQueue, ready: bool, status: int, text: str
     assert (answer.status_code, answer.text.strip()) == (status, text)
 
 
+@pytest.mark.parametrize(
+    ("queue", "watches", "status", "text"),
+    [
+        (FakeQueue(), FakeWatches("", "pods are not watched"), 200, "ok: pods are not watched"),
+        (FakeQueue(), FakeWatches("stuck: the watch of pods", "silent"), 503, "stuck: the watch of pods"),
+        (
+            FakeQueue(running=181),
+            FakeWatches("", "pods are not watched"),
+            503,
+            "stuck: a reconcile has run for 181 s, at most 180 s is expected",
+        ),
+    ],
+    ids=["trouble that is seen to is told by the living", "watches that do not come back", "a stuck loop goes first"],
+)
+def test_the_watches_are_told(queue: FakeQueue, watches: FakeWatches, status: int, text: str) -> None:
+    answer = get("/healthz", queue, watches=watches)
+    assert (answer.status_code, answer.text.strip()) == (status, text)
+    assert get("/readyz", queue, watches=watches).status_code == 200
+
+
 def test_metrics_are_text_for_prometheus() -> None:
     answer = get("/metrics", FakeQueue())
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -89,7 +109,7 @@ def test_a_hanging_reconcile_makes_the_real_queue_stuck() -> None:
         queue = WorkQueue(hang, 2, settle_seconds=0.0)
         running = asyncio.create_task(queue.run())
         queue.add("a")
-        probes = Probes(settings(stuck_seconds=0.1), OperatorMetrics(), queue)
+        probes = Probes(settings(stuck_seconds=0.1), OperatorMetrics(), queue, FakeWatches())
         port = await probes.start()
         async with httpx.AsyncClient(trust_env=False) as client:
             while True:
@@ -110,7 +130,7 @@ def test_a_hanging_reconcile_makes_the_real_queue_stuck() -> None:
 
 def test_a_taken_port_is_said_in_words() -> None:
     async def main(port: int) -> None:
-        await Probes(settings(port=port), OperatorMetrics(), FakeQueue()).start()
+        await Probes(settings(port=port), OperatorMetrics(), FakeQueue(), FakeWatches()).start()
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -29,13 +29,18 @@ def test_the_level_of_messages(level: dict[str, str], want: str) -> None:
             "RZ_LOG_LEVEL is 'chatty'; one of DEBUG, INFO, WARNING, ERROR, CRITICAL is required",
         ),
         ({"RZ_CONCURRENCY": "0"}, "RZ_CONCURRENCY is '0'; a number of at least 1 is required"),
+        ({"RZ_WATCH_SECONDS": "0.5"}, "RZ_WATCH_SECONDS is '0.5'; a number of at least 1 is required"),
         ({"RZ_POLL_SECONDS": "soon"}, "RZ_POLL_SECONDS is 'soon'; a number of at least 0.1 is required"),
     ],
-    ids=["no such level", "too few workers", "no number"],
+    ids=["no such level", "too few workers", "a watch of no whole second", "no number"],
 )
 def test_a_wrong_setting_is_named(variable: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         Settings.from_environment(variable)
+
+
+def test_the_server_takes_whole_seconds_of_a_watch() -> None:
+    assert Settings.from_environment({"RZ_WATCH_SECONDS": "1.5"}).watch_seconds == 2
 
 
 def test_the_process_ends_with_64_and_says_what_to_change() -> None:
