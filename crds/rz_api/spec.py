@@ -423,7 +423,7 @@ class StorageSpec(SpecModel):
 
     uri: Uri
     """Folder of this run: an fsspec URL (`s3://`, `gs://`, `az://`, `file://`) or, on one machine, a path. One run
-    owns it; a second one is refused."""
+    owns it; a second one is refused, also inside it or around it. Creating an object twice must fail there."""
     secret_name: SecretName | None = None
     """Secret with the bucket's credentials (mounted as files and as environment); absent where workload identity
     serves."""

@@ -163,11 +163,13 @@ def test_what_can_not_change_is_refused_in_words_and_the_run_goes_on(scene: Scen
     )
 
 
-def test_two_runs_on_one_storage_uri_the_second_is_refused_until_the_first_is_gone(scene: Scene) -> None:
-    uri = f"s3://bucket/{scene.namespace}/shared"
-    scene.submit({"spec.storage.uri": uri})
+@pytest.mark.parametrize(
+    "late", ["s3://bucket/{}/shared/", "s3a://bucket//{}/./shared", "s3://bucket/{}/shared/x", "s3://bucket/{}"]
+)
+def test_two_runs_on_one_storage_uri_the_second_is_refused_until_the_first_is_gone(scene: Scene, late: str) -> None:
+    scene.submit({"spec.storage.uri": f"s3://bucket/{scene.namespace}/shared"})
     scene.take(STARTED)
-    scene.submit({"spec.storage.uri": uri + "/"}, name="late")
+    scene.submit({"spec.storage.uri": late.format(scene.namespace)}, name="late")
 
     def accepted() -> tuple[str | None, str | None]:
         found = scene.condition("Accepted", "late")

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from api_builders import document
 from kube_api import Api, Object
 from lifecycle_moves import fail
-from lifecycle_steps import ROLLOUTS, STARTED, Scene, Step, gang
+from lifecycle_steps import BASE, ROLLOUTS, STARTED, Scene, Step, gang
 
 from rz_api import names
 
@@ -25,6 +26,8 @@ def strangers(api: Api, namespace: str) -> Iterator[str]:
     name = f"{namespace}-strangers"
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
+    for run in api.list(names.KIND, name):
+        api.delete(names.KIND, name, run["metadata"]["name"])
     api.delete("Namespace", "", name)
 
 
@@ -70,6 +73,31 @@ def test_a_strangers_pods_decide_nothing(scene: Scene, strangers: str) -> None:
     assert scene.versions() == before
     assert "strange" not in str(scene.run)
     assert len(scene.api.list("Pod", strangers)) == len(pretenders), "nobody deleted them either"
+
+
+@pytest.mark.parametrize("written", ["{}", "{}/", "s3a://bucket"], ids=["the same", "with a slash", "around it"])
+def test_a_strangers_run_with_the_same_storage_refuses_nothing_and_is_not_named(
+    scene: Scene, strangers: str, written: str
+) -> None:
+    """It is free to write a URI into a spec, and a suspended run takes nothing else."""
+    uri = f"s3://bucket/{scene.namespace}/shared"
+    squatter = {**BASE, "metadata.name": "squatter", "spec.suspend": True, "spec.storage.uri": written.format(uri)}
+    scene.api.create(document(squatter), strangers)
+
+    def of_the_stranger() -> Object:
+        status: Object = scene.api.get(names.KIND, strangers, "squatter").get("status") or {}
+        return status
+
+    scene.wait(lambda: of_the_stranger().get("frozen") is True)
+    scene.submit({"spec.storage.uri": uri})
+    scene.take(STARTED)
+    accepted = scene.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("True", "SpecValid")
+    events = scene.api.list("Event", scene.namespace)
+    for word in (strangers, "squatter"):
+        assert word not in str(scene.run)
+        assert word not in str(events)
+    assert f"{scene.namespace}/" not in str(of_the_stranger())
 
 
 def test_a_copy_in_the_runs_own_namespace_decides_nothing(scene: Scene) -> None:

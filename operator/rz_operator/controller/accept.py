@@ -117,7 +117,7 @@ def _first(body: Mapping[str, Any], images: Mapping[Role, str], others: Iterable
     assert isinstance(spec, Mapping)  # a spec without model, data and storage is none
     holder = owner(run, unix_seconds(metadata.get("creationTimestamp")) or 0.0, others)
     if holder is not None:
-        return refuse(run.name, Reason.STORAGE_REFUSED, words.taken(run.spec.storage.uri, holder.run))
+        return refuse(run.name, Reason.STORAGE_REFUSED, words.taken(run.spec.storage.uri, holder.uri, holder.run))
     freeze = Frozen(run, dict(spec))
     if freeze.num_bytes() > MAX_FROZEN_BYTES:
         return refuse(run.name, Reason.SPEC_INVALID, words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES))

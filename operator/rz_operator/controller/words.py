@@ -15,6 +15,7 @@ from rz_api.problems import Problem
 from rz_api.resource import SpecError
 from rz_api.rules import Violation, show
 from rz_api.status import RetryState
+from rz_api.storage_uri import place_of
 
 MAX_VERDICT_LENGTH = 16_384
 """Characters of the condition Accepted: half of what the API allows, and more than anybody reads."""
@@ -89,10 +90,12 @@ def no_text(path: str, found: Any) -> Problem:
     return Problem(path, f"found {what}, a text is required: the API server fills it in")
 
 
-def taken(uri: str, run: str) -> Problem:
-    """The folder ``uri`` is that of another run, ``namespace/name``."""
+def taken(uri: str, claimed: str, run: str) -> Problem:
+    """The folder ``uri`` is the folder ``claimed`` of another run of the namespace (``namespace/name``), lies inside it
+    or around it."""
+    where = "" if place_of(uri) == place_of(claimed) else f", and one of it and {claimed} lies inside the other"
     said = (
-        f"found {uri}, which the run {run} uses and has not finished with; a folder that no "
+        f"found {uri}{where}, which the run {run} uses and has not finished with; a folder that no "
         "other run writes to is required: create this run with a storage.uri of its own, or delete the other one "
         "(storage.adopt takes over a folder only when nobody writes to it any more)"
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kube_builders import IMAGES, SPEC, START, run_body
 
@@ -175,7 +175,10 @@ LOCAL = replace(OTHER, uri="file:///runs/orz")
 CLAIMS: dict[str, tuple[StorageClaim, str, bool]] = {
     "an older run has the folder": (OTHER, "s3://runs/orz", False),
     "slashes at the end do not matter": (replace(OTHER, uri="s3://runs/orz//"), "s3://runs/orz/", False),
+    "nor does how the URI is written": (replace(OTHER, uri="s3a://Runs//./orz"), "s3://runs/orz", False),
     "another folder": (replace(OTHER, uri="s3://runs/orz-2"), "s3://runs/orz", True),
+    "a folder inside the other run's": (OTHER, "s3://runs/orz/x", False),
+    "a folder around the other run's": (replace(OTHER, uri="s3://runs/orz/a/b"), "s3://runs/orz", False),
     "a younger run has to wait": (replace(OTHER, created=START + 5), "s3://runs/orz", True),
     "a younger run that was accepted before has it": (
         replace(OTHER, created=START + 5, holds=True),
@@ -185,8 +188,10 @@ CLAIMS: dict[str, tuple[StorageClaim, str, bool]] = {
     "of two that are equally old the UID decides": (replace(OTHER, created=START), "s3://runs/orz", False),
     "and for the other one too": (replace(OTHER, created=START, uid="u-2"), "s3://runs/orz", True),
     "the older one has finished": (replace(OTHER, final=True), "s3://runs/orz", True),
-    "a bucket is everybody's": (replace(OTHER, run="other/older"), "s3://runs/orz", False),
-    "a path is a volume's, and that a namespace's": (replace(LOCAL, run="other/older"), "file:///runs/orz", True),
+    "what another namespace says is hearsay": (replace(OTHER, run="other/older"), "s3://runs/orz", True),
+    "also of a run that was accepted": (replace(OTHER, run="other/older", holds=True), "s3://runs/orz", True),
+    "and of a folder around it": (replace(OTHER, run="other/older", uri="s3://runs"), "s3://runs/orz", True),
+    "and of a path": (replace(LOCAL, run="other/older"), "file:///runs/orz", True),
     "a path in the same namespace": (LOCAL, "/runs/orz", False),
     "itself": (replace(OTHER, uid="u-1"), "s3://runs/orz", True),
 }
@@ -200,7 +205,24 @@ def test_one_folder_has_one_run(claim: StorageClaim, uri: str, accepted: bool) -
         assert verdict.reason == Reason.STORAGE_REFUSED
         assert (verdict.run, verdict.freeze) == (None, None)
         assert f"which the run {claim.run} uses" in verdict.message
+        assert f"found {uri}" in verdict.message
         assert "create this run with a storage.uri of its own" in verdict.message
+
+
+def test_a_folder_inside_another_is_refused_with_both_their_names() -> None:
+    verdict = accept(run_body(spec(storage__uri="s3://runs/orz/x")), None, IMAGES, [OTHER], False)
+    assert "found s3://runs/orz/x, and one of it and s3://runs/orz lies inside the other" in verdict.message
+
+
+@given(st.text(), st.text().filter(lambda name: "/" not in name), st.booleans(), st.booleans(), st.floats(0, 2 * START))
+def test_no_claim_of_another_namespace_changes_a_verdict(
+    uri: str, namespace: str, final: bool, holds: bool, created: float
+) -> None:
+    body = run_body(spec(storage__uri="s3://runs/orz"))
+    assume(namespace != body["metadata"]["namespace"])
+    hearsay = StorageClaim(f"{namespace}/older", "u-0", created, uri, final, holds)
+    same = replace(hearsay, uri="s3://runs/orz")
+    assert accept(body, None, IMAGES, [hearsay, same], False) == accept(body, None, IMAGES, [], False)
 
 
 def test_a_run_that_was_accepted_keeps_its_folder() -> None:

@@ -187,6 +187,27 @@ def test_a_range_ends_where_the_object_ends(store: ObjectStore) -> None:
         store.get_range("none", 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("start", "size", "expected"),
+    [
+        pytest.param(1, 0, b"", id="no bytes"),
+        pytest.param(0, 0, b"", id="no bytes from the beginning"),
+        pytest.param(4, 1, b"", id="from the end on"),
+        pytest.param(9, 5, b"", id="behind the end"),
+        pytest.param(4, 0, b"", id="no bytes from the end on"),
+        pytest.param(0, 4, b"0123", id="all of it"),
+        pytest.param(3, 9, b"3", id="more than there is"),
+    ],
+)
+def test_a_range_has_the_bytes_that_are_there(store: ObjectStore, start: int, size: int, expected: bytes) -> None:
+    store.put("a", b"0123")
+    store.put("empty", b"")
+    assert store.get_range("a", start, size) == expected
+    assert store.get_range("empty", start, size) == b""
+    with pytest.raises(ObjectMissingError):
+        store.get_range("none", start, size)
+
+
 def test_parts_replace_what_was_there(store: ObjectStore) -> None:
     store.put("a", b"a long first version")
     store.put_parts("a", lambda: [memoryview(b"sho"), memoryview(b"rt")])
@@ -207,6 +228,7 @@ def test_folders_are_those_directly_below(store: ObjectStore) -> None:
     for key in ("checkpoints/b/policy/1", "checkpoints/a/manifest.json", "checkpoints/file", "other/c/1"):
         store.put_new(key, b"")
     assert store.folders("checkpoints/") == ["checkpoints/a", "checkpoints/b"]
+    assert store.folders("") == ["checkpoints", "other"]
     assert store.folders("none/") == []
 
 
@@ -221,6 +243,16 @@ def test_deleting_a_folder_leaves_its_neighbours(store: ObjectStore) -> None:
 def test_checking_that_a_folder_can_be_written_leaves_nothing(store: ObjectStore) -> None:
     store.check_writable()
     assert store.list("") == []
+
+
+def test_the_folders_above_reach_up_to_the_bucket_or_the_root(open_store: OpenStore) -> None:
+    root, _, name = open_store().uri.rpartition("/")
+    open_store().put_new("a/b", b"here")
+    inner = ObjectStore(f"{root}/{name}/a/deep/folder")
+    found = {outer.uri.rpartition("/")[2]: outer for outer in inner.above()}
+    assert [*found][:3] == ["deep", "a", name]
+    assert (found["a"].get("b"), found[name].get("a/b")) == (b"here", b"here")
+    assert inner.above()[-1].above() == []
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../b", "..", "a//b", "a/", "./a"])

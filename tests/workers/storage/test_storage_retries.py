@@ -4,99 +4,24 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 import botocore.exceptions
 import pytest
+from storage_builders import FailingBackend, Sleeps, store_over
 
 from rz_workers.runtime import UserError
 from rz_workers.storage.objects import ObjectExistsError, ObjectStore, StorageError
-from rz_workers.storage.retry import RetryPolicy, is_transient
+from rz_workers.storage.retry import RetryPolicy, is_refusal, is_transient
 
 OUTAGE = ConnectionError("connection refused")
 
 
-class FailingBackend:
-    """Objects in a dictionary; each call first raises the next of ``failures``."""
+class StatusError(Exception):
+    """As client libraries tell an HTTP status."""
 
-    def __init__(self, *failures: Exception | None, arrives_all_the_same: bool = False) -> None:
-        self.failures = list(failures)
-        self.arrives_all_the_same = arrives_all_the_same
-        self.objects: dict[str, bytes] = {}
-
-    def _maybe_fail(self) -> None:
-        failure = self.failures.pop(0) if self.failures else None
-        if failure is not None:
-            raise failure
-
-    def create(self, key: str, data: bytes) -> None:
-        if key in self.objects:
-            raise FileExistsError(key)
-        if self.arrives_all_the_same:
-            self.objects[key] = data
-        self._maybe_fail()
-        self.objects[key] = data
-
-    def replace(self, key: str, data: bytes) -> None:
-        self._maybe_fail()
-        self.objects[key] = data
-
-    def write(self, key: str, parts: Iterable[memoryview]) -> None:
-        data = b"".join(parts)
-        self._maybe_fail()
-        self.objects[key] = data
-
-    def read_range(self, key: str, start: int, size: int) -> bytearray:
-        return bytearray(self.read(key)[start : start + size])
-
-    def folders(self, prefix: str) -> list[str]:
-        return sorted({key.rpartition("/")[0] for key in self.keys(f"{prefix}/")})
-
-    def delete_folder(self, prefix: str) -> None:
-        self.delete(self.keys(f"{prefix}/"))
-
-    def read(self, key: str) -> bytes:
-        self._maybe_fail()
-        if key not in self.objects:
-            raise FileNotFoundError(key)
-        return self.objects[key]
-
-    def exists(self, key: str) -> bool:
-        self._maybe_fail()
-        return key in self.objects
-
-    def keys(self, prefix: str) -> list[str]:
-        self._maybe_fail()
-        return [key for key in self.objects if key.startswith(prefix)]
-
-    def delete(self, keys: list[str]) -> None:
-        self._maybe_fail()
-        for key in keys:
-            self.objects.pop(key, None)
-
-    def upload(self, local: Path, key: str) -> None:
-        self.replace(key, local.read_bytes())
-
-    def download(self, key: str, local: Path) -> None:
-        local.write_bytes(self.read(key))
-
-
-class Sleeps(list[float]):
-    """A sleep that only takes note."""
-
-    def __call__(self, seconds: float) -> None:
-        self.append(seconds)
-
-
-def store_over(backend: FailingBackend, sleeps: Sleeps | None = None) -> ObjectStore:
-    return ObjectStore(
-        "s3://runs/x",
-        backend=backend,
-        retry=RetryPolicy(attempts=4, first_seconds=1, longest_seconds=3),
-        sleep=Sleeps() if sleeps is None else sleeps,
-        jitter=lambda: 1.0,
-    )
+    def __init__(self, status: int) -> None:
+        self.status = status
 
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
@@ -230,3 +155,25 @@ def test_the_waits(attempt: int, jitter: float, seconds: float) -> None:
 )
 def test_what_passes_by_itself(error: Exception, transient: bool) -> None:
     assert is_transient(error) is transient
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        pytest.param(PermissionError("Access Denied"), True, id="S3, files"),
+        pytest.param(OSError("Forbidden: https://storage.example/o/x\nno access"), True, id="Google"),
+        pytest.param(StatusError(403), True, id="Azure"),
+        pytest.param(StatusError(401), True, id="nobody knows who asks"),
+        pytest.param(StatusError(503), False, id="an outage"),
+        pytest.param(OSError(errno.EIO, "Forbidden: x"), False, id="a disk that is broken"),
+        pytest.param(TimeoutError(), False, id="a time limit"),
+    ],
+)
+def test_what_other_credentials_may_help_against(error: Exception, refused: bool) -> None:
+    assert is_refusal(error) is refused
+
+
+def test_google_that_refuses_at_the_start_is_the_users_to_change() -> None:
+    refusals = [OSError("Forbidden: https://storage.example/o/x\nno access")] * 4
+    with pytest.raises(UserError, match=r"(?s)the storage folder s3://runs/x cannot be written: .*storage\.secretName"):
+        store_over(FailingBackend(*refusals)).check_writable()

@@ -28,8 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rz_api.spec import DataSource
+from rz_api.storage_uri import is_local
 from rz_workers.runtime import UserError
-from rz_workers.storage.objects import ObjectMissingError, ObjectStore, StorageError, is_local
+from rz_workers.storage.objects import ObjectMissingError, ObjectStore, StorageError
 from rz_workers.storage.retry import is_transient
 
 REASONING_GYM = "reasoning-gym://"

@@ -13,11 +13,15 @@ local files     temporary name, fsync, ``link`` to the real name     temporary n
 ==============  ===================================================  ==========================================
 
 ``write`` is ``replace`` for what is too large to be in memory at once: in a bucket a multipart upload.
+
+Whether a place keeps the first promise is asked at the start (``ObjectStore.check_writable``): S3 servers that do not
+know the condition ignore it, and mounted buckets have no hard links.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import os
 import shutil
@@ -29,6 +33,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import fsspec
+
+from rz_workers.storage.retry import http_status
 
 _TEMPORARY_SUFFIX = ".rz-tmp"
 _FOLDER_TRIES = 10
@@ -51,7 +57,8 @@ class Backend(Protocol):
         """FileNotFoundError when there is no such object."""
 
     def read_range(self, key: str, start: int, size: int) -> bytearray:
-        """``size`` bytes from ``start``; fewer where the object ends. FileNotFoundError as for ``read``."""
+        """``size`` bytes from ``start``; fewer where the object ends, none behind its end. FileNotFoundError as for
+        ``read``, also for no bytes."""
 
     def exists(self, key: str) -> bool: ...
 
@@ -61,6 +68,9 @@ class Backend(Protocol):
     def folders(self, prefix: str) -> list[str]:
         """What lies directly below the folder ``prefix`` and holds anything, be it what an interrupted ``write``
         left."""
+
+    def above(self) -> list[tuple[str, Backend]]:
+        """The folders that this one lies in, nearest first, up to the bucket or the root: URI and place of each."""
 
     def delete(self, keys: list[str]) -> None:
         """Objects that are not there are passed over."""
@@ -80,12 +90,14 @@ class LocalFiles:
     disk before the name does, so that a power cut may lose the newest objects but never leaves half of one.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, link: Callable[[Path, Path], None] = os.link) -> None:
+        """``link`` names a file a second time, and fails where the name is taken."""
         self.root = root
+        self._link = link
 
     def create(self, key: str, data: bytes) -> None:
-        # Unlike `rename`, `link` fails where the name is taken.
-        self._store(key, lambda file: file.write(data), os.link)
+        # Not `rename`, which replaces; not mode "x", which shows a file before its bytes.
+        self._store(key, lambda file: file.write(data), self._link_once)
 
     def replace(self, key: str, data: bytes) -> None:
         self._store(key, lambda file: file.write(data), os.replace)
@@ -125,7 +137,11 @@ class LocalFiles:
             entries = list(os.scandir(self.root / prefix))
         except FileNotFoundError:
             return []
-        return [f"{prefix}/{entry.name}" for entry in entries if entry.is_dir()]
+        return [f"{prefix}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir()]
+
+    def above(self) -> list[tuple[str, Backend]]:
+        # Resolved: a link in the path may lead into another folder than its text says.
+        return [(str(folder), LocalFiles(folder)) for folder in self.root.resolve().parents]
 
     def delete(self, keys: list[str]) -> None:
         for key in keys:
@@ -162,6 +178,16 @@ class LocalFiles:
         finally:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(temporary)
+
+    def _link_once(self, temporary: Path, target: Path) -> None:
+        try:
+            self._link(temporary, target)
+        except FileExistsError:
+            # NFS repeats a request whose answer was lost, and its second try finds the name that the first one made.
+            with contextlib.suppress(FileNotFoundError):  # deleted since, as somebody else's
+                if os.path.samefile(temporary, target):
+                    return
+            raise
 
     def _open_new(self, path: Path) -> BinaryIO:
         """Another process may remove the folder as empty (``delete``) just after it was made here; then it is made
@@ -245,7 +271,17 @@ class FsspecFiles:
         return bytes(self._fs.cat_file(self._path(key)))
 
     def read_range(self, key: str, start: int, size: int) -> bytearray:
-        return bytearray(self._fs.cat_file(self._path(key), start=start, end=start + size))
+        if size > 0:  # a range of nothing is no range to HTTP: S3 answers with the whole object
+            try:
+                return bytearray(self._fs.cat_file(self._path(key), start=start, end=start + size))
+            except Exception as error:
+                if not _may_be_past_the_end(error):
+                    raise
+                if self._fs.info(self._path(key))["size"] > start:
+                    raise
+        elif not self.exists(key):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+        return bytearray()
 
     def exists(self, key: str) -> bool:
         try:
@@ -262,11 +298,20 @@ class FsspecFiles:
 
     def folders(self, prefix: str) -> list[str]:
         try:
-            entries = self._fs.ls(self._path(prefix), detail=True)
+            entries = self._fs.ls(self._path(prefix).rstrip("/"), detail=True)
         except FileNotFoundError:
             return []
         start = len(self._root) + 1
         return [str(entry["name"]).rstrip("/")[start:] for entry in entries if entry["type"] == "directory"]
+
+    def above(self) -> list[tuple[str, Backend]]:
+        found: list[tuple[str, Backend]] = []
+        root = self._root
+        while root := root.rpartition("/")[0].rstrip("/"):
+            folder = copy.copy(self)  # with the same connections
+            folder._root = root
+            found.append((str(self._fs.unstrip_protocol(root)), folder))
+        return found
 
     def delete(self, keys: list[str]) -> None:
         for key in keys:
@@ -284,6 +329,11 @@ class FsspecFiles:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+
+def _may_be_past_the_end(error: Exception) -> bool:
+    """Whether HTTP's 416 (no such range) may be behind this. s3fs says EINVAL, others tell the status."""
+    return http_status(error) == 416 or (isinstance(error, OSError) and error.errno == errno.EINVAL)
 
 
 def _abandon(file: Any) -> None:

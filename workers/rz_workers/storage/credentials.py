@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rz_api.storage_uri import BUCKET_SCHEMES
 from rz_workers.runtime import UserError
 
 SECRETS_DIR = "RZ_SECRETS_DIR"
@@ -41,7 +42,7 @@ _REQUIRED = {
     "AZURE_STORAGE_SAS_TOKEN, or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
     "hf": HUB_TOKEN,
 }
-_KINDS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "hf": "hf"}
+_KINDS = {**BUCKET_SCHEMES, "hf": "hf"}
 """Protocol of a URL -> kind of storage. Others (http, memory) take no credentials."""
 
 

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rz_api.storage_uri import is_local
 from rz_workers.runtime import UserError, WorkerError
+from rz_workers.storage import explain
 from rz_workers.storage.backends import Backend, FsspecFiles, LocalFiles
 from rz_workers.storage.credentials import read_options
 from rz_workers.storage.metrics import METRICS, StorageMetrics
@@ -47,7 +49,7 @@ class CorruptObjectError(StorageError):
 
 
 CHECK_RETRY = RetryPolicy(attempts=4)
-"""For ``check_writable``: a run that starts should not wait minutes for an address that was mistyped."""
+"""For ``check_writable`` and ``above``: a run that starts should not wait minutes for an address that was mistyped."""
 
 
 class ObjectStore:
@@ -91,6 +93,10 @@ class ObjectStore:
         A try whose answer was lost may have arrived all the same, so that after a failed try an object with the same
         bytes counts as ours. Claims therefore carry something unique to the claimant.
         """
+        self._create(_checked(key), data)
+        self._metrics.moved("written", len(data))
+
+    def _create(self, key: str, data: bytes, retry: RetryPolicy | None = None) -> None:
         answer_lost = False
 
         def create() -> None:
@@ -105,8 +111,7 @@ class ObjectStore:
                 answer_lost = True
                 raise
 
-        self._retrying("create", _checked(key), create)
-        self._metrics.moved("written", len(data))
+        self._retrying("create", key, create, retry)
 
     def put(self, key: str, data: bytes) -> None:
         """Replace an object as a whole. Only for derived files (metrics.jsonl, tensorboard) and for files that count
@@ -152,6 +157,21 @@ class ObjectStore:
         ``checkpoints/step-000055-i1``. One is there as soon as writing below it began, before its first object."""
         return sorted(self._retrying("list", prefix, lambda: self._backend.folders(prefix.rstrip("/"))))
 
+    def above(self) -> list[ObjectStore]:
+        """The folders that this one lies in, nearest first, up to the bucket or the root; with the same rights."""
+        return [
+            ObjectStore(
+                uri,
+                self._secret_name,
+                retry=CHECK_RETRY,
+                sleep=self._sleep,
+                jitter=self._jitter,
+                backend=backend,
+                metrics=self._metrics,
+            )
+            for uri, backend in self._backend.above()
+        ]
+
     def list(self, prefix: str) -> list[str]:
         """All keys that start with ``prefix``, whole and sorted, at any depth; ``"weights/"`` is a folder,
         ``"weights/v1"`` also finds ``weights/v12-i1/…``. Objects written before the call are in it, from whichever
@@ -192,25 +212,41 @@ class ObjectStore:
     # ------------------------------------------------------------------------------------------------------ check
 
     def check_writable(self) -> None:
-        """Create an object and delete it again, to learn at the start what would fail later; leaves nothing behind.
+        """Create an object, try to create it a second time and delete it, to learn at the start what would go wrong
+        later; three requests, and nothing is left behind.
 
-        Raises UserError when the folder cannot be written, StorageError when storage does not answer.
+        Raises UserError when the folder cannot be written or storage replaces what it should only create, StorageError
+        when it does not answer.
         """
         probe = f"writable-{uuid.uuid4().hex}"
         # Noted first, because the probe makes them.
         made = _missing_folders(self._backend.root) if isinstance(self._backend, LocalFiles) else []
         try:
-            self._retrying("create", probe, lambda: self._backend.create(probe, b""), CHECK_RETRY)
-            self._retrying("delete", probe, lambda: self._backend.delete([probe]), CHECK_RETRY)
+            self._create(probe, b"first", CHECK_RETRY)
+            try:
+                is_exclusive = not self._creates_again(probe)
+            finally:
+                self._retrying("delete", probe, lambda: self._backend.delete([probe]), CHECK_RETRY)
         except ObjectExistsError as error:
-            raise UserError(_unwritable(self.uri, error)) from error
+            raise UserError(explain.unwritable(self.uri, error)) from error
         except StorageError as error:
-            if error.__cause__ is not None and is_transient(error.__cause__):
+            cause = error.__cause__
+            if cause is not None and is_transient(cause) and not is_refusal(cause):
                 raise
-            raise UserError(_unwritable(self.uri, error)) from error
+            raise UserError(explain.unwritable(self.uri, error)) from error
         finally:
             for folder in made:
                 _remove_if_empty(folder)
+        if not is_exclusive:
+            raise UserError(explain.not_exclusive(self.uri))
+
+    def _creates_again(self, key: str) -> bool:
+        """Whether an object that is there can be created once more, as where the condition is ignored."""
+        try:
+            self._create(key, b"second", CHECK_RETRY)
+        except ObjectExistsError:
+            return False
+        return True
 
     def _renew_credentials(self) -> bool:
         """Read the Secret's files again and reconnect; False when they are what they were, or unusable for now."""
@@ -235,7 +271,7 @@ class ObjectStore:
             except FileExistsError as error:
                 raise ObjectExistsError(f"{self.uri}: {key!r} exists already") from error
             except FileNotFoundError as error:
-                raise ObjectMissingError(f"{self.uri}: there is no {key!r} ({_words(error)})") from error
+                raise ObjectMissingError(f"{self.uri}: there is no {key!r} ({explain.words(error)})") from error
             except Exception as error:
                 if not is_storage_failure(error):
                     raise
@@ -247,10 +283,10 @@ class ObjectStore:
                     return self._retrying(doing, key, call, retry)
                 if is_last:
                     tries = "" if attempt == 1 else f" after {attempt} tries"
-                    raise StorageError(f"{self.uri}: cannot {doing} {key!r}{tries}: {_words(error)}") from error
+                    raise StorageError(f"{self.uri}: cannot {doing} {key!r}{tries}: {explain.words(error)}") from error
                 seconds = retry.delay(attempt, self._jitter())
                 log.warning(
-                    "%s: cannot %s %r (%s); trying again in %.1f s", self.uri, doing, key, _words(error), seconds
+                    "%s: cannot %s %r (%s); trying again in %.1f s", self.uri, doing, key, explain.words(error), seconds
                 )
                 self._sleep(seconds)
         raise AssertionError("a retry policy has at least one attempt")
@@ -266,11 +302,6 @@ def file_entry(path: Path) -> FileEntry:
 def data_entry(data: bytes) -> FileEntry:
     """Size and sha256 of bytes."""
     return FileEntry(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def is_local(uri: str) -> bool:
-    """Whether ``uri`` names files of this machine."""
-    return "://" not in uri or uri.startswith(("file://", "local://"))
 
 
 def _open(uri: str, credentials: Mapping[str, Any]) -> tuple[str, Backend]:
@@ -295,22 +326,6 @@ def _checked(key: str) -> str:
     if not key or key.startswith("/") or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"found the key {key!r}; a key is relative, with no empty, '.' or '..' part")
     return key
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _unwritable(uri: str, error: StorageError) -> str:
-    cause = error.__cause__
-    reason = _words(cause) if cause is not None else str(error)
-    change = (
-        "point storage.uri at a folder that this user may create or write to"
-        if is_local(uri)
-        else "create the bucket, check storage.secretName or the workload identity, and grant it read, write, list and "
-        "delete below this URL"
-    )
-    return f"the storage folder {uri} cannot be written: {reason}. A run must be able to create files there; {change}."
 
 
 def _missing_folders(folder: Path) -> list[Path]:

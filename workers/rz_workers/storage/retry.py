@@ -62,11 +62,20 @@ def is_storage_failure(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENT_LIBRARIES
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether storage knew who asked and said no, or did not know: other credentials may help."""
-    # By those names aiohttp, azure-core and gcsfs tell the HTTP status.
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status that a client library's exception tells; None where it tells none."""
+    # By those names aiohttp, azure-core and gcsfs tell it.
     status = next((value for name in ("status", "status_code", "code") if (value := getattr(error, name, None))), None)
-    return isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ in _REFUSALS
+    return status if isinstance(status, int) else None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether storage knew who asked and said no, or did not know: other credentials may help."""
+    if isinstance(error, PermissionError) or type(error).__name__ in _REFUSALS:
+        return True
+    # gcsfs makes of a 403 an OSError without a number (``gcsfs.retry.validate_response``, 2026.10).
+    is_gcs = type(error) is OSError and error.errno is None and str(error).startswith("Forbidden: ")
+    return is_gcs or http_status(error) in (401, 403)
 
 
 def is_transient(error: BaseException) -> bool:

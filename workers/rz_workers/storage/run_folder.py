@@ -2,7 +2,8 @@
 
 Called by every role. The promises, each kept by one exclusive create:
 
-* one run owns the folder (``run.json``); another one is refused before it has written anything;
+* one run owns the folder (``run.json``); another one is refused before it has written anything, and so is one whose
+  folder lies inside it or around it (``neighbours``);
 * one trainer gang is the newest (``incarnations/…``); an older one that still runs is refused at its next commit, and
   what it wrote in between is ignored by readers, who take the newest incarnation's word on every step;
 * the shards of a step are frozen once (``trajectories/step-…/manifest.json``), so that every replay trains on the same
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 from rz_api.run import ResolvedRun
 from rz_workers.runtime import SupersededError, UserError
 from rz_workers.storage import layout
+from rz_workers.storage.neighbours import refuse_neighbours
 from rz_workers.storage.objects import (
     CorruptObjectError,
     ObjectExistsError,
@@ -61,13 +63,33 @@ class RunFolder:
         """Make the folder this run's, or continue it where it is already.
 
         Raises UserError, naming the owner and what differs, when another run or another specification owns it and
-        ``storage.adopt`` is off.
+        ``storage.adopt`` is off, and when the folder lies inside another run's or around it.
         """
-        try:
-            store.put_new(layout.RUN, run.model_dump_json(by_alias=True, indent=2).encode())
-        except ObjectExistsError:
+        folder = RunFolder(store, run)
+        if not store.exists(layout.RUN):
+            # Once before, so that whoever is refused has written nothing.
+            refuse_neighbours(store, run.uid)
+        is_new = folder._create_run()
+        if not is_new:
             _check_owner(store, _read_owner(store), run)
-        return RunFolder(store, run)
+        # And once behind: a neighbour that began meanwhile sees this run.json, or this run sees its. Not of a run that
+        # goes on: it was there first, and nobody ends it by putting a run.json beside its files.
+        if is_new or folder.newest_incarnation() == 0:
+            try:
+                refuse_neighbours(store, run.uid)
+            except UserError:
+                if is_new:
+                    store.delete([layout.RUN])
+                raise
+        return folder
+
+    def _create_run(self) -> bool:
+        """Whether ``run.json`` is new; else the folder has one."""
+        try:
+            self.store.put_new(layout.RUN, self.run.model_dump_json(by_alias=True, indent=2).encode())
+        except ObjectExistsError:
+            return False
+        return True
 
     @staticmethod
     def open(store: ObjectStore, run: ResolvedRun | None = None) -> RunFolder | None:
@@ -95,13 +117,16 @@ class RunFolder:
         passed."""
         self._refuse_if_newer(incarnation - 1, incarnation)
         claimant = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
-        claim = IncarnationClaim(incarnation=incarnation, claimant=claimant)
+        claim = IncarnationClaim(incarnation=incarnation, claimant=claimant).model_dump_json().encode()
         try:
-            self.store.put_new(layout.incarnation_key(incarnation), claim.model_dump_json().encode())
+            self.store.put_new(layout.incarnation_key(incarnation), claim)
         except ObjectExistsError as error:
-            raise SupersededError(
-                f"{self.store.uri}: trainer incarnation {incarnation} is claimed already, so this gang may not write"
-            ) from error
+            # The clients of Google and Azure repeat a request whose answer was lost, and then find their own object.
+            if self.store.get(layout.incarnation_key(incarnation)) != claim:
+                raise SupersededError(
+                    f"{self.store.uri}: trainer incarnation {incarnation} is claimed already, so this gang may not "
+                    "write"
+                ) from error
         # Once more: a gang with a higher number may have claimed between the look and the create.
         self.check_newest(incarnation)
 

@@ -22,11 +22,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from rz_api.storage_uri import is_local
 from rz_workers.protocol.messages import Canary, WeightsInfo
 from rz_workers.storage import checksums, layout
 from rz_workers.storage.checksums import Description, describe_all
 from rz_workers.storage.memory import map_memory
-from rz_workers.storage.objects import CorruptObjectError, ObjectExistsError, ObjectMissingError, is_local
+from rz_workers.storage.objects import CorruptObjectError, ObjectExistsError, ObjectMissingError
 from rz_workers.storage.records import TensorEntry, WeightsManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.versions import published, weights_info

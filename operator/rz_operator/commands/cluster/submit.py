@@ -15,6 +15,7 @@ from rz_api.resource import SpecError, load_run
 from rz_api.rules import immutable_violations, show
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_api.status import FINAL_PHASES
+from rz_api.storage_uri import LOCAL_SCHEMES
 from rz_operator.apiserver.bodies import at
 from rz_operator.apiserver.cluster import ApiError, Body
 from rz_operator.commands.cluster.access import ClusterApi, RemoteError, is_without_crd
@@ -25,7 +26,6 @@ TRIES = 5
 """Writes that may lose against somebody else's."""
 CHANGES_SHOWN = 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_LOCAL_SCHEMES = ("file", "local")
 
 
 # ---------------------------------------------------------------------------------------------------- paths
@@ -87,7 +87,7 @@ def _local_path(uri: str) -> str | None:
     scheme, separator, path = last.partition("://")
     if not separator:
         return last
-    return path if scheme.lower() in _LOCAL_SCHEMES else None
+    return path if scheme.lower() in LOCAL_SCHEMES else None
 
 
 def _is_mounted(spec: ReasonerZeroRunSpec, role: Role, path: str) -> bool:
