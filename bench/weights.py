@@ -44,11 +44,13 @@ from torch import Tensor
 
 from rz_api.run import ResolvedRun
 from rz_workers.protocol.messages import Assignment, Backend, TransferOrder
+from rz_workers.seals import Seal
 from rz_workers.storage.checksums import Description, describe_all
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.weights import MAX_FILE_BYTES, publish, stream
 from rz_workers.transfer.buffers import allocate
+from rz_workers.transfer.control import TRANSFER
 from rz_workers.transfer.receiver import Receiver
 from rz_workers.transfer.sender import Sender
 from rz_workers.transfer.wire import TensorMeta, bucket_nbytes, cut, pack
@@ -208,7 +210,7 @@ class OtherProcess:
 
 def receive() -> None:
     """The rollout's side."""
-    receiver = Receiver(CPU)
+    receiver = Receiver(CPU, token="")
     print(json.dumps({"started": True}), flush=True)
 
     def load(tensors: Iterator[tuple[str, Tensor]]) -> None:
@@ -237,7 +239,7 @@ def measure_broadcast(
     metas = [TensorMeta.of(name, tensor) for name, tensor in tensors.items()]
     largest = max(bucket_nbytes(bucket) for bucket in cut(metas, bucket_bytes))
     other = OtherProcess()
-    sender = Sender("127.0.0.1", 0, backend, CPU, SECONDS)
+    sender = Sender("127.0.0.1", 0, backend, CPU, SECONDS, Seal.of("", TRANSFER, 1))
     best: dict[str, tuple[float, float]] = {}
     try:
         for version in range(rounds + 1):

@@ -68,9 +68,15 @@ class Helm:
         return [body for body in yaml.load_all(self._rendered[asked], Loader=LOADER) if body]
 
 
+def installed(objects: Sequence[Object]) -> list[Object]:
+    """Without those that ``helm test`` makes."""
+    return [each for each in objects if "helm.sh/hook" not in each["metadata"].get("annotations", {})]
+
+
 def one(objects: Sequence[Object], kind: str, suffix: str = "") -> Object:
-    """The only object of a kind (whose name ends in ``suffix``)."""
-    found = [each for each in objects if each["kind"] == kind and each["metadata"]["name"].endswith(suffix)]
+    """The only object of a kind whose name ends in ``suffix``; without one, the only one that is installed."""
+    looked_at = objects if suffix else installed(objects)
+    found = [each for each in looked_at if each["kind"] == kind and each["metadata"]["name"].endswith(suffix)]
     assert len(found) == 1, [each["metadata"]["name"] for each in objects if each["kind"] == kind]
     return found[0]
 

@@ -72,9 +72,10 @@ def available(api: Api, namespace: str) -> int:
 
 
 def end_of_test(kubelet: Kubelet, namespace: str) -> int:
-    """The pod that ``helm test`` makes succeeds."""
+    """The next pod that ``helm test`` makes succeeds."""
     for pod in kubelet.api.list("Pod", namespace):
-        if pod["metadata"]["name"].endswith("-test") and pod["status"].get("phase") == "Running":
+        component = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component")
+        if component in ("test", "test-policies") and pod["status"].get("phase") == "Running":
             kubelet.succeed(namespace, pod["metadata"]["name"])
             return 1
     return 0

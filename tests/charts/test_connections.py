@@ -61,7 +61,7 @@ def elsewhere(namespace: str, address: str, **labels: str) -> Pod:
 def ends(objects: list[Object]) -> dict[str, End]:
     """The words of the table."""
     operator = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
-    tester = one(objects, "Pod")["metadata"]["labels"]
+    tester = one(objects, "Pod", "-test")["metadata"]["labels"]
     ledger, reward = worker(OURS, "ledger", "10.1.0.1"), worker(OURS, "reward", "10.1.0.2")
     trainer, rollout = worker(OURS, "trainer", "10.1.0.3"), worker(OURS, "rollout", "10.1.0.5")
     return {

@@ -24,7 +24,7 @@ import yaml
 from api_builders import document
 from control_plane import ControlPlane
 from fake_ledgers import FakeLedgers
-from helm import CHART, NAMESPACE, RELEASE, Helm, HelmError, Object
+from helm import CHART, NAMESPACE, RELEASE, Helm, HelmError, Object, one
 from installed_operator import Each, available
 from kubelet_double import Kubelet
 from players import DeploymentController, GarbageCollector, Players
@@ -186,7 +186,7 @@ def test_4_helm_test_asks_the_operator(story: Story) -> None:
     with playing.run_in_background(0.2):
         said = story.helm.run("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "60s")
     assert "Succeeded" in said
-    (pod,) = [body for body in story.helm.template() if body["kind"] == "Pod"]
+    pod = one(story.helm.template(), "Pod", "-test")
     (container,) = pod["spec"]["containers"]
     done = subprocess.run(
         [sys.executable, "-c", *container["args"]],

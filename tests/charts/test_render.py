@@ -175,7 +175,7 @@ def notes(helm: Helm, values: dict[str, Any]) -> str:
 
 def test_the_test_pod_asks_the_service(helm: Helm) -> None:
     objects = helm.template(CASES["settings of the operator"])
-    pod: Object = one(objects, "Pod")
+    pod: Object = one(objects, "Pod", "-test")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     service = one(objects, "Service")
     (container,) = pod["spec"]["containers"]

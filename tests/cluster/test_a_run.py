@@ -25,6 +25,7 @@ from bucket import Bucket
 from helm import NAMESPACE, RELEASE, ROOT, Helm
 from kube_api import ApiError
 from small_run import small_spec
+from whole_cluster import WholeCluster
 
 from rz_api import names
 
@@ -157,6 +158,18 @@ def test_1_the_chart_brings_an_operator_that_is_ready(cluster: Cluster, release:
     [pod] = cluster.api.list("Pod", NAMESPACE)
     assert pod["status"]["phase"] == "Running"
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_1b_helm_test_says_that_the_operator_works_and_whether_policies_are_enforced(
+    cluster: Cluster, release: str, helm: Helm
+) -> None:
+    helm.run("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "110s")
+    pod = cluster.api.get("Pod", NAMESPACE, f"{RELEASE}-reasonerzero-test-policies")
+    log = cluster.log(pod, "test")
+    assert "enforced: " in log
+    if isinstance(cluster, WholeCluster):
+        assert "not enforced: " in log, "the bridge plugin enforces nothing"
+    assert [body["metadata"]["name"] for body in cluster.api.list("Deployment", NAMESPACE)] == [release]
 
 
 def test_2_every_role_comes_up_and_the_first_step_is_committed(story: Story) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,14 +90,13 @@ class Settings:
             raise UserError(
                 f"the variable {missing} is not set; workers are started by the operator or `rz run`, which set it"
             ) from None
-        token_file = env.get("RZ_TOKEN_FILE")
         return Settings(
             role=env.get("RZ_ROLE", ""),
             index=int(env.get("RZ_INDEX", "0")),
             run=run,
             ledger_url=env.get("RZ_LEDGER_URL", ""),
             reward_url=env.get("RZ_REWARD_URL", ""),
-            token_file=Path(token_file) if token_file else None,
+            token_file=token_file(env),
             port=int(env.get("RZ_PORT", "0")),
             status_port=int(env.get("RZ_STATUS_PORT", "0")),
             bind_host=env.get("RZ_BIND_HOST", "127.0.0.1"),
@@ -110,6 +109,12 @@ class Settings:
             transfer_port=int(env["RZ_TRANSFER_PORT"]) if "RZ_TRANSFER_PORT" in env else None,
             environment=env,
         )
+
+
+def token_file(env: Mapping[str, str]) -> Path | None:
+    """Where the run's token is."""
+    path = env.get("RZ_TOKEN_FILE")
+    return Path(path) if path else None
 
 
 def read_token(token_file: Path | None) -> str:

@@ -76,6 +76,26 @@ capabilities: {drop: [ALL]}
 readOnlyRootFilesystem: true
 {{- end -}}
 
+{{/* What the pods of `helm test` have in common. */}}
+{{- define "reasonerzero.testPod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "reasonerzero.podSecurity" . | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* Any address but those of cloud metadata, or the ones that (list ...) names, as peers of an egress rule. */}}
 {{- define "reasonerzero.addresses" -}}
 {{- range . }}

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from rz_workers.protocol.messages import Assignment, TransferOrder
+from rz_workers.seals import Seal
 from rz_workers.storage.checksums import Description, describe_all
+from rz_workers.transfer.control import TRANSFER
 from rz_workers.transfer.sender import Sender
 from rz_workers.transfer.wire import TensorMeta, cut, pack
 
@@ -24,7 +26,7 @@ class Trainer:
     """Sends versions over gloo, in one group until that breaks."""
 
     def __init__(self) -> None:
-        self.sender = Sender("127.0.0.1", 0, "gloo", torch.device("cpu"), SECONDS)
+        self.sender = Sender("127.0.0.1", 0, "gloo", torch.device("cpu"), SECONDS, Seal.of("", TRANSFER, 1))
         self.group = ""
         self.arrived: tuple[str, ...] = ()
 

@@ -13,12 +13,14 @@ from tiny_models import policy_and_critic
 from torch.distributed.device_mesh import init_device_mesh
 
 from rz_api.run import ResolvedRun
+from rz_workers.seals import Seal
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import decode
 from rz_workers.trainer.durable import checkpoint
 from rz_workers.trainer.durable.checkpoint import Checkpoints
 from rz_workers.trainer.durable.export import gather_state
+from rz_workers.trainer.messages import refuse_pickles
 from rz_workers.trainer.method import batch as batches
 from rz_workers.trainer.method.learner import Learner, advantages_and_returns
 from rz_workers.trainer.ranks import Ranks, shard, whole
@@ -49,7 +51,9 @@ class Rank:
         if shape != (1,):
             mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
         self.layout, self.out = layout, out
-        self.ranks = Ranks(rank, 1 if mesh is None else mesh.size(), torch.device("cpu"), mesh)
+        self.ranks = Ranks(
+            rank, 1 if mesh is None else mesh.size(), torch.device("cpu"), mesh, Seal.of("a token", "ranks", 1)
+        )
         self.run = ResolvedRun.model_validate_json((out / "run.json").read_text())
 
     def new_learner(self) -> Learner:
@@ -97,6 +101,7 @@ class Rank:
 def main() -> None:
     rank, world_size, out = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    refuse_pickles()
     store = out / f"rendezvous-{world_size}"
     limit = timedelta(seconds=300)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=limit)

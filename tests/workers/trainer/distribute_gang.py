@@ -12,19 +12,24 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from rz_api.spec import TrainerSpec
+from rz_workers.seals import Seal
+from rz_workers.trainer.messages import refuse_pickles
 from rz_workers.trainer.models import actor_critic
 from rz_workers.trainer.models.attention import PACKED_SDPA
 from rz_workers.trainer.ranks import Ranks, distribute, local, whole
+
+SEAL = Seal.of("a token", "ranks", 1)
 
 
 def be_rank(rank: int, store: Path, tied: bool, pipe: Connection) -> None:
     """Sends what came out: ``scores`` and ``gradients``, the largest difference to the whole model's, and ``held``, the
     share of its numbers that this rank has."""
     torch.set_num_threads(1)
+    refuse_pickles()
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
-    ranks = Ranks(rank, 2, torch.device("cpu"), init_device_mesh("cpu", (2,), mesh_dim_names=("shard",)))
+    ranks = Ranks(rank, 2, torch.device("cpu"), init_device_mesh("cpu", (2,), mesh_dim_names=("shard",)), SEAL)
     config = Qwen2Config(
         vocab_size=64,
         hidden_size=16,

@@ -29,7 +29,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.trajectory import Trajectory
+from rz_workers.seals import Seal
 from rz_workers.trainer import ranks as ranks_module
+from rz_workers.trainer.messages import refuse_pickles
 from rz_workers.trainer.method import packing
 from rz_workers.trainer.method.batch import collate
 from rz_workers.trainer.method.learner import Learner, advantages_and_returns
@@ -187,6 +189,7 @@ def be_rank(rank: int, pipe: Connection) -> None:
     """A rank's life: work comes in, its outcome goes out. An error ends it, and with it the others' collectives."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    refuse_pickles()
     while True:
         store, work = pickle.loads(pipe.recv_bytes())
         with process_group(store, rank, work.spec) as ranks:
@@ -200,7 +203,8 @@ def process_group(store: Path, rank: int, spec: ReasonerZeroRunSpec) -> Iterator
     world_size, device = spec.trainer.nodes, torch.device("cpu")
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
-        yield Ranks(rank, world_size, device, ranks_module._mesh(spec.trainer, world_size, device))
+        mesh = ranks_module._mesh(spec.trainer, world_size, device)
+        yield Ranks(rank, world_size, device, mesh, Seal.of("a token", "ranks", 1))
         dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -1,7 +1,8 @@
-"""A rollout's worker as a process of its own (``transfer_builders.Process``); arguments: WORKER WORKERS [flip].
+"""A rollout's worker as a process of its own (``transfer_builders.Process``); arguments: WORKER WORKERS
+[flip] [foreign].
 
 Standard input has one task (JSON) a line; for each, one line on standard output says what came of it. ``flip`` lets a
-byte change on the way, by a channel that damages what the real one carried.
+byte change on the way, by a channel that damages what the real one carried; ``foreign`` has another token.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transfer_builders import TOKEN
 
 from rz_workers.protocol.messages import TransferOrder
 from rz_workers.storage.checksums import describe_all
@@ -85,7 +87,9 @@ def main(arguments: Sequence[str]) -> None:
     def damaged(*args: Any, **kwargs: Any) -> Channel:
         return FlippingChannel(connect(*args, **kwargs))
 
-    receiver = Receiver(torch.device("cpu"), worker, workers, connect=damaged if "flip" in arguments else connect)
+    token = "another token" if "foreign" in arguments else TOKEN
+    connects = damaged if "flip" in arguments else connect
+    receiver = Receiver(torch.device("cpu"), token, worker, workers, connect=connects)
     say(started=worker)
     for line in sys.stdin:
         run(receiver, json.loads(line))

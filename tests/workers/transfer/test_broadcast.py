@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from transfer_builders import BUCKET_BYTES, PATIENCE, Process, Rollout, broadcast, digests, send_buckets, some_tensors
+from torch._C._distributed_c10d import TCPStore
+from transfer_builders import (
+    BUCKET_BYTES,
+    PATIENCE,
+    SEAL,
+    Process,
+    Rollout,
+    broadcast,
+    digests,
+    send_buckets,
+    some_tensors,
+)
 
 from rz_workers.protocol.messages import Backend, Endpoint
 from rz_workers.storage.checksums import describe_all, digest
@@ -87,7 +99,7 @@ def make_sender() -> Iterator[MakeSender]:
     made: list[Sender] = []
 
     def make(backend: Backend, seconds: float = 60) -> Sender:
-        made.append(Sender("127.0.0.1", 0, backend, torch.device("cpu"), seconds))
+        made.append(Sender("127.0.0.1", 0, backend, torch.device("cpu"), seconds, SEAL))
         return made[-1]
 
     yield make
@@ -286,7 +298,7 @@ def test_a_version_that_was_not_sent_to_its_end_costs_its_groups(make_sender: Ma
 def test_a_port_that_is_taken_is_named(make_sender: MakeSender) -> None:
     port = make_sender("gloo").endpoint.port
     with pytest.raises(TransferError, match=f"cannot listen on 127.0.0.1:{port}"):
-        Sender("127.0.0.1", port, "gloo", torch.device("cpu"), seconds=5)
+        Sender("127.0.0.1", port, "gloo", torch.device("cpu"), 5, SEAL)
 
 
 def test_shared_memory_leaves_no_file_behind(make_sender: MakeSender, first: Rollout) -> None:
@@ -296,3 +308,53 @@ def test_shared_memory_leaves_no_file_behind(make_sender: MakeSender, first: Rol
     assert first.hear()["digest"] == DIGEST
     folders = [Path("/dev/shm"), Path(tempfile.gettempdir())]
     assert [path for folder in folders for path in folder.glob(f"reasonerzero-{os.getpid()}-*")] == []
+
+
+def keys_that_end(store: TCPStore, end: str) -> list[str]:
+    """As a stranger finds them, who knows no prefix: the store tells its keys to whoever connects."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := [key for key in store.list_keys() if key.endswith(end)]):
+        assert time.monotonic() < deadline, f"no key ends with {end}"
+        time.sleep(0.01)
+    return list(found)
+
+
+def test_a_stranger_who_writes_to_the_store_is_not_believed(make_sender: MakeSender, first: Rollout) -> None:
+    sender = make_sender("gloo")
+    stranger = TCPStore("127.0.0.1", sender.endpoint.port, is_master=False, wait_for_workers=False)
+    first.order(sender.endpoint, 1, "gloo")
+    [hello] = keys_that_end(stranger, "/hello/0")
+    stranger.set(hello.replace("hello/0", "join"), "{}")
+    heard = first.hear()
+    assert (heard["error"], heard["group"]) == ("TransferError", None)
+    assert "'join' without the seal of this run" in heard["words"].replace(f"{first.group}/", "")
+    first.new_group()
+    first.order(sender.endpoint, 2, "gloo")
+    assert broadcast(sender, 2, [first.assignment()], TENSORS) == ("first",)
+    assert first.hear()["digest"] == DIGEST
+
+
+def test_what_a_stranger_says_in_a_rollouts_name_costs_its_group_and_nothing_else(
+    make_sender: MakeSender, first: Rollout, second: Rollout
+) -> None:
+    sender = make_sender("gloo")
+    stranger = TCPStore("127.0.0.1", sender.endpoint.port, is_master=False, wait_for_workers=False)
+    for rollout in (first, second):
+        rollout.order(sender.endpoint, 1, "gloo")
+    [hello] = keys_that_end(stranger, f"{first.group}/hello/0")
+    stranger.set(hello.replace("hello/0", "v1/result/0"), '{"digest": "of other weights"}')
+    assert broadcast(sender, 1, [first.assignment(), second.assignment()], TENSORS) == ("second",)
+    assert first.hear()["error"] == "TransferError"
+    assert second.hear()["digest"] == DIGEST
+
+
+def test_a_rollout_with_another_token_is_never_heard(
+    make_sender: MakeSender, make_doomed: MakeRollout, second: Rollout
+) -> None:
+    foreign = make_doomed(1, "foreign")
+    sender = make_sender("gloo", SHORT_SECONDS)
+    foreign.order(sender.endpoint, 1, "gloo", seconds=SHORT_SECONDS)
+    second.order(sender.endpoint, 1, "gloo")
+    assert broadcast(sender, 1, [foreign.assignment(), second.assignment()], TENSORS) == ("second",)
+    assert foreign.hear()["error"] == "TransferError"
+    assert second.hear()["digest"] == DIGEST

@@ -20,12 +20,16 @@ import torch
 from torch import Tensor
 
 from rz_workers.protocol.messages import Assignment, TransferOrder
+from rz_workers.seals import Seal
 from rz_workers.storage.checksums import describe_all
+from rz_workers.transfer.control import TRANSFER
 from rz_workers.transfer.sender import Sender
 from rz_workers.transfer.wire import TensorMeta, cut, pack
 
 BUCKET_BYTES = 8_000_000
 """Larger than what a socket's buffers hold, so that a receiver that does not read holds up its sender."""
+TOKEN = "the run's token"
+SEAL = Seal.of(TOKEN, TRANSFER, incarnation=1)
 PATIENCE = 120.0
 """Seconds until a process that says nothing fails the test."""
 

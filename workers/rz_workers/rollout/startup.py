@@ -98,10 +98,11 @@ def engine_name(spec: ReasonerZeroRunSpec) -> str:
     return "vllm" if spec.trainer.gpus_per_node else "transformers"
 
 
-def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
+def load_engine(spec: ReasonerZeroRunSpec, token: str) -> Callable[[Path], Engine]:
     """Import the engine that the spec asks for, which takes seconds, and return what makes one, without weights, from
-    the fetched model folder. Raises UserError when the engine is not installed; so does the maker when the engine
-    cannot sample the model."""
+    the fetched model folder. ``token``: the run's, for broadcasts (vLLM's processes read it for themselves).
+
+    Raises UserError when the engine is not installed; so does the maker when the engine cannot sample the model."""
     trainer, rollout, remote_code = spec.trainer, spec.rollout, spec.model.trust_remote_code
     if engine_name(spec) == "vllm":
         # Looked for, not tried: an ImportError out of vllm itself is no missing package.
@@ -124,4 +125,6 @@ def load_engine(spec: ReasonerZeroRunSpec) -> Callable[[Path], Engine]:
         )
     from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
-    return lambda model_folder: TransformersEngine(model_folder, trainer.dtype, rollout.max_model_length, remote_code)
+    return lambda model_folder: TransformersEngine(
+        model_folder, trainer.dtype, rollout.max_model_length, remote_code, token=token
+    )

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from rz_workers.protocol.messages import Canary, Publication, ShardRef
@@ -63,6 +64,13 @@ from rz_workers.trainer.timeline import Timeline
 from rz_workers.trainer.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+# What the first rank tells the others.
+_TOKENS = TypeAdapter(tuple[int, ...])
+_COUNT = TypeAdapter(int)
+_FLAGS = TypeAdapter(tuple[bool, bool])
+_TAKEN: TypeAdapter[tuple[tuple[ShardRef, ...] | None, bool]] = TypeAdapter(tuple[tuple[ShardRef, ...] | None, bool])
+_LEFT = TypeAdapter(tuple[int, bool])
 
 
 def main() -> None:
@@ -156,8 +164,8 @@ class Trainer:
             on_progress=watchdog.pat,
             metrics=duty.metrics if duty else None,
         )
-        canary = ranks.from_first(canary_tokens(folder) if ranks.is_first else ())
-        committed = ranks.from_first(max(folder.steps(), default=-1) + 1 if ranks.is_first else 0)
+        canary = ranks.from_first(canary_tokens(folder) if ranks.is_first else (), _TOKENS)
+        committed = ranks.from_first(max(folder.steps(), default=-1) + 1 if ranks.is_first else 0, _COUNT)
         trainer = Trainer(
             settings, ranks, learner, folder, data, model_dir, stop, watchdog, duty, publisher, canary, committed
         )
@@ -195,7 +203,7 @@ class Trainer:
             self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
         self.next_step = step + 1
         # The first rank decides for all: signals and threads are not at the same point everywhere.
-        draining, settled = self.ranks.from_first((self._stop.is_set(), self._checkpoints.is_settled))
+        draining, settled = self.ranks.from_first((self._stop.is_set(), self._checkpoints.is_settled), _FLAGS)
         if settled:
             self._checkpoints.wait()
         if draining:
@@ -210,7 +218,7 @@ class Trainer:
             shards, draining = None, self._stop.is_set()
             if self._duty is not None and not draining:
                 shards, draining = self._duty.ask_for(step, self._publisher.newest)
-            shards, draining = self.ranks.from_first((shards, draining))
+            shards, draining = self.ranks.from_first((shards, draining), _TAKEN)
             self._watchdog.pat()
             if shards is not None and not draining:
                 return shards
@@ -279,7 +287,7 @@ class Trainer:
     def await_evaluations(self) -> None:
         while True:
             left = self._duty.evaluations_left(self.total_steps) if self._duty is not None else 0
-            left, draining = self.ranks.from_first((left, self._stop.is_set()))
+            left, draining = self.ranks.from_first((left, self._stop.is_set()), _LEFT)
             self._watchdog.pat()
             if left == 0:
                 return

@@ -7,22 +7,32 @@ stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rz_api.spec import TrainerSpec
-from rz_workers.runtime import Settings, UserError
+from rz_workers import stores
+from rz_workers.runtime import Settings, UserError, read_token
+from rz_workers.seals import Seal
+from rz_workers.trainer.messages import MessageError, Messages, refuse_pickles
 
 T = TypeVar("T")
+_Shapes = dict[str, tuple[str, tuple[int, ...]]]
+_SHAPES = TypeAdapter(_Shapes)
+"""Tensor -> dtype (torch's name without the module) and shape."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class Ranks:
     device: torch.device
     mesh: DeviceMesh | None
     """None for a single rank that shards nothing."""
+    seal: Seal | None = None
+    """Of what ranks tell each other; None for a single rank."""
 
     @property
     def is_first(self) -> bool:
@@ -48,22 +60,22 @@ class Ranks:
             tensor.copy_(on_device)
         return tensor
 
-    def from_first(self, value: T) -> T:
-        """The first rank's value, on every rank (pickled between ranks of one gang, never from outside)."""
-        if self.world_size == 1:
-            return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        received: T = box[0]
-        return received
+    def from_first(self, value: T, kind: TypeAdapter[T]) -> T:
+        """The first rank's value, on every rank. Raises MessageError for what the first rank cannot have sent."""
+        return value if self.world_size == 1 else self._messages.from_first(value, kind)
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's value, in order of rank, on every rank."""
-        values: list[Any] = [None] * self.world_size
-        if self.world_size == 1:
-            return [value]
-        dist.all_gather_object(values, value)
-        return values
+    def gather(self, value: T, kind: TypeAdapter[T]) -> list[T]:
+        """Every rank's value, in order of rank, on every rank. Raises MessageError as above."""
+        return [value] if self.world_size == 1 else self._messages.gather(value, kind)
+
+    def messages(self, name: str, group: Any) -> Messages:
+        """To use beside these, on a group of all ranks with gloo."""
+        assert self.seal is not None, "several ranks have a seal"
+        return Messages(name, self.rank, self.world_size, self.seal, group)
+
+    @cached_property
+    def _messages(self) -> Messages:
+        return self.messages("step", None)
 
     def barrier(self) -> None:
         if self.world_size > 1:
@@ -92,15 +104,29 @@ def join(settings: Settings) -> Ranks:
     # gloo too: with trainer.offload shards and gradients lie on the host, and so does the sum of their norms.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=trainer.watchdog_seconds)
+    token = read_token(settings.token_file)
+    refuse_pickles()
     if settings.world_size == 1:
         # No port, no rendezvous: several runs of one rank share a machine.
         in_memory: Any = dist  # its stubs leave HashStore out
-        dist.init_process_group(backend, store=in_memory.HashStore(), rank=0, world_size=1, timeout=timeout)
+        store: Store = in_memory.HashStore()
     else:
-        dist.init_process_group(
-            backend, init_method="env://", rank=settings.rank, world_size=settings.world_size, timeout=timeout
-        )
-    return Ranks(settings.rank, settings.world_size, device, _mesh(trainer, settings.world_size, device))
+        stores.stay_on_this_machine(settings.bind_host)
+        store = rendezvous(settings, Seal.of(token, "rendezvous", settings.incarnation), timeout)
+    dist.init_process_group(backend, store=store, rank=settings.rank, world_size=settings.world_size, timeout=timeout)
+    mesh = _mesh(trainer, settings.world_size, device)
+    return Ranks(settings.rank, settings.world_size, device, mesh, Seal.of(token, "ranks", settings.incarnation))
+
+
+def rendezvous(settings: Settings, seal: Seal, limit: timedelta) -> Store:
+    """Where the gang's process groups meet: the first rank's store, below a prefix that this gang alone has. A rank of
+    another run, or of an earlier gang of this one, that comes to the wrong door waits there for nothing."""
+    host, port = settings.environment["MASTER_ADDR"], int(settings.environment["MASTER_PORT"])
+    if settings.rank == 0:
+        store = stores.serve(host, port, settings.bind_host, limit)
+    else:
+        store = TCPStore(host, port, is_master=False, timeout=limit, wait_for_workers=False)
+    return PrefixStore(seal.prefix, store)
 
 
 def _mesh(trainer: TrainerSpec, world_size: int, device: torch.device) -> DeviceMesh | None:
@@ -150,13 +176,44 @@ def distribute(module: nn.Module, ranks: Ranks, trainer: TrainerSpec) -> None:
         return
     # Before sharding: afterwards the module holds this rank's parts alone.
     weights = {name: tensor.detach() for name, tensor in module.state_dict().items()} if ranks.is_first else {}
+    shapes = ranks.from_first(_shapes(weights), _SHAPES)
     shard(module, ranks, trainer)
     if not ranks.is_first:
         _materialize(module, torch.device("cpu") if trainer.offload == "all" else ranks.device, ranks.device)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(module, weights, options=options)
+    own = module.state_dict()
+    _check_same(shapes, _shapes(own))
+    for name, tensor in own.items():
+        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=ranks.device)
+        if ranks.is_first:
+            value.copy_(weights[name])
+        dist.broadcast(value, src=0)
+        _take_own_part(tensor, value)
+    module.load_state_dict(own)  # FSDP looks here whether its parameters are others now
     for buffer in module.buffers():  # those of rotary embeddings are in no state dict
         dist.broadcast(buffer, src=0)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> _Shapes:
+    return {name: (str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in tensors.items()}
+
+
+def _check_same(first: _Shapes, here: _Shapes) -> None:
+    """Raises MessageError where the first rank's model has other tensors than this rank's, or in another order."""
+    if list(first.items()) == list(here.items()):
+        return
+    differ = sorted(name for name in first.keys() | here.keys() if first.get(name) != here.get(name))
+    example = f", such as {differ[0]!r}: {first.get(differ[0])} and {here.get(differ[0])}" if differ else ""
+    raise MessageError(
+        f"the first rank's model has {len(first)} tensors, this rank's {len(here)}, and {len(differ)} differ{example}. "
+        "All ranks must run one version of the image"
+    )
+
+
+def _take_own_part(own: Tensor, value: Tensor) -> None:
+    """Copy what this rank holds of a whole tensor."""
+    if isinstance(own, DTensor):  # without a source rank it is cut here, and nothing is sent
+        value = local(distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None))
+    local(own).copy_(value)
 
 
 def _materialize(module: nn.Module, parameters_on: torch.device, buffers_on: torch.device) -> None:

@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from rz_workers.storage.memory import map_memory
+from rz_workers.transfer.documents import FileHandle, IpcBytes, IpcHandle
 from rz_workers.transfer.errors import TransferError
 
-__all__ = ["NUM_SLOTS", "PrivateBuffers", "SharedSlots", "Slots", "allocate"]
+__all__ = ["NUM_SLOTS", "Handle", "PrivateBuffers", "SharedSlots", "Slots", "allocate", "open_slots"]
+
+Handle = FileHandle | IpcHandle
 
 NUM_SLOTS = 2
 """One is filled while the other one is on its way."""
@@ -83,8 +86,8 @@ class SharedSlots(Slots):
     Where ``/dev/shm`` is too small (64 MB in a container that asks for nothing), the file is in the temporary folder.
     """
 
-    handle: dict[str, Any]
-    """What the other process needs to open them; plain JSON."""
+    handle: Handle
+    """What the other process needs to open them."""
 
     def __init__(self, nbytes: int, device: torch.device) -> None:
         self._file: Path | None = None
@@ -93,10 +96,10 @@ class SharedSlots(Slots):
             self._file = _make_file(nbytes * NUM_SLOTS)
             whole = _map_file(self._file, nbytes * NUM_SLOTS)
             self.tensors = [whole[i * nbytes : (i + 1) * nbytes] for i in range(NUM_SLOTS)]
-            self.handle = {"file": str(self._file), "nbytes": nbytes}
+            self.handle = FileHandle(file=str(self._file), nbytes=nbytes)
         else:
             super().__init__(nbytes, device)
-            self.handle = {"cuda": [_ipc_handle(slot) for slot in self.tensors]}
+            self.handle = IpcHandle(cuda=tuple(_ipc_handle(slot) for slot in self.tensors))
 
     def unlink(self) -> None:
         """Take the file's name away, when all who need it have it open: what dies now leaves nothing behind."""
@@ -112,16 +115,17 @@ class SharedSlots(Slots):
             cuda.ipc_collect()
 
 
-def open_slots(handle: dict[str, Any], device: torch.device) -> list[Tensor]:
+def open_slots(handle: Handle, device: torch.device) -> list[Tensor]:
     """The sender's slots, in its memory. Raises TransferError when this process cannot reach it."""
     try:
-        if "file" in handle:
-            whole = _map_file(Path(handle["file"]), handle["nbytes"] * NUM_SLOTS)
-            return [whole[i * handle["nbytes"] : (i + 1) * handle["nbytes"]] for i in range(NUM_SLOTS)]
-        return [_open_ipc_handle(fields, device) for fields in handle["cuda"]]
+        if isinstance(handle, FileHandle):
+            whole = _map_file(Path(handle.file), handle.nbytes * NUM_SLOTS)
+            return [whole[i * handle.nbytes : (i + 1) * handle.nbytes] for i in range(NUM_SLOTS)]
+        return [_open_ipc_handle(fields, device) for fields in handle.cuda]
     except (OSError, RuntimeError) as error:
+        where = handle.file if isinstance(handle, FileHandle) else "CUDA IPC"
         raise TransferError(
-            f"the memory that the trainer shares ({handle.get('file', 'CUDA IPC')}) cannot be opened here: {error}; "
+            f"the memory that the trainer shares ({where}) cannot be opened here: {error}; "
             "colocated processes must see the same files, processes and device"
         ) from error
 
@@ -153,15 +157,20 @@ def _map_file(path: Path, nbytes: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)[:nbytes]
 
 
-def _ipc_handle(slot: Tensor) -> list[Any]:
+_IpcFields = tuple[IpcBytes | bool | int | None, ...]
+
+
+def _ipc_handle(slot: Tensor) -> _IpcFields:
     """The fields of torch's CUDA IPC handle: numbers, booleans, and bytes as base64."""
     storage: Any = slot.untyped_storage()
     fields = storage._share_cuda_()
-    return [{"base64": base64.b64encode(field).decode()} if isinstance(field, bytes) else field for field in fields]
+    return tuple(
+        IpcBytes(base64=base64.b64encode(field).decode()) if isinstance(field, bytes) else field for field in fields
+    )
 
 
-def _open_ipc_handle(fields: list[Any], device: torch.device) -> Tensor:
-    values = [base64.b64decode(field["base64"]) if isinstance(field, dict) else field for field in fields]
+def _open_ipc_handle(fields: _IpcFields, device: torch.device) -> Tensor:
+    values: list[Any] = [base64.b64decode(one.base64) if isinstance(one, IpcBytes) else one for one in fields]
     # The first field is the sender's index of the GPU; here it may have another (CUDA_VISIBLE_DEVICES).
     values[0] = torch.device(device).index or 0
     storage = torch.UntypedStorage._new_shared_cuda(*values)

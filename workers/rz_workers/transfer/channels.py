@@ -24,8 +24,9 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import Store, Work
 
 from rz_workers.protocol.messages import Backend
-from rz_workers.transfer.buffers import SharedSlots, open_slots
+from rz_workers.transfer.buffers import Handle, SharedSlots, open_slots
 from rz_workers.transfer.control import Control, Deadline, bounded
+from rz_workers.transfer.documents import Done, Notice
 from rz_workers.transfer.errors import TransferError
 
 __all__ = ["Channel", "Connect", "Transfer", "buffer_device", "connect"]
@@ -43,7 +44,7 @@ class Transfer(Protocol):
 class Channel(Protocol):
     """One side of a group."""
 
-    def begin(self, control: Control, shared: SharedSlots | dict[str, Any] | None) -> None:
+    def begin(self, control: Control, shared: SharedSlots | Handle | None) -> None:
         """Before the first bucket of a version. ``shared``: the sender's slots, or the handle to open them with."""
 
     def start(self, flat: Tensor, seconds: float) -> Transfer:
@@ -112,7 +113,7 @@ class GlooChannel:
         self._group = gloo(store, rank, size, options)
         self._last: Work | None = None
 
-    def begin(self, control: Control, shared: SharedSlots | dict[str, Any] | None) -> None:
+    def begin(self, control: Control, shared: SharedSlots | Handle | None) -> None:
         pass
 
     def start(self, flat: Tensor, seconds: float) -> Transfer:
@@ -180,7 +181,7 @@ class NcclChannel:
             self.close()
             raise
 
-    def begin(self, control: Control, shared: SharedSlots | dict[str, Any] | None) -> None:
+    def begin(self, control: Control, shared: SharedSlots | Handle | None) -> None:
         pass
 
     def start(self, flat: Tensor, seconds: float) -> Transfer:
@@ -238,17 +239,18 @@ class SharedChannel:
         self._rank, self._size, self._device = rank, size, device
         self._control: Control | None = None
         self._slots: SharedSlots | None = None
-        self._handle: dict[str, Any] | None = None
+        self._handle: Handle | None = None
         self._opened: list[Tensor] = []
         self._next = 0
 
-    def begin(self, control: Control, shared: SharedSlots | dict[str, Any] | None) -> None:
+    def begin(self, control: Control, shared: SharedSlots | Handle | None) -> None:
         self._control, self._next = control, 0
         if isinstance(shared, SharedSlots):
             self._slots = shared
         # The same slots as for the version before are open already.
         elif shared != self._handle:
-            assert shared is not None, "the sender's header has a handle where memory is shared"
+            if shared is None:
+                raise TransferError("found no handle in the trainer's header; where memory is shared one is required")
             self._opened, self._handle = open_slots(shared, self._device), shared
 
     def start(self, flat: Tensor, seconds: float) -> Transfer:
@@ -261,13 +263,15 @@ class SharedChannel:
         assert slot is not None, "the sender copies other memory to a slot first"
         # Two processes' streams know nothing of each other: what is announced must be in memory.
         _finish_writes(flat)
-        self._control.put(f"bucket/{bucket}", {"slot": slot, "nbytes": flat.numel()})
+        self._control.put(f"bucket/{bucket}", Notice(slot=slot, nbytes=flat.numel()))
         return _Taken(self._control, bucket, self._size - 1)
 
-    def copy_out(self, notice: dict[str, Any], out: Tensor) -> None:
-        if notice["nbytes"] != out.numel():
-            raise TransferError(f"found a bucket of {notice['nbytes']} bytes, the header says {out.numel()}")
-        out.copy_(self._opened[notice["slot"]][: out.numel()])
+    def copy_out(self, notice: Notice, out: Tensor) -> None:
+        if notice.nbytes != out.numel():
+            raise TransferError(f"found a bucket of {notice.nbytes} bytes, the header says {out.numel()}")
+        if notice.slot >= len(self._opened):
+            raise TransferError(f"found a bucket in slot {notice.slot}, the trainer shares {len(self._opened)}")
+        out.copy_(self._opened[notice.slot][: out.numel()])
         # Copied before it says so: the sender fills the slot again.
         _finish_writes(out)
 
@@ -304,9 +308,9 @@ class _Copy:
         def copy() -> None:
             try:
                 deadline = Deadline(seconds)
-                channel.copy_out(control.wait(f"bucket/{bucket}", deadline), out)
+                channel.copy_out(control.wait(f"bucket/{bucket}", Notice, deadline), out)
                 # A second at least: the copy is made, and for want of this word the sender would drop the rollout.
-                control.tell(f"taken/{bucket}/{worker}", {}, max(deadline.remaining, 1.0))
+                control.tell(f"taken/{bucket}/{worker}", Done(), max(deadline.remaining, 1.0))
             except BaseException as error:
                 self._error = error
 

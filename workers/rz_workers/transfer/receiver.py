@@ -13,18 +13,19 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from rz_workers.protocol.messages import TransferOrder
+from rz_workers.seals import Seal
 from rz_workers.storage.checksums import Description, describe_all, digest
 from rz_workers.transfer.buffers import PrivateBuffers
 from rz_workers.transfer.channels import Channel, Connect, Transfer, buffer_device, connect
-from rz_workers.transfer.control import Control, Deadline, another_connection, bounded
+from rz_workers.transfer.control import TRANSFER, Control, Deadline, another_connection, bounded
+from rz_workers.transfer.documents import Done, Header, Hello, Result, TensorFields, Trailer
 from rz_workers.transfer.errors import TransferError
 from rz_workers.transfer.wire import TensorMeta, bucket_nbytes, unpack
 
@@ -39,10 +40,13 @@ _TELL_SECONDS = 5.0
 class Receiver:
     """Keeps its group, and the memory of two buckets, from version to version. Called from one thread."""
 
-    def __init__(self, device: torch.device, worker: int = 0, workers: int = 1, *, connect: Connect = connect) -> None:
+    def __init__(
+        self, device: torch.device, token: str, worker: int = 0, workers: int = 1, *, connect: Connect = connect
+    ) -> None:
         """``worker`` (from 0) of the ``workers`` of one engine; ``device`` is where buckets are received, except that
-        gloo receives on the CPU."""
+        gloo receives on the CPU. ``token``: the run's, by which sender and receiver know each other."""
         self._device, self._worker, self._workers, self._connect = torch.device(device), worker, workers, connect
+        self._token = token
         self._group: str | None = None
         self._store: TCPStore | None = None
         self._channel: Channel | None = None
@@ -88,24 +92,24 @@ class Receiver:
         assert self._store is not None
         assert self._channel is not None
         store, channel = self._store, self._channel
-        control = Control(store, order.group).below(f"v{order.version}")
+        control = self._control(order, store)
         # Ready means that nothing is sampled: from the header on the engine's weights change.
-        control.tell(f"ready/{self._worker}", {}, _TELL_SECONDS)
-        header = control.wait("header", Deadline(order.seconds))
-        buckets = [tuple(_meta(fields) for fields in bucket) for bucket in header["buckets"]]
+        control.tell(f"ready/{self._worker}", Done(), _TELL_SECONDS)
+        header = control.wait("header", Header, Deadline(order.seconds))
+        buckets = [tuple(_meta(fields) for fields in bucket) for bucket in header.buckets]
         # The channel waits for buckets while this thread may have something to tell: each has its own connection.
         own = bounded(lambda: another_connection(store), order.seconds, "connecting to the trainer")
-        channel.begin(Control(own, order.group).below(f"v{order.version}"), header["shared"])
+        channel.begin(self._control(order, own), header.shared)
         found: dict[str, Description] = {}
         tensors = self._tensors(order, buckets, found)
         load(tensors)
         for _ in tensors:  # what the engine did not ask for is received and verified all the same
             pass
         channel.end()
-        trailer = control.wait("trailer", Deadline(order.seconds))
+        trailer = control.wait("trailer", Trailer, Deadline(order.seconds))
         # The trailer comes last: the trainer computes checksums while it sends.
         whole = _verified(found, trailer)
-        control.tell(f"result/{self._worker}", {"digest": whole}, _TELL_SECONDS)
+        control.tell(f"result/{self._worker}", Result(digest=whole), _TELL_SECONDS)
         return whole
 
     def _join(self, order: TransferOrder) -> None:
@@ -118,15 +122,16 @@ class Receiver:
 
         # Set before anything can fail: ``_complain`` tells the trainer over it.
         self._store = bounded(reach, deadline.remaining, f"connecting to the trainer at {where}")
-        control = Control(self._store, order.group)
-        control.tell(f"hello/{self._worker}", {"workers": self._workers}, _TELL_SECONDS)
-        control.wait("join", deadline)
+        seal = self._seal(order)
+        control = Control(self._store, seal, order.group)
+        control.tell(f"hello/{self._worker}", Hello(workers=self._workers), _TELL_SECONDS)
+        control.wait("join", Done, deadline)
         store = self._store
         # A connection for the channel: process groups block theirs while they wait for ranks.
         connection = bounded(lambda: another_connection(store), deadline.remaining, "connecting to the trainer")
         self._channel = self._connect(
             order.backend,
-            PrefixStore(f"{order.group}/{order.backend}", connection),
+            PrefixStore(f"{seal.prefix}/{order.group}/{order.backend}", connection),
             rank=self._worker + 1,
             size=self._workers + 1,
             device=self._device,
@@ -134,6 +139,13 @@ class Receiver:
             deadline=deadline,
         )
         self._group = order.group
+
+    def _seal(self, order: TransferOrder) -> Seal:
+        return Seal.of(self._token, TRANSFER, order.incarnation)
+
+    def _control(self, order: TransferOrder, store: Store) -> Control:
+        """Of the version that is being received."""
+        return Control(store, self._seal(order), order.group).below(f"v{order.version}")
 
     # --------------------------------------------------------------------------------------------------- receiving
 
@@ -177,7 +189,7 @@ class Receiver:
             # The first connection may be what is stuck.
             own = another_connection(store)
             words = f"{type(error).__name__}: {error}"[:500]
-            Control(own, order.group).below(f"v{order.version}").put(f"result/{self._worker}", {"error": words})
+            self._control(order, own).put(f"result/{self._worker}", Result(error=words))
 
         with contextlib.suppress(TransferError):
             bounded(tell, _TELL_SECONDS, "telling the trainer what went wrong")
@@ -192,13 +204,13 @@ def _arrived(flat: Tensor, transfer: Transfer, deadline: Deadline, index: int, t
     return flat
 
 
-def _meta(fields: dict[str, Any]) -> TensorMeta:
-    return TensorMeta(fields["name"], fields["dtype"], tuple(fields["shape"]))
+def _meta(fields: TensorFields) -> TensorMeta:
+    return TensorMeta(fields.name, fields.dtype, fields.shape)
 
 
-def _verified(found: dict[str, Description], trailer: dict[str, Any]) -> str:
+def _verified(found: dict[str, Description], trailer: Trailer) -> str:
     """The digest of what arrived. Raises TransferError naming the first tensor that differs."""
-    expected: dict[str, str] = trailer["tensors"]
+    expected = trailer.tensors
     if set(found) != set(expected):
         raise TransferError(
             f"found the tensors {sorted(set(found) - set(expected))} beyond those that the trainer describes, and not "
@@ -211,6 +223,6 @@ def _verified(found: dict[str, Description], trailer: dict[str, Any]) -> str:
                 f"the trainer's is {expected[name]}"
             )
     whole = digest(found)
-    if whole != trailer["digest"]:
-        raise TransferError(f"found digest {whole}, the trainer's is {trailer['digest']}: shapes or dtypes differ")
+    if whole != trailer.digest:
+        raise TransferError(f"found digest {whole}, the trainer's is {trailer.digest}: shapes or dtypes differ")
     return whole

@@ -22,19 +22,21 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from rz_workers import stores
 from rz_workers.protocol.messages import Assignment, Backend, Endpoint
+from rz_workers.seals import Seal
 from rz_workers.storage.checksums import Description, digest
 from rz_workers.transfer.buffers import SharedSlots, Slots
 from rz_workers.transfer.channels import Channel, Connect, Transfer, buffer_device, connect
 from rz_workers.transfer.control import Control, Deadline, another_connection
+from rz_workers.transfer.documents import Done, Header, Result, TensorFields, Trailer
 from rz_workers.transfer.errors import TransferError
 from rz_workers.transfer.wire import TensorMeta, bucket_nbytes, cut
 
@@ -72,8 +74,14 @@ class _Group:
         """What a worker says went wrong with the version that is being sent."""
         assert self.round is not None
         for name in self.named("result"):
-            if self.round.has(name) and (error := self.round.read(name).get("error")) is not None:
-                return str(error)
+            if not self.round.has(name):
+                continue
+            try:
+                error = self.round.read(name, Result).error
+            except TransferError as wrong:
+                return str(wrong)
+            if error is not None:
+                return error
         return None
 
 
@@ -96,20 +104,22 @@ class Sender:
         backend: Backend,
         device: torch.device,
         seconds: float,
+        seal: Seal,
         *,
+        bind_host: str = "127.0.0.1",
         connect: Connect = connect,
     ) -> None:
-        """Listen on ``port`` (0: any that is free); receivers reach it as ``host``. ``device`` is where buckets are;
-        ``seconds`` limits each wait for receivers: to come, to take one bucket, to verify.
+        """Listen on ``port`` (0: any that is free) of ``bind_host``; receivers reach it as ``host``. ``device`` is
+        where buckets are; ``seconds`` limits each wait for receivers: to come, to take one bucket, to verify. ``seal``
+        is of the run's token, for ``control.TRANSFER`` and this gang's incarnation.
 
         Raises TransferError when the port is taken.
         """
         self._backend, self._device, self._seconds, self._connect = backend, torch.device(device), seconds, connect
+        self._seal = seal
         try:
-            self._store = TCPStore(
-                host, port, is_master=True, timeout=timedelta(seconds=seconds), wait_for_workers=False
-            )
-        except RuntimeError as error:
+            self._store = stores.serve(host, port, bind_host, timedelta(seconds=seconds))
+        except (OSError, RuntimeError) as error:
             raise TransferError(f"cannot listen on {host}:{port} for rollouts: {error}") from error
         self.endpoint = Endpoint(host=host, port=self._store.port)
         self._groups: dict[str, _Group] = {}
@@ -150,11 +160,11 @@ class Sender:
             time.sleep(_POLL_SECONDS)
         taking_part = [group for group in expected if group.name in self._groups]
         shared = self._share(taking_part) if self._backend == "shared" and taking_part else None
-        header = {
-            "version": version,
-            "buckets": [[asdict(meta) for meta in bucket] for bucket in buckets],
-            "shared": None if shared is None else shared.handle,
-        }
+        header = Header(
+            version=version,
+            buckets=tuple(tuple(_fields(meta) for meta in bucket) for bucket in buckets),
+            shared=None if shared is None else shared.handle,
+        )
         for group in taking_part:
             assert group.channel is not None
             assert group.round is not None
@@ -186,12 +196,12 @@ class Sender:
         if group is None:
             # Joining blocks a connection: this one is the group's alone.
             store = another_connection(self._store)
-            group = _Group(rollout, name, assignment.workers, Control(store, name), store)
+            group = _Group(rollout, name, assignment.workers, Control(store, self._seal, name), store)
             if not assignment.is_new:
                 self._refuse(group, version, "this group is gone on the trainer's side")
                 return None
             self._groups[name] = group
-        group.round = Control(self._store, f"{name}/v{version}")
+        group.round = Control(self._store, self._seal, f"{name}/v{version}")
         return group
 
     def _is_ready(self, group: _Group) -> bool:
@@ -203,7 +213,7 @@ class Sender:
         if group.channel is None:
             if group.joining is None and group.control.has(*group.named("hello")):
                 # Both sides begin to connect now: one that came early would wait out its limit alone.
-                group.control.put("join", {})
+                group.control.put("join", Done())
                 group.joining = threading.Thread(target=self._join, args=(group,), name="transfer: join", daemon=True)
                 group.joining.start()
             return False
@@ -216,7 +226,7 @@ class Sender:
         try:
             group.channel = self._connect(
                 self._backend,
-                PrefixStore(f"{group.name}/{self._backend}", group.store),
+                PrefixStore(f"{self._seal.prefix}/{group.name}/{self._backend}", group.store),
                 rank=0,
                 size=group.workers + 1,
                 device=self._device,
@@ -302,7 +312,7 @@ class Sender:
         """
         for slot in list(self._sending):
             self._finish(slot)
-        trailer = {"digest": digest(described), "tensors": {name: one[2] for name, one in described.items()}}
+        trailer = Trailer(digest=digest(described), tensors={name: one[2] for name, one in described.items()})
         taking_part = [
             group for group in self._groups.values() if group.round is not None and group.channel is not None
         ]
@@ -357,7 +367,7 @@ class Sender:
 
     def _refuse(self, group: _Group, version: int | None, reason: str) -> None:
         """Answer whatever a receiver of the group waits for, or will."""
-        control = Control(self._store, group.name)
+        control = Control(self._store, self._seal, group.name)
         control.refuse("join", reason)
         if version is not None:
             control.refuse(f"v{version}/header", reason)
@@ -383,3 +393,7 @@ class Sender:
         if self._slots is not None:
             self._slots.close()
         self._slots = None
+
+
+def _fields(meta: TensorMeta) -> TensorFields:
+    return TensorFields(name=meta.name, dtype=meta.dtype, shape=meta.shape)

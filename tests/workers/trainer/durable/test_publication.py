@@ -130,7 +130,7 @@ def test_a_broadcast_version_is_announced_first_and_stored_behind(
 ) -> None:
     monkeypatch.setattr(publication, "BUCKET_BYTES", bucket_bytes)
     publisher, ledger, folder = make_publisher(
-        Receiver(torch.device("cpu")), weightSync="broadcast", transferSeconds=SECONDS, placement=placement
+        Receiver(torch.device("cpu"), token=""), weightSync="broadcast", transferSeconds=SECONDS, placement=placement
     )
     policy, _ = make_models()
     for version in (1, 2):
@@ -149,7 +149,7 @@ def test_a_broadcast_version_is_announced_first_and_stored_behind(
 
 
 def test_a_version_that_rollouts_may_hold_already_is_not_broadcast(make_publisher, make_models) -> None:
-    publisher, ledger, _ = make_publisher(Receiver(torch.device("cpu")), weightSync="broadcast")
+    publisher, ledger, _ = make_publisher(Receiver(torch.device("cpu"), token=""), weightSync="broadcast")
     info = publisher.publish(make_models()[0], 1, CANARY, is_new=False, must_be_stored=False)
     assert (ledger.asked, info.stored) == ([], True)
 

@@ -6,41 +6,37 @@ manifest last.
 from (seed, step). Nothing but tensors is saved: the optimizers' other values follow from the spec and the step.
 
 ``Checkpoints.save`` copies the state to the host; a thread writes the copy while the next step runs
-(``checkpoint_files`` has the format). What ranks have to tell each other for that goes over a process group of its own,
-because two threads must not use one group.
+(``checkpoint_files`` has the format, ``checkpoint_ranks`` who does what). What ranks have to tell each other for that
+goes over a process group of its own, because two threads must not use one group.
 
 Called by ``rz_workers.trainer.main``, by ``initial`` (``model.initFrom``) and by ``export``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn, optim
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
 
-from rz_workers.runtime import WorkerError
 from rz_workers.storage import layout
 from rz_workers.storage.objects import CorruptObjectError, ObjectStore, data_entry
 from rz_workers.storage.records import CheckpointIndex, CheckpointManifest
 from rz_workers.storage.run_folder import RunFolder, check_entry
-from rz_workers.trainer.durable.checkpoint_files import ObjectReader, ObjectWriter, PiecePlanner, load_planner
+from rz_workers.trainer.durable import checkpoint_ranks
+from rz_workers.trainer.durable.checkpoint_files import ObjectReader, ObjectWriter
 from rz_workers.trainer.method.learner import Learner
 from rz_workers.trainer.models.actor_critic import distinct_tensors
 from rz_workers.trainer.ranks import Ranks, local
@@ -49,6 +45,7 @@ __all__ = ["Checkpoints", "load_weights", "newest", "read_index", "stored"]
 
 log = logging.getLogger(__name__)
 
+_PREFIX: TypeAdapter[str | None] = TypeAdapter(str | None)
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
@@ -109,7 +106,7 @@ def load_weights(store: ObjectStore, prefix: str, models: Mapping[str, nn.Module
     unlike = _difference(index, state)
     if unlike is not None:
         raise ValueError(unlike)
-    _read(store, prefix, index, state, group=None)
+    checkpoint_ranks.load(state, ObjectReader(store, prefix, index), None)
 
 
 def _difference(index: CheckpointIndex, state: Mapping[str, Tensor]) -> str | None:
@@ -154,7 +151,9 @@ class Checkpoints:
         self._before_manifest, self._when_stored = before_manifest, when_stored
         limit = timedelta(seconds=learner.spec.trainer.watchdog_seconds)
         # On all ranks at the same place: making a group is a collective.
-        self._group = dist.new_group(backend="gloo", timeout=limit) if dist.is_initialized() else None
+        several = ranks.world_size > 1
+        group = dist.new_group(backend="gloo", timeout=limit) if several else None
+        self._messages = ranks.messages("checkpoint", group) if several else None
         # One thread: checkpoints are written in order, and the copy belongs to one at a time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._job: Future[None] | None = None
@@ -170,13 +169,13 @@ class Checkpoints:
         Raises StorageError when a file is missing or damaged.
         """
         # One rank looks: two listings could differ, and all ranks must load the same state.
-        prefix = self._ranks.from_first(newest(self._folder) if self._ranks.is_first else None)
+        prefix = self._ranks.from_first(newest(self._folder) if self._ranks.is_first else None, _PREFIX)
         if prefix is None:
             return 0
         manifest, index = read_index(self._folder.store, prefix)
         # Moments that are not there yet torch makes by a step at rate 0; what is read takes their place.
         state = _state(self._learner)
-        _read(self._folder.store, prefix, index, state, self._group)
+        checkpoint_ranks.load(state, ObjectReader(self._folder.store, prefix, index), self._messages)
         _put_back(self._learner, state)
         self._learner.policy_steps, self._learner.critic_steps = manifest.policy_steps, manifest.critic_steps
         self.step = manifest.step
@@ -218,11 +217,8 @@ class Checkpoints:
 
         self.doing = "data"
         try:
-            writer = ObjectWriter(self._folder.store, prefix, self._ranks.rank, finish)
-            with _plainly(self._group):
-                state_dict_saver.save(
-                    dict(self._copy), storage_writer=writer, planner=PiecePlanner(), process_group=self._group
-                )
+            writer = ObjectWriter(self._folder.store, prefix, self._ranks.rank)
+            checkpoint_ranks.save(self._copy, writer, self._messages, finish)
             self.step = taken.step
             if self._ranks.is_first:
                 log.info("stored %s in %.1f s", prefix, time.monotonic() - started)
@@ -284,29 +280,3 @@ def _put_back(learner: Learner, state: Mapping[str, Tensor]) -> None:
         # Rates, betas and the like are not stored: they follow from the spec.
         others: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
         set_optimizer_state_dict(module, optimizer, others | read, options=_FLAT)
-
-
-def _read(store: ObjectStore, prefix: str, index: CheckpointIndex, state: dict[str, Tensor], group: Any) -> None:
-    """Fill the tensors of ``state``, each rank its shards; without a group this process reads for itself alone."""
-    reader = ObjectReader(store, prefix, index)
-    with _plainly(group):
-        state_dict_loader.load(
-            dict(state), storage_reader=reader, planner=load_planner(), process_group=group, no_dist=group is None
-        )
-
-
-@contextlib.contextmanager
-def _plainly(group: Any) -> Iterator[None]:
-    """Around a call into ``torch.distributed.checkpoint``: our own errors come out as they went in, and without a
-    process group (``rz export``) torch does not ask whether a single process is meant."""
-    try:
-        # catch_warnings changes the filters of all threads, so not where a thread writes beside a step.
-        with warnings.catch_warnings() if group is None else contextlib.nullcontext():
-            if group is None:
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-            yield
-    except CheckpointException as error:
-        # By rank: every rank raises the same one's error.
-        causes = [cause for _, (cause, _) in sorted(error.failures.items())]
-        ours = next((cause for cause in causes if isinstance(cause, WorkerError)), None)
-        raise ours or RuntimeError(f"torch.distributed.checkpoint failed: {error}") from error

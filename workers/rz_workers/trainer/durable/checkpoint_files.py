@@ -1,9 +1,10 @@
-"""Only bytes that were written are loaded, each compared with a checksum, and nothing is pickled:
-``torch.distributed.checkpoint`` over an ``ObjectStore``.
+"""Only bytes that were written are loaded, each compared with a checksum, and nothing is pickled: one rank's part of a
+checkpoint in an ``ObjectStore``.
 
-``rz_workers.trainer.durable.checkpoint`` calls it. A tensor's shard is cut into pieces of whole rows, each with a
-checksum of its own. A rank writes its pieces into files of its own, straight from memory, and reads the ranges of the
-pieces that it needs, whichever number of ranks wrote them.
+``checkpoint_ranks`` calls it. Which shards there are, and which parts of what is stored a shard needs, is worked out by
+the planners of ``torch.distributed.checkpoint``, each on its own rank. A tensor's shard is cut into pieces of whole
+rows, each with a checksum of its own. A rank writes its pieces into files of its own, straight from memory, and reads
+the ranges of the pieces that it needs, whichever number of ranks wrote them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -26,23 +27,13 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import (
-    LoadPlan,
-    LoadPlanner,
-    ReadItem,
-    SavePlan,
-    SavePlanner,
-    WriteItem,
-    WriteItemType,
-)
-from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
-from torch.futures import Future
+from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem, WriteItem, WriteItemType
 
 from rz_workers.storage.objects import CorruptObjectError, ObjectStore
 from rz_workers.storage.records import CheckpointIndex, Piece, StoredTensor
 from rz_workers.trainer.ranks import local
 
-__all__ = ["FILE_BYTES", "PIECE_BYTES", "ObjectReader", "ObjectWriter", "PiecePlanner", "load_planner"]
+__all__ = ["FILE_BYTES", "PIECE_BYTES", "ObjectReader", "ObjectWriter", "PiecePlanner", "Planned"]
 
 PIECE_BYTES = 32_000_000
 """Most bytes with one checksum, unless one row has more: what a reader needs one byte of, it reads whole."""
@@ -57,19 +48,39 @@ FILES_AT_A_TIME = 4
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
+class Planned(NamedTuple):
+    """A piece that a rank has: rows of its shard."""
+
+    name: str
+    offsets: tuple[int, ...]
+    """Where it begins in the tensor, by dimension."""
+    sizes: tuple[int, ...]
+    dtype: str
+    """torch's name without the module."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+
+    @property
+    def nbytes(self) -> int:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return math.prod(self.sizes) * dtype.itemsize
+
+
 class PiecePlanner(DefaultSavePlanner):
-    """Plans what each rank writes: every shard once (of replicas one), cut into pieces."""
+    """Plans what this rank could write: its shard of every tensor, cut into pieces."""
 
     def __init__(self) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self._origins: dict[str, Sequence[int]] = {}
+        self.items: list[WriteItem] = []
+        """The pieces, in the order of ``pieces``."""
 
-    def create_local_plan(self) -> SavePlan:
-        # torch drops duplicates by (name, offsets): replicas are cut alike, so that one of each piece stays.
-        plan = super().create_local_plan()
-        self._origins = {item.index.fqn: _chunk(item).offsets for item in plan.items}
-        self.plan = dataclasses.replace(plan, items=[piece for item in plan.items for piece in _cut(item)])
-        return self.plan
+    def pieces(self, state: Mapping[str, Tensor]) -> list[Planned]:
+        self.set_up_planner(dict(state))
+        items = self.create_local_plan().items
+        self._origins = {item.index.fqn: _chunk(item).offsets for item in items}
+        self.items = [piece for item in items for piece in _cut(item)]
+        return [_planned(item) for item in self.items]
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         """The piece's rows, where they lie in this rank's shard."""
@@ -79,6 +90,13 @@ class PiecePlanner(DefaultSavePlanner):
             return shard
         # A plan's offsets count from the whole tensor's first row, a shard's rows from its own.
         return shard.narrow(0, chunk.offsets[0] - self._origins[name][0], chunk.sizes[0])
+
+
+def _planned(item: WriteItem) -> Planned:
+    chunk, data = _chunk(item), item.tensor_data
+    assert data is not None
+    dtype = str(data.properties.dtype).removeprefix("torch.")
+    return Planned(item.index.fqn, tuple(chunk.offsets), tuple(chunk.sizes), dtype, tuple(data.size))
 
 
 def _cut(item: WriteItem) -> list[WriteItem]:
@@ -106,38 +124,23 @@ def _chunk(item: WriteItem) -> ChunkStorageMetadata:
     return item.tensor_data.chunk
 
 
-class ObjectWriter(StorageWriter):
-    """Writes one rank's pieces below ``prefix``; the first rank then calls ``finish`` with the index and the sizes of
-    all files.
+class ObjectWriter:
+    """Writes one rank's pieces below ``prefix``.
 
     Files are ``<part>/rank-00003-0.bin``, where ``<part>`` is what a tensor's name begins with, up to the first "/".
     """
 
-    def __init__(
-        self, store: ObjectStore, prefix: str, rank: int, finish: Callable[[CheckpointIndex, dict[str, int]], None]
-    ) -> None:
-        self._store, self._prefix, self._rank, self._finish = store, prefix, rank, finish
+    def __init__(self, store: ObjectStore, prefix: str, rank: int) -> None:
+        self._store, self._prefix, self._rank = store, prefix, rank
 
-    def reset(self, checkpoint_id: Any = None) -> None:
-        pass
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        return plans
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        files = _files(plan.items, self._rank)
+    def write(self, items: Sequence[WriteItem], planner: PiecePlanner) -> list[tuple[str, Piece]]:
+        """Returns tensor and piece of everything that was written."""
+        files = _files(items, self._rank)
         with ThreadPoolExecutor(FILES_AT_A_TIME, thread_name_prefix="store-checkpoint") as pool:
             written = pool.map(lambda file: self._write_file(file, files[file], planner), files)
-            results = [result for of_file in written for result in of_file]
-        return _done(results)
+            return [piece for of_file in written for piece in of_file]
 
-    def _write_file(self, file: str, items: Sequence[WriteItem], planner: SavePlanner) -> list[WriteResult]:
+    def _write_file(self, file: str, items: Sequence[WriteItem], planner: PiecePlanner) -> list[tuple[str, Piece]]:
         # By number: an upload that fails asks for all parts again.
         checksums: dict[int, str] = {}
 
@@ -148,31 +151,13 @@ class ObjectWriter(StorageWriter):
                 yield data
 
         self._store.put_parts(f"{self._prefix}/{file}", parts)
-        results, start = [], 0
+        written, start = [], 0
         for number, item in enumerate(items):
-            chunk, size = _chunk(item), _size(item)
+            chunk = _chunk(item)
             piece = Piece(tuple(chunk.offsets), tuple(chunk.sizes), file, start, checksums[number])
-            results.append(WriteResult(item.index, size, piece))
-            start += size
-        return results
-
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        pieces: dict[str, list[Piece]] = defaultdict(list)
-        sizes: dict[str, int] = defaultdict(int)
-        for result in (result for of_rank in results for result in of_rank):
-            # Whichever rank wrote it: a reader finds a piece by its offsets.
-            pieces[result.index.fqn].append(result.storage_data)
-            sizes[result.storage_data.file] += result.size_in_bytes
-        tensors = {}
-        for name, stored in sorted(metadata.state_dict_metadata.items()):
-            assert isinstance(stored, TensorStorageMetadata)
-            dtype = str(stored.properties.dtype).removeprefix("torch.")
-            tensors[name] = StoredTensor(dtype=dtype, shape=tuple(stored.size), pieces=tuple(pieces[name]))
-        self._finish(CheckpointIndex(tensors=tensors), dict(sorted(sizes.items())))
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        return False
+            written.append((item.index.fqn, piece))
+            start += _size(item)
+        return written
 
 
 def _files(items: Iterable[WriteItem], rank: int) -> dict[str, list[WriteItem]]:
@@ -205,45 +190,24 @@ def _bytes(tensor: Any) -> memoryview:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def load_planner() -> DefaultLoadPlanner:
-    """Plans what each rank reads into a flat dictionary of tensors."""
-    return DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-
-
-class ObjectReader(StorageReader):
-    """Reads the pieces that a rank needs of the checkpoint at ``prefix``; several ranges at a time.
-
-    ``read_data`` raises CorruptObjectError, naming file and tensor, when the bytes are not those that were written.
-    """
+class ObjectReader:
+    """Reads the pieces that a rank needs of the checkpoint at ``prefix``; several ranges at a time."""
 
     def __init__(self, store: ObjectStore, prefix: str, index: CheckpointIndex) -> None:
         self._store, self._prefix, self._tensors = store, prefix, index.tensors
 
-    def reset(self, checkpoint_id: Any = None) -> None:
-        pass
+    def fill(self, state: Mapping[str, Tensor]) -> None:
+        """Read into the tensors of ``state``, of a sharded one this rank's shard.
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        described: dict[str, Any] = {}
-        for name, stored in self._tensors.items():
-            chunks = [ChunkStorageMetadata(torch.Size(p.offsets), torch.Size(p.sizes)) for p in stored.pieces]
-            properties = TensorProperties(dtype=getattr(torch, stored.dtype))
-            described[name] = TensorStorageMetadata(properties, torch.Size(stored.shape), chunks)
-        return Metadata(described)
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        Raises CorruptObjectError, naming file and tensor, when the bytes are not those that were written.
+        """
+        planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+        planner.set_up_planner({name: state[name] for name in sorted(state)}, self._metadata())
+        items = planner.create_local_plan().items
         # Several items may want parts of one piece: it is asked for once.
         wanted: dict[tuple[str, Piece], list[ReadItem]] = defaultdict(list)
-        by_place = _by_place(self._tensors, {item.storage_index.fqn for item in plan.items})
-        for item in plan.items:
+        by_place = _by_place(self._tensors, {item.storage_index.fqn for item in items})
+        for item in items:
             name = item.storage_index.fqn
             assert item.storage_index.offset is not None
             wanted[name, by_place[name, tuple(item.storage_index.offset)]].append(item)
@@ -257,7 +221,14 @@ class ObjectReader(StorageReader):
 
         with ThreadPoolExecutor(FILES_AT_A_TIME, thread_name_prefix="load-checkpoint") as pool:
             list(pool.map(read, _requests(wanted, self._piece_bytes)))
-        return _done(None)
+
+    def _metadata(self) -> Metadata:
+        described: dict[str, Any] = {}
+        for name, stored in self._tensors.items():
+            chunks = [ChunkStorageMetadata(torch.Size(p.offsets), torch.Size(p.sizes)) for p in stored.pieces]
+            properties = TensorProperties(dtype=getattr(torch, stored.dtype))
+            described[name] = TensorStorageMetadata(properties, torch.Size(stored.shape), chunks)
+        return Metadata(described)
 
     def _fetch(self, pieces: Sequence[tuple[str, Piece]]) -> Iterator[memoryview]:
         """The bytes of neighbouring pieces by one request, each compared with its checksum."""
@@ -278,10 +249,6 @@ class ObjectReader(StorageReader):
     def _piece_bytes(self, name: str, piece: Piece) -> int:
         dtype: torch.dtype = getattr(torch, self._tensors[name].dtype)
         return math.prod(piece.sizes) * dtype.itemsize
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        return False
 
 
 def _by_place(tensors: Mapping[str, StoredTensor], names: Iterable[str]) -> dict[tuple[str, tuple[int, ...]], Piece]:
@@ -313,9 +280,3 @@ def _copy(values: Tensor, item: ReadItem, planner: LoadPlanner) -> None:
         values = values.narrow(dimension, offset, length)
     target.copy_(values)
     planner.commit_tensor(item, target)
-
-
-def _done(value: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(value)
-    return future

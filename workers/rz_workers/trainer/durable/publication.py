@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from rz_api.spec import ReasonerZeroRunSpec, broadcasts
@@ -35,13 +36,15 @@ from rz_workers.protocol.messages import (
     TransferRequest,
     WeightsInfo,
 )
-from rz_workers.runtime import Settings
+from rz_workers.runtime import Settings, read_token
+from rz_workers.seals import Seal
 from rz_workers.storage import layout, weights
 from rz_workers.storage.checksums import Description, describe_all, digest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.trainer.metrics import TrainerMetrics, Way
 from rz_workers.trainer.models.actor_critic import Policy, published_tensors
 from rz_workers.trainer.ranks import Ranks, whole
+from rz_workers.transfer.control import TRANSFER
 from rz_workers.transfer.sender import Sender
 from rz_workers.transfer.wire import TensorMeta, cut, pack
 
@@ -54,6 +57,13 @@ BUCKET_BYTES = 1_000_000_000
 buffers exist on a rank, one whole tensor list and one packed."""
 
 NOBODY = TransferReply(receivers=())
+
+# What ranks tell each other.
+_CHECKSUMS = TypeAdapter(dict[str, Description])
+_COUNT = TypeAdapter(int)
+_NAMES = TypeAdapter(tuple[str, ...])
+_CALLED = TypeAdapter(TransferReply)
+_ENDPOINT = TypeAdapter(Endpoint)
 
 
 def backend_of(spec: ReasonerZeroRunSpec) -> Backend:
@@ -126,7 +136,8 @@ class Publisher:
         checksums = {name: one for part in described for name, one in part.result().items()}
         if sent and self._sender is not None:
             # Only the first rank has copies on the host, and so checksums; each rank's trailer needs them.
-            arrived = self._ranks.gather(len(self._sender.close(self._ranks.from_first(checksums))))
+            checksums = self._ranks.from_first(checksums, _CHECKSUMS)
+            arrived = self._ranks.gather(len(self._sender.close(checksums)), _COUNT)
             # Whoever missed it looks for it in storage.
             must_be_stored |= called.left_out > 0 or sum(arrived) < len(called.receivers)
         if self._announce is None or self._writer is None:
@@ -191,7 +202,7 @@ class Publisher:
         """Agree with the ledger on who takes part, and wait for those."""
         assert self._sender is not None
         # The ledger knows who is alive, each rank which groups it still has.
-        live = tuple(group for groups in self._ranks.gather(self._sender.groups) for group in groups)
+        live = tuple(group for groups in self._ranks.gather(self._sender.groups, _NAMES) for group in groups)
         called = NOBODY
         if self._open_transfer is not None:
             called = self._open_transfer(
@@ -204,7 +215,7 @@ class Publisher:
                     seconds=self._spec.rollout.transfer_seconds,
                 )
             )
-        called = self._ranks.from_first(called)
+        called = self._ranks.from_first(called, _CALLED)
         if called.receivers:
             mine = [assignment for assignment in called.receivers if assignment.sender == self._ranks.rank]
             self._sender.open(version, mine, metas, BUCKET_BYTES)
@@ -220,9 +231,15 @@ def _start_sender(settings: Settings, ranks: Ranks) -> tuple[Sender | None, tupl
     assert settings.transfer_host is not None, "rz_operator.plan sets RZ_TRANSFER_HOST where a run broadcasts"
     assert settings.transfer_port is not None
     sender = Sender(
-        settings.transfer_host, settings.transfer_port, backend_of(spec), ranks.device, spec.rollout.transfer_seconds
+        settings.transfer_host,
+        settings.transfer_port,
+        backend_of(spec),
+        ranks.device,
+        spec.rollout.transfer_seconds,
+        Seal.of(read_token(settings.token_file), TRANSFER, settings.incarnation),
+        bind_host=settings.bind_host,
     )
-    return sender, tuple(ranks.gather(sender.endpoint))
+    return sender, tuple(ranks.gather(sender.endpoint, _ENDPOINT))
 
 
 @dataclass(frozen=True)

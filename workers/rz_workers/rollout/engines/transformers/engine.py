@@ -31,12 +31,14 @@ __all__ = ["TransformersEngine"]
 
 class TransformersEngine:
     """See ``interface.Engine``. ``dtype`` is the spec's ``trainer.dtype``, ``max_model_tokens`` its
-    ``rollout.maxModelLength``.
+    ``rollout.maxModelLength``, ``token`` the run's, for broadcasts.
 
     Raises UserError for a model that does not attend to its whole context (sliding windows, linear attention).
     """
 
-    def __init__(self, folder: Path, dtype: str, max_model_tokens: int, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self, folder: Path, dtype: str, max_model_tokens: int, trust_remote_code: bool = False, *, token: str = ""
+    ) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _check_full_attention(config.get_text_config(), max_model_tokens)
         self._model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
@@ -49,7 +51,7 @@ class TransformersEngine:
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
         self._weight_version: int | None = None
         self._layout = Layout.of(self._model)
-        self._receiver = Receiver(torch.device("cpu"), worker=0, workers=1)
+        self._receiver = Receiver(torch.device("cpu"), token, worker=0, workers=1)
 
     @property
     def name(self) -> str:

@@ -59,6 +59,7 @@ from rz_workers.transfer.errors import TransferError
 
 # Read when vLLM is imported or its processes start. Whoever sets one of them otherwise is right.
 for _name, _value in {
+    "GLOO_SOCKET_IFNAME": "lo",  # vLLM's processes, on this machine, exchange pickles: not where other pods connect
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; ignored on GPUs
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # OMP_NUM_THREADS is the plan's; binding would take every core
     "VLLM_LOGGING_LEVEL": "WARNING",

@@ -16,6 +16,7 @@ vLLM 0.32 tells the caller of an error no more than its text, and is left halfwa
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from rz_workers.protocol.messages import TransferOrder
 from rz_workers.rollout.engines.fit import Layout
 from rz_workers.rollout.engines.vllm.live_weights import Published
+from rz_workers.runtime import read_token, token_file
 from rz_workers.transfer.receiver import Receiver
 
 __all__ = ["BACKEND", "Outcome", "TransferEngine", "abandon_reload", "reload"]
@@ -72,7 +74,8 @@ class TransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: ignor
     def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module) -> None:
         super().__init__(config, vllm_config, device, model)
         parallel = vllm_config.parallel_config
-        self._receiver = Receiver(device, worker=parallel.rank, workers=parallel.world_size)
+        token = read_token(token_file(os.environ))  # of the rollout's process, whose environment this one has
+        self._receiver = Receiver(device, token, worker=parallel.rank, workers=parallel.world_size)
         self._layout: Layout | None = None
         self.outcome: Outcome | None = None
         """Of the update that was begun last, until ``worker`` takes it."""
