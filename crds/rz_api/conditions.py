@@ -88,6 +88,7 @@ class Reason:
     TRAINER_SUCCEEDED = "TrainerSucceeded"
     USER_ERROR = "UserError"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    DISRUPTION_LIMIT_EXCEEDED = "DisruptionLimitExceeded"
     ROLLOUTS_FAILING = "RolloutsFailing"
     INCARNATIONS_USED_UP = "IncarnationsUsedUp"
     SUSPEND_REQUESTED = "SuspendRequested"

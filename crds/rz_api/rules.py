@@ -64,6 +64,9 @@ class Violation:
         return f"{self.path}: found {self.found}; {self.message}"
 
 
+LONGEST_GANG_TIMEOUT_SECONDS = 86_400
+
+
 def _ranks(spec: ReasonerZeroRunSpec) -> int:
     return spec.trainer.nodes * max(1, spec.trainer.gpus_per_node)
 
@@ -170,6 +173,14 @@ RULES: tuple[Rule, ...] = (
         lambda scheduling: scheduling.gang != "kueue" or scheduling.queue_name is not None,
         "gang kueue needs a LocalQueue: set queueName to one in the run's namespace, or use another gang",
         ("gang",),
+    ),
+    Rule(
+        SchedulingSpec,
+        "gangTimeoutSeconds",
+        "$gangTimeoutSeconds <= 86400",
+        lambda scheduling: scheduling.gang_timeout_seconds <= LONGEST_GANG_TIMEOUT_SECONDS,
+        "a gang that waits with a part of its nodes keeps them from everybody else, and runs of its line wait for it: "
+        "set gangTimeoutSeconds to at most 86400, a day",
     ),
     Rule(
         FailurePolicy,

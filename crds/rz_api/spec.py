@@ -438,13 +438,20 @@ class SchedulingSpec(SpecModel):
     """How pods get onto nodes."""
 
     gang: Literal["operator", "kueue", "coscheduling", "volcano"] = "operator"
-    """Who sees to it that all trainer pods start or none: the operator itself, or an installed scheduler."""
+    """Who sees to it that all pods of the gang start or none: the operator itself, or an installed scheduler."""
+    min_rollouts: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Rollout pods that belong to the gang, with all trainer pods: without them the trainers' nodes would be held for
+    nothing. Fewer where `rollout.replicas` is less; none with placement `colocated`. Every gang but `operator` starts
+    and stops them with the trainers."""
     queue_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Kueue LocalQueue or Volcano queue."""
+    """Kueue LocalQueue or Volcano queue. With gang `operator`: runs of a namespace that name different queues do not
+    wait for each other."""
     priority_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     """PriorityClass of all pods of the run."""
     gang_timeout_seconds: Annotated[int, Field(ge=10)] = 300
-    """Seconds after which a gang of which only a part has nodes is deleted whole and tried again (gang `operator`)."""
+    """Seconds after which a gang of which only a part has nodes is deleted whole and tried again (gang `operator`), at
+    most a day; the operator's owner may have set a lower limit (`operator.maxGangTimeoutSeconds` of the chart). The
+    time in which a cluster's autoscaler is bringing nodes for it does not count, up to that limit."""
     disruption_budget: bool = False
     """Whether a PodDisruptionBudget keeps voluntary evictions (a node drain) away from the trainer pods: they wait
     until the run ends or is suspended."""
@@ -456,6 +463,10 @@ class FailurePolicy(SpecModel):
     max_restarts: Annotated[int, Field(ge=0)] = 10
     """Counted failures of the trainer gang after which the run fails. Preemption, eviction and node loss are not
     counted."""
+    max_disruptions: Annotated[int, Field(ge=0)] = 100
+    """Ends that are not counted (preemption, eviction, node loss, a deleted pod, a kubelet that turns it away), with no
+    progress in between, after which the run fails: ends of the trainer gang with no completed step, or of every rollout
+    with no completed unit. Before each restart there is a back-off, so that 100 of them take hours."""
     backoff_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Wait before the first restart, seconds; doubles with each failure without progress in between."""
     max_backoff_seconds: Annotated[float, Field(ge=0)] = 300.0

@@ -96,8 +96,17 @@ class GangState(StatusModel):
     """Counted failures, one per incarnation at most; compared with `failurePolicy.maxRestarts`."""
     failures_in_a_row: Annotated[int, Field(ge=0)] = 0
     """Failures, counted or not, since the last completed step: sets the back-off."""
+    disruptions: Annotated[int, Field(ge=0)] = 0
+    """Ends that were not counted, since the last completed step; compared with `failurePolicy.maxDisruptions`."""
     not_before: float = 0.0
     """Unix seconds before which the gang is not started."""
+    placed: bool = False
+    """Whether it has had all its nodes at once, those of the rollouts that it needs included: from then on it gives way
+    to nobody."""
+    short_since: float = 0.0
+    """Unix seconds since when it has had pods, and not all its nodes; 0 while it has them all (gang `operator`)."""
+    grouped_rollouts: Annotated[int, Field(ge=0)] = 0
+    """Rollouts in its group, those with the lowest numbers (every gang but `operator`): they start and stop with it."""
     in_line_since: float = 0.0
     """Unix seconds from which it stands in line for nodes anew, after its time to get them all was up (gang
     `operator`); 0 while it has the place that the run's age gives it."""
@@ -111,7 +120,8 @@ class MemberState(StatusModel):
     failures: Annotated[int, Field(ge=0)] = 0
     """Counted failures since the last completed unit."""
     ends_in_a_row: Annotated[int, Field(ge=0)] = 0
-    """Ends of any kind since the last completed unit: sets the back-off."""
+    """Ends of any kind since the last completed unit, restarts by the kubelet included: sets the back-off, and is
+    compared with `failurePolicy.maxDisruptions`."""
     restarts_seen: Annotated[int, Field(ge=0)] = 0
     """Restarts by the kubelet that `failures` includes."""
     not_before: float = 0.0

@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 from rz_api.names import Role
 from rz_api.run import ResolvedRun
 from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources, broadcasts
+from rz_operator.decisions.gangs import lines_of
 from rz_operator.decisions.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
 from rz_operator.errors import UserError
 
@@ -153,9 +154,15 @@ def units_per_step(spec: ReasonerZeroRunSpec) -> int:
     return blocks * math.ceil(algorithm.samples_per_prompt / rollout.samples_per_lease)
 
 
-def wanted(plan: Plan, suspend: bool, by: Literal["process", "node"] = "process") -> Wanted:
+def wanted(
+    plan: Plan,
+    suspend: bool,
+    by: Literal["process", "node"] = "process",
+    longest_gang_wait_seconds: float = math.inf,
+) -> Wanted:
     """What ``decide`` is to keep up. ``by="process"``: members are processes (``rz run``). ``by="node"``: members are
-    trainer and rollout pods and the Deployments of ledger and reward; a role that another one hosts has none."""
+    trainer and rollout pods and the Deployments of ledger and reward; a role that another one hosts has none.
+    ``longest_gang_wait_seconds`` is a limit to what the run asks for (gang ``operator``)."""
     roles = []
     for role_set in plan.roles:
         if by == "process":
@@ -166,9 +173,27 @@ def wanted(plan: Plan, suspend: bool, by: Literal["process", "node"] = "process"
             count = role_set.nodes if role_set.hosted_by == role_set.role else 0
         roles.append(WantedRole(role_set.role, count, role_set.style, role_set.grace_seconds))
     spec = plan.run.spec
-    sees_to_gangs = by == "node" and spec.scheduling.gang == "operator"
-    timeout = float(spec.scheduling.gang_timeout_seconds) if sees_to_gangs else None
-    return Wanted(tuple(roles), spec.failure_policy, suspend, timeout)
+    scheduling, together = spec.scheduling, min_rollouts(spec)
+    if by == "process":
+        return Wanted(tuple(roles), spec.failure_policy, suspend)
+    if scheduling.gang != "operator":
+        return Wanted(tuple(roles), spec.failure_policy, suspend, min_rollouts=together, grouped=True)
+    return Wanted(
+        tuple(roles),
+        spec.failure_policy,
+        suspend,
+        gang_timeout_seconds=min(float(scheduling.gang_timeout_seconds), longest_gang_wait_seconds),
+        longest_gang_wait_seconds=longest_gang_wait_seconds,
+        min_rollouts=together,
+        lines=lines_of(spec.model_dump(mode="json", by_alias=True, include={"scheduling", "trainer", "rollout"})),
+    )
+
+
+def min_rollouts(spec: ReasonerZeroRunSpec) -> int:
+    """Rollout pods that belong to the gang."""
+    if spec.rollout.placement == "colocated":
+        return 0
+    return min(spec.scheduling.min_rollouts, spec.rollout.replicas)
 
 
 class Place(Protocol):

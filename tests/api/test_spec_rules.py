@@ -37,6 +37,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "more samples in a lease than a prompt has, which is clamped": {"spec.algorithm.samplesPerPrompt": 8},
     "the largest lease unit": {"spec.rollout": {"samplesPerLease": 128, "groupsPerLease": 128}},
     "kueue with a queue": {"spec.scheduling": {"gang": "kueue", "queueName": "team-a"}},
+    "a gang that may wait for a day": {"spec.scheduling.gangTimeoutSeconds": 86_400},
     "equal waits": {"spec.failurePolicy": {"backoffSeconds": 5, "maxBackoffSeconds": 5}},
     "a variable with a value": {"spec.trainer.env": [{"name": "A", "value": "1"}]},
     "a context that just fits": {
@@ -107,6 +108,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "at most 16384",
     ),
     "kueue without a queue": ({"spec.scheduling.gang": "kueue"}, "spec.scheduling.queueName", "set queueName"),
+    "a gang that may wait for more than a day": (
+        {"spec.scheduling.gangTimeoutSeconds": 86_401},
+        "spec.scheduling.gangTimeoutSeconds",
+        "at most 86400",
+    ),
     "a longest wait shorter than the first": (
         {"spec.failurePolicy.backoffSeconds": 301},
         "spec.failurePolicy.maxBackoffSeconds",

@@ -133,6 +133,9 @@ RULES = {
         "spec.rollout.groupsPerLease",
         "at most 16384",
     ),
+    "a gang that waits for more than a day": _rule(
+        {"spec.scheduling.gangTimeoutSeconds": 10**9}, "spec.scheduling.gangTimeoutSeconds", "at most 86400"
+    ),
     "kueue without a queue": _rule({"spec.scheduling.gang": "kueue"}, "spec.scheduling.queueName", "set queueName"),
     "a longest wait shorter than the first": _rule(
         {"spec.failurePolicy.backoffSeconds": 301}, "spec.failurePolicy.maxBackoffSeconds", "must not be shorter"

@@ -19,7 +19,7 @@ from kube_api import Api, Object
 from kubelet_double import Kubelet
 from kueue_double import KueueDouble
 from operator_process import OperatorProcess
-from players import Players, gpus_of
+from players import Players, gpus_of, now
 
 from rz_api import names
 
@@ -137,6 +137,106 @@ def test_with_room_for_one_gang_the_older_run_runs_and_the_others_wait_in_order(
     assert cluster.status("third").get("restarts", {}) == {}, "waiting is no failure"
 
 
+def test_a_run_whose_rollout_finds_no_node_gives_its_trainers_nodes_to_the_next(
+    cluster: Cluster, operator: Operator
+) -> None:
+    cluster.kubelet.nodes = {"a": 2}
+    cluster.submit("large", nodes=2, **{"spec.scheduling.gangTimeoutSeconds": 10})
+    time.sleep(SECOND)
+    cluster.submit("small", nodes=1)
+    operator(cluster.namespace)
+    cluster.wait(lambda: cluster.running() == ["large"], "the trainers of the older run have all nodes that there are")
+
+    def rollout_runs() -> bool:
+        pods = cluster.api.list("Pod", cluster.namespace, {names.LABEL_ROLE: "rollout", names.LABEL_RUN: "small"})
+        return [pod["status"]["phase"] for pod in pods] == ["Running"]
+
+    cluster.wait(
+        lambda: cluster.running() == ["small"] and rollout_runs(), "the younger run has its turn, and a rollout"
+    )
+    assert cluster.status("large").get("restarts", {}) == {}, "waiting is no failure"
+    assert cluster.status("large")["gang"]["incarnation"] > 1
+
+
+def test_a_gang_waits_longer_while_an_autoscaler_brings_its_nodes(cluster: Cluster, operator: Operator) -> None:
+    cluster.kubelet.nodes = {"a": 1}
+    process = operator(cluster.namespace)
+    cluster.submit("run", nodes=2, **{"spec.scheduling.gangTimeoutSeconds": 10})
+    waiting = cluster.wait(lambda: waiting_pods(cluster), "a pod finds no node")
+    for pod in waiting:
+        cluster.api.create(scale_up(pod), cluster.namespace)
+    cluster.hold(13)
+    assert cluster.status("run")["gang"]["incarnation"] == 1, "its time stands still"
+    cluster.kubelet.nodes = {"a": 1, "new": 2}
+    cluster.wait(lambda: cluster.running() == ["run"], "the nodes are there")
+    assert cluster.status("run")["gang"]["incarnation"] == 1
+    assert process.denied(cluster.namespace) == []
+
+
+def waiting_pods(cluster: Cluster) -> list[Object]:
+    """Those that the scheduler found no node for."""
+    pods = cluster.api.list("Pod", cluster.namespace)
+    conditions = {pod["metadata"]["name"]: pod["status"].get("conditions") or [] for pod in pods}
+    said = {name: [each.get("reason") for each in found] for name, found in conditions.items()}
+    return [pod for pod in pods if "Unschedulable" in said[pod["metadata"]["name"]]]
+
+
+def scale_up(pod: Object) -> Object:
+    """The cluster-autoscaler's event."""
+    meta = pod["metadata"]
+    involved = {"apiVersion": "v1", "kind": "Pod", **{key: meta[key] for key in ("name", "namespace", "uid")}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta['name']}.scale-up", "namespace": meta["namespace"]},
+        "involvedObject": involved,
+        "type": "Normal",
+        "reason": "TriggeredScaleUp",
+        "message": "pod triggered scale-up: [{gpus 1->3 (max: 8)}]",
+        "source": {"component": "cluster-autoscaler"},
+        "firstTimestamp": now(),
+        "lastTimestamp": now(),
+        "count": 1,
+    }
+
+
+def test_a_gang_of_another_namespace_that_never_fits_holds_up_nobody_and_is_never_named(
+    cluster: Cluster, strangers: str, operator: Operator
+) -> None:
+    cluster.kubelet.nodes = {"a": 3}
+    giant = document(
+        {
+            "metadata.name": "giant",
+            "spec.storage.uri": "s3://bucket/giant",
+            "spec.trainer.nodes": 9,
+            "spec.trainer.gpusPerNode": 1,
+            "spec.scheduling.gangTimeoutSeconds": 86_400,
+        }
+    )
+    cluster.api.create(giant, strangers)
+    time.sleep(SECOND)
+    operator(env={"RZ_MAX_GANG_TIMEOUT_SECONDS": "15"})
+    cluster.wait(lambda: len(cluster.api.list("Pod", strangers, {names.LABEL_ROLE: "trainer"})) == 9, "it has its pods")
+    cluster.submit("mine", nodes=2)
+    cluster.submit("cpu", nodes=1, **{"spec.trainer.gpusPerNode": 0})
+    cluster.wait(lambda: "cpu" in cluster.running(), "a run without GPUs stands in no line")
+    cluster.wait(
+        lambda: "mine" in cluster.running(), "the operator's limit gives the stranger's part of the nodes back"
+    )
+    for name in ("mine", "cpu"):
+        assert "giant" not in str(cluster.status(name))
+        assert "giant" not in str(cluster.api.list("Event", cluster.namespace))
+
+
+@pytest.fixture
+def strangers(api: Api, namespace: str) -> Iterator[str]:
+    """A namespace of somebody else's."""
+    name = f"{namespace}-strangers"
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    api.delete("Namespace", "", name)
+
+
 def test_two_gangs_that_got_a_part_each_do_not_block_each_other(cluster: Cluster, operator: Operator) -> None:
     """The scheduler takes pods in an order of its own, so that both gangs are started in part."""
     cluster.kubelet.nodes = {"a": 4}
@@ -242,10 +342,10 @@ def test_kueue_sees_a_gang_as_one_group_and_the_operator_keeps_out_of_its_queue(
     cluster.wait(lambda: cluster.running() == ["first"], "Kueue admits the first gang")
     cluster.submit("second", 2, **KUEUE)
     cluster.wait(lambda: len(cluster.gangs().get("second", ())) == 2, "the second gang is made, for Kueue to queue")
-    assert groups(cluster.gangs()["first"]) == {("first-trainer-i1", "2")}
-    assert groups(cluster.gangs()["second"]) == {("second-trainer-i1", "2")}
+    assert groups(cluster.gangs()["first"]) == {("first-trainer-i1", "3")}
+    assert groups(cluster.gangs()["second"]) == {("second-trainer-i1", "3")}
     rollouts = cluster.api.list("Pod", cluster.namespace, {names.LABEL_ROLE: "rollout"})
-    assert groups(rollouts) == {(None, None)}
+    assert groups(rollouts) == {("first-trainer-i1", "3"), ("second-trainer-i1", "3")}, "one belongs to each gang"
     assert {pod["metadata"]["labels"][KueueDouble.QUEUE] for pod in rollouts} == {"queue"}
     cluster.hold(3)
     assert cluster.running() == ["first"], "there is no room for two"

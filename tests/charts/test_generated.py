@@ -100,6 +100,7 @@ def test_values_reach_the_settings(helm: Helm) -> None:
             "resyncSeconds": 1000000,
             "requestSeconds": 4,
             "stuckSeconds": 5,
+            "maxGangTimeoutSeconds": 600,
             "logLevel": "ERROR",
         },
         "images": {
@@ -120,6 +121,7 @@ def test_values_reach_the_settings(helm: Helm) -> None:
                 "trainer": f"r.example.com/t/reasonerzero-worker@sha256:{'ab' * 32}",
             },
             poll_seconds=1.5,
+            max_gang_timeout_seconds=600,
         ),
         watch_namespace="team",
         concurrency=3,

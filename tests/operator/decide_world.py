@@ -1,14 +1,16 @@
 """A cluster as ``decide`` meets it, in memory: pods that are bound, run, end, are deleted by others or get stuck; an
-API server that refuses creates and stale writes; a cache that may be behind. All that is random comes from the caller.
+API server that refuses creates and stale writes; a cache that may be behind; a scheduler that binds pod by pod, or a
+group only when it is complete; an operator of an older version. All that is random comes from the caller.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rz_api.names import Role
-from rz_api.status import FINAL_PHASES, RunStatus
+from rz_api.status import FINAL_PHASES, GangState, RunStatus
 from rz_operator.decisions.decide import Decision, decide
 from rz_operator.decisions.failures import judge
 from rz_operator.decisions.members import Observation, Observed, Reached, Start, Stop, Wanted
@@ -17,6 +19,9 @@ Name = tuple[Role, int, int]
 """What is unique on the API server: pods have their incarnation in the name, of Deployments it is 0."""
 
 DEPLOYMENTS: tuple[Role, ...] = ("ledger", "reward")
+
+NEW_FIELDS = ("placed", "short_since", "grouped_rollouts", "disruptions")
+"""Of the gang's memory, in this version of the operator."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class World:
     """One run's members as they really are, and the one status that is really stored."""
 
     wanted: Wanted
-    """Without `suspend` and the number of rollouts, which are changed at any time."""
+    """Changes at any time in `suspend` and the number of rollouts."""
+    mode: str = ""
+    """Who sees to its gang, and how many rollouts belong to it."""
     now: float = 1_000_000.0
     members: dict[Name, Observed] = field(default_factory=dict)
     status: RunStatus = field(default_factory=RunStatus)
@@ -52,6 +59,8 @@ class World:
     """Incarnations of which a member ended in a way that deserves to be counted."""
     other_failures: dict[Role, int] = field(default_factory=dict)
     """Ends of individual members that deserve to be counted, by role."""
+    groups: dict[int, int] = field(default_factory=dict)
+    """Size of each gang's group, as its first pod said it, by incarnation."""
     harmless_restarts: int = 0
     """Restarts by the kubelet that do not deserve it. Of several between two looks it tells the last one's end only, so
     one of these may be taken for what came after it."""
@@ -94,6 +103,11 @@ class World:
         name = (start.role, start.index, 0 if deployment else start.incarnation)
         if name in self.members or (self.quota and not deployment):
             return
+        if gang := self._group_of(start.role, start.incarnation, start.gang):
+            size = self.wanted.role("trainer").count + start.gang_rollouts
+            begun = any(self._group_of(m.role, m.incarnation, m.gang) == gang for m in self.members.values())
+            assert not begun or self.groups[gang] == size, f"the pods of group {gang} disagree on its size"
+            self.groups[gang] = size
         self.births += 1
         self.members[name] = Observed(
             start.role,
@@ -103,7 +117,15 @@ class World:
             uid=str(self.births),
             started_at=self.now,
             bound=deployment,
+            gang=start.gang,
+            gang_rollouts=start.gang_rollouts,
         )
+
+    def _group_of(self, role: Role, incarnation: int, gang: int) -> int:
+        """Whose pods are bound together, or not at all; 0: each alone."""
+        if not self.wanted.grouped:
+            return 0
+        return incarnation if role == "trainer" else gang
 
     def stop(self, stop: Stop) -> None:
         name = next((name for name, member in self.members.items() if member.uid == stop.uid), None)
@@ -133,9 +155,12 @@ class World:
         }
 
     def bind(self, at_most: int | None = None) -> None:
+        of_group = Counter(self._group_of(m.role, m.incarnation, m.gang) for m in self.members.values())
         for name in [name for name, member in self.members.items() if not member.bound][:at_most]:
             member = self.members[name]
-            self.members[name] = replace(member, bound=True, phase="running", started_at=self.now)
+            group = self._group_of(member.role, member.incarnation, member.gang)
+            if not group or of_group[group] >= self.groups[group]:
+                self.members[name] = replace(member, bound=True, phase="running", started_at=self.now)
 
     def end(self, name: Name, exit_code: int | None, signal: int | None = None, reason: str = "") -> None:
         """A container ends. What that makes of the member depends on who restarts it: nobody, the kubelet, or a
@@ -159,6 +184,12 @@ class World:
         else:
             self.other_failures[member.role] = self.other_failures.get(member.role, 0) + 1
 
+    def forget_what_is_new(self) -> None:
+        """An operator of an older version has written the status: without the fields that it does not know."""
+        lost = {name: GangState.model_fields[name].default for name in NEW_FIELDS}
+        self.status = self.status.model_copy(update={"gang": self.status.gang.model_copy(update=lost)})
+        self.version += 1
+
     def names(self, *roles: Role, bound: bool = True) -> list[Name]:
         """Of the members that live (and have a node)."""
         return [
@@ -176,6 +207,8 @@ class World:
         assert counted.get("rollout", 0) <= self.other_failures.get("rollout", 0) + self.harmless_restarts
         assert not counted.get("ledger", 0)
         assert not counted.get("reward", 0)
+        gang = self.status.gang
+        assert gang.restarts + gang.disruptions < max(1, gang.incarnation), "each gang ends once"
 
     def at_rest(self) -> str:
         """Empty when exactly what is wanted is there and lives; otherwise what is wrong."""

@@ -8,6 +8,7 @@ from operator_builders import run
 
 from rz_api.run import ResolvedRun
 from rz_operator.commands.plan_text import as_json
+from rz_operator.decisions.gangs import lines_of
 from rz_operator.errors import UserError
 from rz_operator.plan import Address, Here, Plan, Process, cpu_count, plan, render_env, wanted
 
@@ -224,3 +225,41 @@ def test_the_plan_as_json_shows_symbols_as_text() -> None:
 def test_the_token_is_no_part_of_the_plan() -> None:
     token = next(file for file in plan(run()).files if file.name == "token")
     assert (token.content, token.secret) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("sections", "least"),
+    [
+        ({}, 1),
+        ({"rollout": {"replicas": 5}, "scheduling": {"minRollouts": 3}}, 3),
+        ({"rollout": {"replicas": 2}, "scheduling": {"minRollouts": 3}}, 2),
+        ({"rollout": {"replicas": 0}}, 0),
+        ({"rollout": {"placement": "colocated", "replicas": 5}}, 0),
+    ],
+    ids=["one by default", "as many as it says", "no more than there are", "scaled to none", "colocated"],
+)
+def test_how_many_rollouts_belong_to_the_gang(sections: dict[str, Any], least: int) -> None:
+    made = plan(run(**sections))
+    assert wanted(made, suspend=False, by="node").min_rollouts == least
+    assert wanted(made, suspend=False).min_rollouts == 0, "on one machine nobody waits for nodes"
+
+
+@pytest.mark.parametrize("asked", [60, 86_400], ids=["less than the limit", "more than it"])
+def test_the_operators_owner_limits_how_long_a_gang_may_wait(asked: int) -> None:
+    made = wanted(plan(run(scheduling={"gangTimeoutSeconds": asked})), False, "node", longest_gang_wait_seconds=600)
+    assert (made.gang_timeout_seconds, made.longest_gang_wait_seconds) == (min(asked, 600), 600)
+
+
+def test_a_run_stands_in_the_same_line_before_it_was_ever_looked_at() -> None:
+    given = {
+        "trainer": {"gpusPerNode": 8, "nodeSelector": {"gpu": "h100"}},
+        "rollout": {"tolerations": [{"key": "spot", "operator": "Exists"}]},
+        "scheduling": {"queueName": "team"},
+    }
+    found = wanted(plan(run(**given)), False, "node").lines
+    assert found == lines_of(given)
+    assert len(found) == 2
+
+
+def test_a_run_without_gpus_stands_in_no_line() -> None:
+    assert wanted(plan(run()), False, "node").lines == frozenset()

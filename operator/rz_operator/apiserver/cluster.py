@@ -138,25 +138,31 @@ class Cluster:
 
     # ---------------------------------------------------------------------------------------------------- objects
 
-    async def get(self, kind: str, namespace: str, name: str) -> Body:
-        return await self._json("GET", kind, _path(kind, None, namespace, name))
+    async def get(self, kind: str, namespace: str, name: str, api_version: str | None = None) -> Body:
+        """``api_version``: of a kind that there is in several groups (PodGroup) or versions."""
+        return await self._json("GET", kind, _path(kind, api_version, namespace, name))
 
     async def list(self, kind: str, namespace: str = "", label_selector: str = "") -> list[Body]:
         """All objects of a kind; ``namespace`` empty: of all namespaces."""
         return (await self.snapshot(kind, namespace, label_selector)).items
 
-    async def snapshot(self, kind: str, namespace: str = "", label_selector: str = "") -> Page:
+    async def snapshot(
+        self, kind: str, namespace: str = "", label_selector: str = "", field_selector: str = ""
+    ) -> Page:
         """``list`` with the version that it shows, for a cache that goes on from there."""
         items: list[Body] = []
-        async for page in self.pages(kind, namespace, label_selector):
+        async for page in self.pages(kind, namespace, label_selector, field_selector):
             items += page.items
             version = page.resource_version
         return Page(items, version)
 
-    async def pages(self, kind: str, namespace: str = "", label_selector: str = "") -> AsyncIterator[Page]:
+    async def pages(
+        self, kind: str, namespace: str = "", label_selector: str = "", field_selector: str = ""
+    ) -> AsyncIterator[Page]:
         """The list in pages of at most ``LIST_CHUNK`` objects; at least one page."""
         api_version, _ = RESOURCES[kind]
-        query = [("limit", str(LIST_CHUNK))] + ([("labelSelector", label_selector)] if label_selector else [])
+        chosen = (("labelSelector", label_selector), ("fieldSelector", field_selector))
+        query = [("limit", str(LIST_CHUNK)), *(each for each in chosen if each[1])]
         proceed = ""
         while True:
             more = [("continue", proceed)] if proceed else []

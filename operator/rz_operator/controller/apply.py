@@ -13,7 +13,7 @@ from typing import Any
 from rz_api import names
 from rz_api.status import RetryState
 from rz_operator import manifests
-from rz_operator.apiserver.bodies import controller_of, is_controlled_by_run
+from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
 from rz_operator.controller.cache import REDUCE, Cache
 from rz_operator.controller.seen import Children, SeenService
@@ -28,6 +28,11 @@ REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 60.0, 600.0
 
 LONGEST_MESSAGE = 1000
 """Characters kept of a refusal, which is kept in the status."""
+
+
+OF_ONE_GANG = frozenset(("PodGroup", "PodDisruptionBudget"))
+"""Kinds that are made before a gang's first pod. When that is refused and the run is made smaller, they are what the
+gang was to be; with such a group it would wait for ever."""
 
 
 class TransientError(Exception):
@@ -200,7 +205,7 @@ class Applier:
         except ApiError as error:
             # Another 409 is no taken name: a quota that others write to at the same time answers Conflict, too.
             if error.status == 409 and error.reason == "AlreadyExists":
-                return await self._settle_taken_name(kind, name, key)
+                return await self._settle_taken_name(body, key)
             if not error.refused:
                 raise
             if _namespace_ends(error):
@@ -212,14 +217,15 @@ class Applier:
             self._cache.see_child(kind, created)
         return True
 
-    async def _settle_taken_name(self, kind: str, name: str, key: str) -> bool:
+    async def _settle_taken_name(self, body: Body, key: str) -> bool:
         """The name is taken: by this run (fine), by what an earlier run of the same name left (it is being removed), or
         by somebody else (a refusal)."""
+        kind, name = body["kind"], body["metadata"]["name"]
         if kind == "Secret":  # may not be read; its name holds the run's UID
             self.retries.pop(key, None)
             return True
         try:
-            found = await self._cluster.get(kind, self._context.namespace, name)
+            found = await self._cluster.get(kind, self._context.namespace, name, body["apiVersion"])
         except ApiError as error:
             if error.not_found:
                 raise TransientError(f"{key} has just been deleted") from error
@@ -228,9 +234,14 @@ class Applier:
         if is_controlled_by_run(found, self._context.name, self._context.run_uid):
             self.retries.pop(key, None)
             if kind in REDUCE:
-                self._cache.see_child(kind, found)  # type: ignore[arg-type]
+                self._cache.see_child(kind, found)
             if metadata.get("deletionTimestamp"):
                 raise TransientError(f"{key} is being deleted")
+            if kind in OF_ONE_GANG and not has(found, body["spec"], "spec"):
+                await self._cluster.delete(
+                    kind, self._context.namespace, name, uid=metadata["uid"], api_version=body["apiVersion"]
+                )
+                raise TransientError(f"{key} is made anew: it was made for another gang than the one that starts")
             return True
         controller = controller_of(found)
         of_a_run = controller.get("kind") == names.KIND and controller.get("name") == self._context.name
@@ -254,6 +265,14 @@ class Applier:
         )
         self._on_refusal(kind)
         log.warning("%s: %s was refused, tried again in %.0f s: %s", self._context.plan.run.name, key, wait, message)
+
+
+def has(found: Any, rendered: Any, *path: str) -> bool:
+    """Whether what is there at ``path`` has all that was rendered; a server and its webhooks may have added to it."""
+    found = at(found, *path)
+    if not isinstance(rendered, Mapping):
+        return bool(found == rendered)
+    return all(has(found, value, key) for key, value in rendered.items())
 
 
 def _namespace_ends(error: ApiError) -> bool:

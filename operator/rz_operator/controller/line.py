@@ -1,6 +1,7 @@
 """Whoever gives way to an older gang is woken when it is their turn, or else looks again by themselves soon.
 
-The line for nodes across all runs: who gives way to whom now, and who is woken when somebody leaves it.
+The lines for nodes: who gives way to whom now, and who is woken when somebody leaves one. Each is of one namespace, one
+queue and one kind of node (``gangs.lines_of``), so that nobody waits for a stranger, or hears of one.
 
 ``gangs`` has the policy, as pure functions of one run's view and the others'; this makes the views from what the cache
 has of every run, for ``reconcile``. What it remembers is lost with the process without harm: whoever waits looks again
@@ -17,7 +18,7 @@ from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
 from rz_operator.controller.cache import Cache
 from rz_operator.controller.observe import unix_seconds
 from rz_operator.controller.seen import RunKey
-from rz_operator.decisions.gangs import GangView, give_way_to, view
+from rz_operator.decisions.gangs import GangView, give_way_to, lines_of, view
 from rz_operator.decisions.members import Wanted, WantedRole
 
 HELD_SECONDS = 5.0
@@ -69,21 +70,31 @@ class Line:
         mine = None if body is None or at(body, "metadata", "deletionTimestamp") else self._view_of(key, body, now)
         if mine is not None and mine.wants_nodes:
             return
-        held = ((other, self._cache.run(other)) for other in self._held)
-        views = [self._view_of(other, found, now) for other, found in held if found is not None]
-        line = [each for each in views if each is not None and each.wants_nodes]
-        if line:
-            first = min(line, key=lambda each: each.place).run
-            self._wake(next(other for other in self._held if str(other) == first))
+        behind = {str(other): other for other, whom in self._held.items() if whom == str(key)}
+        bodies = ((other, self._cache.run(other)) for other in behind.values())
+        views = [self._view_of(other, found, now) for other, found in bodies if found is not None]
+        waiting = [each for each in views if each is not None and each.wants_nodes]
+        lines = {line for each in waiting for line in each.lines}
+        for first in {min((v for v in waiting if line in v.lines), key=lambda v: v.place).run for line in lines}:
+            self._wake(behind[first])
 
     def _older(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> str:
         if asked.gang_timeout_seconds is None:
             return ""
         me = self._view(key, body, status, asked, now)
-        if not me.wants_nodes:
+        if not me.wants_nodes or not me.lines:
             return ""
-        others = (self._view_of(other, found, now) for other, found in self._cache.runs() if other != key)
+        neighbours = (
+            (other, found)
+            for other, found in self._cache.runs()
+            if other != key and other.namespace == key.namespace and self._lines_of(other, found) & me.lines
+        )
+        others = (self._view_of(other, found, now) for other, found in neighbours)
         return give_way_to(me, (other for other in others if other is not None), now)
+
+    def _lines_of(self, key: RunKey, body: Body) -> frozenset[str]:
+        asked = self._asked.get(key)
+        return asked.lines if asked is not None else lines_of(at(body, "spec") or {})
 
     def _view_of(self, key: RunKey, body: Body, now: float) -> GangView | None:
         """Another run's gang; None for one that is no matter here: not running, or scheduled by somebody else."""
@@ -101,7 +112,7 @@ class Line:
         return not at(body, "status") and created is not None and now - created < NEW_SECONDS
 
     def _view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
-        pods = self._cache.children(key.namespace, uid_of(body)).of("trainer")
+        pods = self._cache.children(key.namespace, uid_of(body)).of("trainer", "rollout")
         refused = any(
             now < retry.not_before and (name == "Start/trainer" or _is_of_a_gang(name, key.name))
             for name, retry in status.retries.items()
@@ -121,8 +132,21 @@ def _is_of_a_gang(key: str, run: str) -> bool:
 
 def _asked_by(body: Body) -> Wanted:
     """What another run asks for that was not looked at yet, as far as its place in the line depends on it."""
-    by_us = (at(body, "spec", "scheduling", "gang") or "operator") == "operator"
-    nodes, suspend = at(body, "spec", "trainer", "nodes"), at(body, "spec", "suspend")
-    count = nodes if isinstance(nodes, int) and nodes > 0 else 1
-    timeout = 0.0 if by_us else None
-    return Wanted((WantedRole("trainer", count, "gang", 0.0),), FailurePolicy(), suspend is True, timeout)
+    spec = at(body, "spec")
+    by_us = (at(spec, "scheduling", "gang") or "operator") == "operator"
+    colocated = at(spec, "rollout", "placement") == "colocated"
+    trainers, rollouts = _count(at(spec, "trainer", "nodes")), _count(at(spec, "rollout", "replicas"))
+    roles = (WantedRole("rollout", 0 if colocated else rollouts, "individual", 0.0),)
+    return Wanted(
+        (*roles, WantedRole("trainer", trainers, "gang", 0.0)),
+        FailurePolicy(),
+        at(spec, "suspend") is True,
+        gang_timeout_seconds=0.0 if by_us else None,
+        min_rollouts=0 if colocated else min(rollouts, _count(at(spec, "scheduling", "minRollouts"))),
+        lines=lines_of(spec or {}),
+    )
+
+
+def _count(found: object) -> int:
+    """Of what has 1 for a default."""
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else 1

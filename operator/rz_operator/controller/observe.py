@@ -11,14 +11,20 @@ How a pod becomes an ``Observed``:
 | Running, or Unknown (a lost node in 1.20)            | running   | of the main container's last end, if any          |
 | Running, main container ended, restartPolicy Never   | by exit   | of that end (the pod's phase follows a moment on) |
 | Succeeded, Failed                                    | the same  | of the pod's disruption, else the container's end |
+| Failed with a reason, and no container ever began    | failed    | of the kubelet that turned it away                |
+| Failed, Evicted over a limit of its own              | failed    | LocalStorageExceeded, which is the run's fault    |
 
 What old and new servers do differently, all of it understood here:
 
 - From 1.26 on a disruption (preemption, eviction, taint, garbage collection) is a condition ``DisruptionTarget`` with a
   reason. 1.20 has no such thing: a preempted pod is only deleted (and vanishes), an evicted one is Failed with the
   kubelet's ``status.reason``; where the node controller says anything about a lost node, it is the reason ``NodeLost``.
-- A pod that a kubelet does not admit has the reason ``OutOfcpu`` and the like, or ``UnexpectedAdmissionError``, in all
-  of them. A node that shuts down writes ``Shutdown`` in 1.20 and ``Terminated`` since 1.22.
+- A kubelet that is short of something evicts with that condition (from 1.26 on), and says "the node was low on
+  resource". One that evicts a pod over its own limit (an emptyDir's ``sizeLimit``, ``ephemeral-storage``) never sets
+  it, and names the limit in all versions.
+- A pod that a kubelet does not admit is Failed with the reason ``OutOfcpu``, ``TopologyAffinityError`` and the like.
+  New versions bring new words, so whichever it is, a pod that failed before any container began was turned away. A node
+  that shuts down writes ``Shutdown`` in 1.20 and ``Terminated`` since 1.22.
 - From 1.27 on a pod may be kept from scheduling (``SchedulingGated``, which is how Kueue does it).
 - From 1.29 on an init container may be a sidecar that keeps running: init containers are trouble only while they wait
   for something, or after an end other than exit 0.
@@ -30,6 +36,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -38,7 +45,7 @@ from rz_api import exit_codes, names
 from rz_api.names import Role
 from rz_operator.apiserver.bodies import Body, controller_of, is_controlled_by_run
 from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
-from rz_operator.decisions.failures import NODE_LOST
+from rz_operator.decisions.failures import LOCAL_STORAGE_EXCEEDED, NODE_LOST
 from rz_operator.decisions.look import LATE_SECONDS
 from rz_operator.decisions.members import DEPLOYED, MemberPhase, Observation, Observed, Reached
 
@@ -50,6 +57,14 @@ POD_TEMPLATE_HASH = "pod-template-hash"
 
 _STARTING_WELL = frozenset({"", "ContainerCreating", "PodInitializing"})
 """Reasons for which a container waits although nothing is wrong."""
+
+_CONTAINERS = ("initContainerStatuses", "containerStatuses")
+
+_OWN_LIMIT = re.compile(r"\bexceed(s|ed) (the|its) [a-z ]*\blimit\b")
+"""What a kubelet says of a pod that it evicts over the pod's own limit (kubernetes/pkg/kubelet/eviction):
+``Usage of EmptyDir volume "x" exceeds the limit "1Gi".``, ``Pod ephemeral local storage usage exceeds the total limit
+of containers 1Gi.``, ``Container x exceeded its local ephemeral storage limit "1Gi".`` Where the node is short of
+something, 1.20 says ``which exceeds its request of 0``."""
 
 _PHASES: Mapping[str, MemberPhase] = {
     "Running": "running",
@@ -87,6 +102,7 @@ def seen_pod(body: Body) -> SeenPod | None:
         exit_code=end.exit_code,
         signal=end.signal,
         reason=end.reason,
+        disrupted=end.disrupted,
         message=end.message,
         uid=_text(metadata, "uid"),
         started_at=(_started(main) if bound else None) or created,
@@ -94,6 +110,8 @@ def seen_pod(body: Body) -> SeenPod | None:
         restarts=_count(main.get("restartCount")),
         over=_text(status, "phase") in ("Succeeded", "Failed"),
         bound=bound,
+        gang=_whole(_labels(body).get(names.LABEL_GANG)) or 0,
+        gang_rollouts=_whole(_labels(body).get(names.LABEL_GANG_ROLLOUTS)) or 0,
         gone_by=unix_seconds(metadata.get("deletionTimestamp")),
     )
     trouble, trouble_message = _trouble(status, conditions, bound) if member.live else ("", "")
@@ -241,6 +259,7 @@ class _End:
     signal: int | None = None
     reason: str = ""
     message: str = ""
+    disrupted: bool = False
 
 
 def _end(body: Body, main: Body, conditions: Mapping[str, Body]) -> _End:
@@ -262,13 +281,23 @@ def _end(body: Body, main: Body, conditions: Mapping[str, Body]) -> _End:
     if done_to_it:
         why = _text(status, "message") or _text(disruption, "message")
         words = words or why if exit_code == exit_codes.USER_ERROR else why or words
-        return _End(phase, exit_code, signal, done_to_it, words)
+        if not disrupted and done_to_it == "Evicted" and _OWN_LIMIT.search(why):
+            return _End(phase, exit_code, signal, LOCAL_STORAGE_EXCEEDED, words)
+        turned_away = phase == "failed" and done_to_it != "DeadlineExceeded" and not _ever_began(status)
+        return _End(phase, exit_code, signal, done_to_it, words, bool(disrupted) or turned_away)
     failed_init = _failed_init(status)
     if phase == "failed" and not ended and failed_init:
         return _End(phase, reason="InitContainerFailed", message=failed_init)
     own_reason = _text(ended, "reason")
     own_reason = "" if own_reason in ("Completed", "Error") else own_reason  # no more than what the exit code says
     return _End(phase, exit_code, signal, own_reason, words or _text(status, "message"))
+
+
+def _ever_began(status: Body) -> bool:
+    """Whether any container of the pod has ever been started."""
+    of_pod = [each for kind in _CONTAINERS for each in _dicts(status, kind)]
+    ran = (_dict(each, state).keys() & {"running", "terminated"} for each in of_pod for state in ("state", "lastState"))
+    return any(ran)
 
 
 def _failed_init(status: Body) -> str:
@@ -318,7 +347,7 @@ def _trouble(status: Body, conditions: Mapping[str, Body], bound: bool) -> tuple
     scheduled = conditions.get("PodScheduled", {})
     if not bound and scheduled.get("status") == "False":
         return _text(scheduled, "reason") or "Unschedulable", _text(scheduled, "message")
-    for kind in ("initContainerStatuses", "containerStatuses"):
+    for kind in _CONTAINERS:
         for container in _dicts(status, kind):
             waiting = _dict(_dict(container, "state"), "waiting")
             reason = _text(waiting, "reason")

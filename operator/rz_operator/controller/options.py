@@ -28,3 +28,6 @@ class Options:
     """Image of a role whose spec names none; frozen into a run when it is accepted."""
     poll_seconds: float = 15.0
     """Between two looks at a running run (and polls of its ledger), seconds."""
+    max_gang_timeout_seconds: float = 3600.0
+    """The most that any run's gang may wait with a part of its nodes, seconds: what ``scheduling.gangTimeoutSeconds``
+    may be, and how long an autoscaler may take besides."""

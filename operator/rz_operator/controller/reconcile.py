@@ -45,11 +45,12 @@ from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
 from rz_operator.controller.refusals import is_wanted_rollout
+from rz_operator.controller.scale_up import scaling_until
 from rz_operator.controller.seen import Children, RunKey
 from rz_operator.controller.status_report import report
 from rz_operator.controller.storage_claims import StorageClaim
 from rz_operator.decisions.decide import Decision, decide
-from rz_operator.decisions.members import Event
+from rz_operator.decisions.members import Event, Reached, Wanted
 from rz_operator.decisions.reached import reached_of
 from rz_operator.errors import UserError
 from rz_operator.plan import Plan, plan, wanted
@@ -160,15 +161,14 @@ class Reconciler:
                 return self._next_look(context.plan, status, now)
 
         ledger = await self._ledgers.read(run.key) if _has_ledger(run) else None
-        asked = wanted(context.plan, verdict.suspend, by="node")
+        asked = wanted(
+            context.plan,
+            verdict.suspend,
+            by="node",
+            longest_gang_wait_seconds=self._options.max_gang_timeout_seconds,
+        )
         older = self._line.give_way_to(run.key, run.body, run.memory, asked, now)
-        seen = observation(run.children, run.uid, reached_of(ledger), older, now)
-        decision = decide(asked, run.memory, seen, now)
-        if run.memory.gang.complete and decision.status.gang.incarnation != run.memory.gang.incarnation:
-            run = await self._with_live_pods(run)  # a gang is not ended on what a watch may not have shown yet
-            decision = decide(
-                asked, run.memory, observation(run.children, run.uid, reached_of(ledger), older, now), now
-            )
+        run, decision = await self._decide(run, asked, reached_of(ledger), older, now)
         silent = self._ledgers.silent_since(run.key)
         facts = Facts(run.body, verdict, context.plan, run.children, ledger, older, silent)
         status = report(decision.status, facts, now)
@@ -187,6 +187,26 @@ class Reconciler:
         if await self._delete_when_expired(run, context.plan, status, now):
             return None
         return self._line.wait_seconds() if older else self._next_look(context.plan, status, now)
+
+    async def _decide(
+        self, run: _Run, asked: Wanted, reached: Reached | None, older: str, now: float
+    ) -> tuple[_Run, Decision]:
+        """A gang is not ended on what a watch may not have shown yet, nor while nodes for it are on their way: what the
+        cache does not have is asked for first."""
+
+        def decision_about(found: _Run, scaling_until: float = 0.0) -> Decision:
+            seen = observation(found.children, found.uid, reached, older, now)
+            return decide(asked, found.memory, replace(seen, scaling_until=scaling_until), now)
+
+        decision = decision_about(run)
+        if run.memory.gang.complete and decision.status.gang.incarnation != run.memory.gang.incarnation:
+            run = await self._with_live_pods(run)
+            decision = decision_about(run)
+        if any(event.reason == Reason.GANG_TIMEOUT for event in decision.events):
+            waiting = (pod.member.uid for pod in run.children.of("trainer", "rollout") if not pod.member.bound)
+            until = await scaling_until(self._cluster, run.key.namespace, waiting)
+            decision = decision_about(run, until) if until else decision
+        return run, decision
 
     # ------------------------------------------------------------------------------------------------------- read
 

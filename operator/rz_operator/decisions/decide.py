@@ -100,12 +100,25 @@ def _adopt(look: Look) -> Look:
     """A member with a higher incarnation than the status's (the status was lost or is old) sets the status's."""
     newest = max((m.incarnation for m in look.of("trainer")), default=0)
     if newest > look.status.gang.incarnation:
-        look = look.change_gang(incarnation=newest, complete=False)
+        look = look.change_gang(incarnation=newest, complete=False, placed=False, short_since=0.0, grouped_rollouts=0)
+    look = _know_the_group(look)
     for member in look.of("ledger", "reward", "rollout"):
         if member.incarnation > look.entry(member.role, member.index).incarnation:
             # A new pod has a count of its own, which begins at 0.
             look = look.change_entry(member.role, member.index, incarnation=member.incarnation, restarts_seen=0)
     return look
+
+
+def _know_the_group(look: Look) -> Look:
+    """The pods of a group must agree on its size. Those that exist have said it; without any it is what is wanted,
+    where the status was written by an operator that knows nothing of it."""
+    gang = look.status.gang
+    if not look.wanted.grouped or look.status.phase != "Running":
+        return look
+    members = look.of("trainer", "rollout")
+    group = [m for m in members if gang.incarnation == (m.incarnation if m.role == "trainer" else m.gang)]
+    told = max((m.gang_rollouts for m in group), default=look.wanted.min_rollouts)
+    return look.change_gang(grouped_rollouts=told) if told > gang.grouped_rollouts else look
 
 
 def _forgive(look: Look) -> Look:
@@ -122,7 +135,7 @@ def _forgive(look: Look) -> Look:
             members={key: entry.model_copy(update={"failures": 0, "ends_in_a_row": 0}) for key, entry in members}
         )
         if mark[0] > before[0]:
-            look = look.change_gang(failures_in_a_row=0)
+            look = look.change_gang(failures_in_a_row=0, disruptions=0)
     return look.change(progress_mark=mark)
 
 
@@ -157,21 +170,35 @@ def _success(look: Look) -> Look | None:
 
 
 def _hopeless_rollouts(look: Look) -> Look | None:
-    """Every rollout failed ``rolloutFailures`` times since the last completed unit, ends that are new now included."""
-    count, limit = look.wanted.role("rollout").count, look.wanted.policy.rollout_failures
+    """Every rollout failed ``rolloutFailures`` times since the last completed unit, or ended more than
+    ``maxDisruptions`` times, ends that are new now included."""
+    policy, indices = look.wanted.policy, range(look.wanted.role("rollout").count)
+    if look.wanted.suspend or not indices:
+        return None
     current = {m.index: m for m in look.of("rollout") if look.is_current(m)}
 
-    def failures(index: int) -> int:
+    def ends(index: int) -> tuple[int, int]:
+        """Of this rollout: those that are counted, and all."""
         entry, member = look.entry("rollout", index), current.get(index)
-        if member is None or judge(member).verdict != "counted":
-            return entry.failures
-        return entry.failures + (max(0, member.restarts - entry.restarts_seen) if member.live else 1)
+        if member is None:
+            return entry.failures, entry.ends_in_a_row
+        new = max(0, member.restarts - entry.restarts_seen) if member.live else 1
+        counted = new if new and judge(member).verdict == "counted" else 0
+        return entry.failures + counted, entry.ends_in_a_row + new
 
-    if look.wanted.suspend or not count or any(failures(index) < limit for index in range(count)):
+    found = [ends(index) for index in indices]
+    if any(failures < policy.rollout_failures and all_ends <= policy.max_disruptions for failures, all_ends in found):
         return None
     last = next((f"; one of the ends: {judge(m).text}" for m in current.values() if not m.live or m.restarts), "")
+    if any(failures < policy.rollout_failures for failures, _ in found):
+        message = (
+            f"every rollout ended again and again, at least one of them more than {policy.max_disruptions} times "
+            f"(failurePolicy.maxDisruptions), and no unit was completed in between{last}"
+        )
+        return _fail(look, Reason.DISRUPTION_LIMIT_EXCEEDED, message)
     message = (
-        f"every rollout failed {limit} times (failurePolicy.rolloutFailures) and no unit was completed in between{last}"
+        f"every rollout failed {policy.rollout_failures} times (failurePolicy.rolloutFailures) and no unit was "
+        f"completed in between{last}"
     )
     return _fail(look, Reason.ROLLOUTS_FAILING, message)
 
@@ -244,12 +271,9 @@ def _resume(look: Look) -> Look:
     """A run that was suspended, or never started, goes on with the next gang, at once."""
     resumed = look.status.phase in ("Suspending", "Suspended")
     if resumed or not look.status.gang.incarnation:
-        number = look.next_incarnation()
         # After a gang timeout it lies in the future, which a resumed run need not wait for.
         rejoined = min(look.status.gang.in_line_since, look.now)
-        look = look.change_gang(
-            incarnation=number, complete=False, failures_in_a_row=0, not_before=look.now, in_line_since=rejoined
-        )
+        look = look.next_gang(failures_in_a_row=0, disruptions=0, not_before=look.now, in_line_since=rejoined)
         reason, text = (Reason.RESUMED, "going on") if resumed else (Reason.STARTING, "starting")
-        look = look.tell(reason, f"{text} with trainer incarnation {number}")
+        look = look.tell(reason, f"{text} with trainer incarnation {look.status.gang.incarnation}")
     return look.enter("Running")

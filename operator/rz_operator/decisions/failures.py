@@ -5,10 +5,15 @@
 | exit 0                                          | done        | a trainer's work is complete                       |
 | exit 64                                         | terminal    | only the user can help; another try is the same    |
 | evicted, preempted, node lost, vanished, ...    | not counted | the cluster's doing; backed off all the same       |
+| turned away by a kubelet before it began        | not counted | the scheduler and the node did not agree           |
+| evicted for more local storage than its limit   | counted     | it filled its own volume; the node had room        |
 | exit 65 (superseded), exit 75 (drained)         | not counted | the member did what it should                      |
 | told to stop, and no longer waited for          | not counted | someone asked for it (`removal`)                   |
 | any of the below while it was being deleted     | not counted | someone asked for it                               |
 | OOMKilled, any signal, every other exit code    | counted     | retriable, and evidence against the run            |
+
+What is not counted has a limit of its own (``failurePolicy.maxDisruptions``), because the table may be wrong about a
+cluster, and a run that comes no further should not take its nodes for ever.
 """
 
 from __future__ import annotations
@@ -40,16 +45,44 @@ NOT_OUR_FAULT = frozenset(
         "DeletionByPodGC",
         "EvictionByEvictionAPI",
         "DisruptionTarget",
-        "NodeAffinity",  # rejected by a restarted kubelet
-        "UnexpectedAdmissionError",
         "ContainerStatusUnknown",  # the node was started anew and knows nothing of the container
-        "OutOfcpu",
-        "OutOfmemory",
-        "OutOfpods",
-        "OutOfnvidia.com/gpu",
     }
 )
 """Reasons (of a pod, its DisruptionTarget condition, or the local executor) for which a member is not to blame."""
+
+TURNED_AWAY = frozenset(
+    {
+        "AppArmor",
+        "InitContainerRestartPolicyForbidden",
+        "InvalidNodeInfo",
+        "MatchNodeSelector",  # NodeAffinity before 1.18
+        "NodeAffinity",  # also of a pod that ran, when its kubelet starts anew and the node's labels have changed
+        "NodeName",
+        "NodePorts",
+        "PodFeatureUnsupported",
+        "PodLevelResourcesNotSupported",
+        "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "SMTAlignmentError",
+        "SupplementalGroupsPolicyNotSupported",
+        "SysctlForbidden",
+        "SysctlUnsupported",
+        "TaintToleration",
+        "TopologyAffinityError",
+        "UnexpectedAdmissionError",
+        "UnexpectedPredicateFailureType",
+        "UnknownReason",
+        "VolumeAttachmentLimitExceeded",
+    }
+)
+"""Reasons of a kubelet that does not admit a pod (kubernetes/pkg/kubelet: lifecycle, cm, sysctl, nodeshutdown)."""
+
+SHORT_OF = "OutOf"
+"""With the resource behind it (``OutOfcpu``, ``OutOfamd.com/gpu``): the node had less of it than the scheduler thought,
+because a device failed or another scheduler bound a pod there."""
+
+LOCAL_STORAGE_EXCEEDED = "LocalStorageExceeded"
+"""In place of ``Evicted`` where a pod exceeded a limit of its own (``controller.observe``)."""
 
 NODE_LOST = frozenset({"NodeLost", "DeletionByTaintManager", "DeletionByPodGC"})
 """Those of a member whose node does not answer (or must be left at once): it will not be seen to end."""
@@ -112,12 +145,13 @@ def _verdict(end: Observed) -> tuple[Verdict, str]:
     # Before the reasons: an eviction at the same time does not make the error go away.
     if end.exit_code == exit_codes.USER_ERROR:
         return "terminal", _NAMES[exit_codes.USER_ERROR]
-    if end.reason in NOT_OUR_FAULT:
-        return "not_counted", end.reason
+    if end.disrupted or end.reason in NOT_OUR_FAULT | TURNED_AWAY or end.reason.startswith(SHORT_OF):
+        return "not_counted", end.reason or "Disrupted"
+    # Whatever the exit code: a trainer that is evicted is told to stop, and drains.
+    if end.reason in ("OOMKilled", LOCAL_STORAGE_EXCEEDED):
+        return "counted", end.reason
     if end.exit_code in (exit_codes.SUPERSEDED, exit_codes.DRAINED):
         return "not_counted", _NAMES[end.exit_code]
-    if end.reason == "OOMKilled":
-        return "counted", end.reason
     if end.signal:
         return "counted", "Killed"
     if end.exit_code is not None:

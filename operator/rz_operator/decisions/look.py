@@ -94,6 +94,12 @@ class Look:
     def change_gang(self, **fields: Any) -> Look:
         return self.change(gang=self.status.gang.model_copy(update=fields))
 
+    def next_gang(self, **fields: Any) -> Look:
+        """With the next incarnation as the gang that should exist, and these fields of it."""
+        new = {"incarnation": self.next_incarnation(), "complete": False, "placed": False, "short_since": 0.0}
+        new["grouped_rollouts"] = self.wanted.min_rollouts if self.wanted.grouped else 0
+        return self.change_gang(**new, **fields)
+
     def change_entry(self, role: Role, index: int, **fields: Any) -> Look:
         entry = self.entry(role, index).model_copy(update=fields)
         return self.change(members=self.status.members | {member_key(role, index): entry})

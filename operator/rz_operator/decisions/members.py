@@ -42,6 +42,8 @@ class Observed:
     signal: int | None = None
     reason: str = ""
     """CamelCase word from whoever runs it, e.g. OOMKilled, Evicted, Vanished."""
+    disrupted: bool = False
+    """Whoever runs it ended it for reasons of its own, or did not let it begin, whatever the reason is called."""
     message: str = ""
     """Its last words (termination message, or the end of its log)."""
     uid: str = ""
@@ -56,6 +58,10 @@ class Observed:
     """Of a member that has ended: whether nothing of it holds anything any more. A pod with a sidecar runs on."""
     bound: bool = True
     """Whether it has a node; a process always has."""
+    gang: int = 0
+    """Of a rollout: what `Start.gang` was."""
+    gang_rollouts: int = 0
+    """What `Start.gang_rollouts` was."""
     gone_by: float | None = None
     """Unix seconds by which a deletion should be over; None while nobody deletes it, and for processes."""
 
@@ -101,6 +107,9 @@ class Observation:
     give_way_to: str = ""
     """Name of an older run whose gang is short of nodes: ours must not start, and gives back what it holds in part
     (gang `operator`); empty where there is none. `gangs.give_way_to` finds it."""
+    scaling_until: float = 0.0
+    """Unix seconds until which a cluster's autoscaler may still bring nodes for pods of the gang that wait; 0 where
+    none is at work, or nobody asked (gang `operator`)."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,14 @@ class Wanted:
     gang_timeout_seconds: float | None = None
     """Seconds after which a gang of which only a part has nodes is deleted whole; None where somebody else sees to
     gangs (kueue, coscheduling, volcano; one machine)."""
+    longest_gang_wait_seconds: float = float("inf")
+    """The most that a gang may wait with a part of its nodes, seconds, while an autoscaler is at work included."""
+    min_rollouts: int = 0
+    """Rollouts that belong to the gang: without them the trainers' nodes are of no use."""
+    grouped: bool = False
+    """Whether an installed scheduler starts the gang as one group: then its rollouts start and stop with it."""
+    lines: frozenset[str] = frozenset()
+    """In which it stands for nodes (`gangs.lines_of`); empty without GPUs."""
 
     def role(self, role: Role) -> WantedRole:
         return next(wanted for wanted in self.roles if wanted.role == role)
@@ -136,6 +153,10 @@ class Start:
     role: Role
     index: int
     incarnation: int
+    gang: int = 0
+    """Of a rollout: incarnation of the trainer gang in whose group it starts; 0: it starts on its own."""
+    gang_rollouts: int = 0
+    """Of a trainer, or a rollout of its group: how many rollouts are in the group."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,23 @@
 """Of the trainer gang all ranks of one incarnation are kept up or none, and everybody else is kept up one by one.
 
+Rollouts stand between: each is replaced alone, but the first few of them (``scheduling.minRollouts``) belong to the
+gang when it is a question of nodes. Where an installed scheduler starts the gang as a group, they start and stop with
+it: a group is a promise about pods that do not exist yet, and what is left of an older group keeps its quota.
+
 Pure; called by ``decide``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rz_api.conditions import Reason
 from rz_operator.decisions.backoff import backoff_seconds
 from rz_operator.decisions.failures import Failure, judge, removal, root_cause
-from rz_operator.decisions.gangs import TURN_SECONDS, current_gang, waiting_since, wholly_bound
+from rz_operator.decisions.gangs import current_gang
 from rz_operator.decisions.look import KILL_SECONDS, Look
 from rz_operator.decisions.members import DEPLOYED, Observed, Start, WantedRole
+from rz_operator.decisions.turns import mind_nodes, stands_back
 
 STUCK_SECONDS = 30.0
 """How long the next gang waits for the old one to be gone. After that it starts beside it (a pod on a lost node stays
@@ -25,24 +29,26 @@ Terminating for as long as the node is lost); fencing keeps the old one from doi
 
 def keep_gang(look: Look) -> Look:
     """Keep the trainer gang up: all ranks of one incarnation, or none. Enters Failed when it failed too often."""
-    count, before = look.wanted.role("trainer").count, look.status.gang.incarnation
+    count, before, placed = look.wanted.role("trainer").count, look.status.gang.incarnation, look.status.gang.placed
     current = {m.index: m for m in current_gang(look.seen.members, before, count)}
     failures = _failures(look, current, count)
-    if failures:
-        look = _break_gang(look, root_cause(failures))
-    elif current and look.wanted.gang_timeout_seconds is not None and not wholly_bound(current.values(), count):
-        look = _give_back(look, current, look.wanted.gang_timeout_seconds)
+    look = _break_gang(look, root_cause(failures)) if failures else mind_nodes(look, current)
     if look.status.gang.incarnation != before:
         current = {}
     elif len(current) == count:
         look = look.change_gang(complete=True)
     others = [m for m in look.of("trainer") if not look.is_current(m) or m.index >= count]
-    # Ranks without their peer hang in a collective: a longer grace would save nothing.
-    look = look.stop(others, KILL_SECONDS, hurry=bool(failures))
+    # Ranks without their peer hang in a collective: a longer grace would save nothing. Those that have worked and are
+    # given back for want of a rollout can checkpoint.
+    given_back = placed and not failures and look.status.gang.incarnation != before
+    grace = look.wanted.role("trainer").grace_seconds if given_back else KILL_SECONDS
+    look = look.stop(others, grace, hurry=bool(failures))
     missing = [index for index in range(count) if index not in current]
     if not missing or look.status.phase == "Failed" or not _may_start(look, current, others):
         return look
-    return look.do(*(Start("trainer", index, look.status.gang.incarnation) for index in missing))
+    gang = look.status.gang
+    group = gang.grouped_rollouts if look.wanted.grouped else 0
+    return look.do(*(Start("trainer", index, gang.incarnation, gang_rollouts=group) for index in missing))
 
 
 def _may_start(look: Look, current: Mapping[int, Observed], others: Sequence[Observed]) -> bool:
@@ -51,7 +57,7 @@ def _may_start(look: Look, current: Mapping[int, Observed], others: Sequence[Obs
     in_the_way = any(member.live and not look.given_up(member) for member in others)
     if look.now < gang.not_before or (in_the_way and look.now < gang.not_before + STUCK_SECONDS):
         return False
-    # A gang that has begun is completed: where it must give way, ``_give_back`` has ended it.
+    # A gang that has begun is completed: where it must give way, ``mind_nodes`` has ended it.
     return bool(current) or not stands_back(look)
 
 
@@ -74,14 +80,14 @@ def _break_gang(look: Look, cause: Failure) -> Look:
     """Count the failure of the gang (once: the next incarnation is set in the same stroke)."""
     policy, gang = look.wanted.policy, look.status.gang
     counted = cause.verdict == "counted"
-    restarts = gang.restarts + counted
+    restarts, disruptions = gang.restarts + counted, gang.disruptions + (not counted)
     in_a_row = gang.failures_in_a_row + (not cause.superseded)
     # At least one: a superseded gang adds no failure, and must not run hot.
     wait = backoff_seconds(max(1, in_a_row), policy.backoff_seconds, policy.max_backoff_seconds)
-    look = _next_gang(
-        look.count_restarts("trainer", int(counted)),
+    look = look.count_restarts("trainer", int(counted)).next_gang(
         restarts=restarts,
         failures_in_a_row=in_a_row,
+        disruptions=disruptions,
         not_before=look.now + wait,
     )
     if restarts > policy.max_restarts:
@@ -91,50 +97,19 @@ def _break_gang(look: Look, cause: Failure) -> Look:
         )
         failed = look.enter("Failed", Reason.BACKOFF_LIMIT_EXCEEDED, message)
         return failed.warn(Reason.BACKOFF_LIMIT_EXCEEDED, message, "trainer")
+    if disruptions > policy.max_disruptions:
+        message = (
+            f"the trainer was ended {disruptions} times by what is not counted, with no completed step in between, "
+            f"failurePolicy.maxDisruptions is {policy.max_disruptions}; the last time: {cause.text}"
+        )
+        failed = look.enter("Failed", Reason.DISRUPTION_LIMIT_EXCEEDED, message)
+        return failed.warn(Reason.DISRUPTION_LIMIT_EXCEEDED, message, "trainer")
     number = f"failure {restarts} of {policy.max_restarts}" if counted else "not counted"
     return look.warn(
         cause.reason,
         f"{cause.text}; {number}, trainer incarnation {look.status.gang.incarnation} starts in {wait:g} s",
         "trainer",
     )
-
-
-# --------------------------------------------------------------------------------- turns (gang mode `operator`)
-
-
-def stands_back(look: Look) -> bool:
-    """Whether it is another run's turn to get nodes: this one's gang has none, and its rollouts may have none."""
-    if look.wanted.gang_timeout_seconds is None:
-        return False
-    gang, count = look.status.gang, look.wanted.role("trainer").count
-    whole = wholly_bound(current_gang(look.seen.members, gang.incarnation, count), count)
-    return not whole and (bool(look.seen.give_way_to) or look.now < gang.in_line_since)
-
-
-def _give_back(look: Look, current: Mapping[int, Observed], timeout: float) -> Look:
-    """A gang that is not wholly bound goes as a whole when its time is up, or when an older one is short of nodes."""
-    count = look.wanted.role("trainer").count
-    since = waiting_since(current.values(), count)
-    if since is not None and look.now - since > timeout:
-        policy, in_a_row = look.wanted.policy, look.status.gang.failures_in_a_row + 1
-        wait = max(TURN_SECONDS, backoff_seconds(in_a_row, policy.backoff_seconds, policy.max_backoff_seconds))
-        then = look.now + wait
-        bound = sum(member.bound for member in current.values())
-        message = (
-            f"{bound} of the {count} trainer pods had a node after {timeout:g} s (scheduling.gangTimeoutSeconds): all "
-            f"are given back, trainer incarnation {look.next_incarnation()} tries again in {wait:g} s"
-        )
-        return _next_gang(look, failures_in_a_row=in_a_row, not_before=then, in_line_since=then).warn(
-            Reason.GANG_TIMEOUT, message
-        )
-    if look.seen.give_way_to:
-        message = f"the older run {look.seen.give_way_to} is short of nodes: those of this run's gang are given back"
-        return _next_gang(look, not_before=look.now).tell(Reason.GAVE_WAY, message)
-    return look
-
-
-def _next_gang(look: Look, **fields: Any) -> Look:
-    return look.change_gang(incarnation=look.next_incarnation(), complete=False, **fields)
 
 
 # ------------------------------------------------------------------------------------------------ everybody else
@@ -163,10 +138,38 @@ def _keep_individual(look: Look, wanted: WantedRole, members: list[Observed], in
         entry = look.entry(wanted.role, index)
         if any(_in_the_way(look, member) for member in old) or look.now < entry.not_before:
             return look
-        return look.do(Start(wanted.role, index, entry.incarnation))
+        return _start(look, wanted, index)
+    if current.live and _is_of_another_gang(look, current):
+        look = look.change_entry(wanted.role, index, incarnation=current.incarnation + 1, restarts_seen=0)
+        return look.stop([current], wanted.grace_seconds)
     if current.live and not (wanted.role not in DEPLOYED and look.given_up(current)):
         return _count_kubelet_restarts(look, current)
     return _replace(look, wanted, current)
+
+
+def _start(look: Look, wanted: WantedRole, index: int) -> Look:
+    incarnation = look.entry(wanted.role, index).incarnation
+    if not _is_of_the_group(look, wanted, index):
+        return look.do(Start(wanted.role, index, incarnation))
+    gang = look.status.gang
+    begun = [m for m in look.of("trainer") if look.is_current(m)]
+    begins = [action for action in look.actions if isinstance(action, Start) and action.role == "trainer"]
+    # Not before its group, which comes with the first trainer.
+    if not begun and not begins:
+        return look
+    return look.do(Start(wanted.role, index, incarnation, gang.incarnation, gang.grouped_rollouts))
+
+
+def _is_of_the_group(look: Look, wanted: WantedRole, index: int) -> bool:
+    """Whether a rollout that starts now is of the gang's group: only until that has its nodes once. Who comes later
+    replaces one, and a scheduler would call it one too many."""
+    gang = look.status.gang
+    return look.wanted.grouped and wanted.role == "rollout" and not gang.placed and index < gang.grouped_rollouts
+
+
+def _is_of_another_gang(look: Look, member: Observed) -> bool:
+    group = _is_of_the_group(look, look.wanted.role(member.role), member.index)
+    return group and member.gang != look.status.gang.incarnation
 
 
 def _in_the_way(look: Look, old: Observed) -> bool:
@@ -204,6 +207,10 @@ def _count_kubelet_restarts(look: Look, member: Observed) -> Look:
         return look
     counted = fresh if end.verdict == "counted" else 0
     look = look.count_restarts(member.role, counted).change_entry(
-        member.role, member.index, failures=entry.failures + counted, restarts_seen=member.restarts
+        member.role,
+        member.index,
+        failures=entry.failures + counted,
+        ends_in_a_row=entry.ends_in_a_row + fresh,
+        restarts_seen=member.restarts,
     )
     return look.warn(end.reason, f"{end.text}; the kubelet restarted it", member.role)

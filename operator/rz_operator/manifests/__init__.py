@@ -26,7 +26,7 @@ from typing import Any
 from rz_api import names
 from rz_operator.decisions.members import ROLES, Start
 from rz_operator.manifests.context import Context
-from rz_operator.manifests.scheduling import gang_objects
+from rz_operator.manifests.scheduling import Group, gang_objects
 from rz_operator.manifests.services import network_policy, rendezvous_selector, rendezvous_service, role_service
 from rz_operator.manifests.workloads import deployment, rollout_pod, trainer_pod
 from rz_operator.plan import RUN_FILE, TOKEN_FILE, wanted
@@ -84,10 +84,12 @@ def for_start(context: Context, start: Start, gang_restarts: int) -> tuple[dict[
         case "ledger" | "reward":
             return (deployment(context, start.role),)
         case "rollout":
-            return (rollout_pod(context, start.index, start.incarnation),)
+            group = Group(start.gang, start.gang_rollouts) if start.gang else None
+            return (rollout_pod(context, start.index, start.incarnation, group),)
         case "trainer":
-            before = gang_objects(context, start.incarnation) if start.index == 0 else ()
-            return (*before, trainer_pod(context, start.index, start.incarnation, gang_restarts))
+            group = Group(start.incarnation, start.gang_rollouts)
+            before = gang_objects(context, group) if start.index == 0 else ()
+            return (*before, trainer_pod(context, start.index, group, gang_restarts))
 
 
 def scale_patch(replicas: int) -> dict[str, Any]:
@@ -104,10 +106,14 @@ def all_of(context: Context, incarnation: int = 1) -> tuple[dict[str, Any], ...]
     rendezvous = next(each for each in objects if each["metadata"]["name"] == names.trainer_service(context.name))
     # As ``apply`` patches it before the gang starts.
     rendezvous["spec"]["selector"] |= rendezvous_selector(context, incarnation)["spec"]["selector"]
-    counts = wanted(context.plan, False, by="node")
+    asked = wanted(context.plan, False, by="node")
+    rollouts = asked.min_rollouts if asked.grouped else 0
     for role in ROLES:
-        count = counts.role(role).count
-        for index in range(count):
-            of_gang = incarnation if role == "trainer" else 1
-            objects += for_start(context, Start(role, index, of_gang), 0)
+        for index in range(asked.role(role).count):
+            start = Start(role, index, 1)
+            if role == "trainer":
+                start = Start(role, index, incarnation, gang_rollouts=rollouts)
+            elif role == "rollout" and index < rollouts:
+                start = Start(role, index, 1, incarnation, rollouts)
+            objects += for_start(context, start, 0)
     return tuple(objects)

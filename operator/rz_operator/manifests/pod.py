@@ -26,7 +26,7 @@ from rz_operator.manifests.place import (
     TRANSFER_PORT,
 )
 from rz_operator.manifests.pod_template import merge
-from rz_operator.manifests.scheduling import add_scheduling
+from rz_operator.manifests.scheduling import Group, add_scheduling
 from rz_operator.plan import RUN_FILE, Process
 
 USER_ID = 65532
@@ -59,8 +59,9 @@ PROBES: Mapping[Role, Probes] = {
 }
 
 
-def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Body) -> Body:
-    """``metadata`` and ``spec`` of the pod. Raises UserError for a podTemplate that cannot be merged."""
+def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Body, group: Group | None = None) -> Body:
+    """``metadata`` and ``spec`` of the pod, one of ``group`` if it has one. Raises UserError for a podTemplate that
+    cannot be merged."""
     role_set, options = context.plan.role(role), context.options(role)
     processes = context.processes[role, node]
     secrets = credentials.secret_names(context.run.spec, frozenset(process.role for process in processes))
@@ -94,7 +95,7 @@ def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Bod
     if options.tolerations:
         spec["tolerations"] = list(options.tolerations)
     rendered = {"metadata": metadata, "spec": spec}
-    add_scheduling(context, rendered, role, incarnation)
+    add_scheduling(context, rendered, role, incarnation, group)
     return merge(rendered, options.pod_template, role)
 
 

@@ -6,6 +6,7 @@ from rz_api import names
 from rz_api.names import Role
 from rz_operator.manifests.context import Body, Context
 from rz_operator.manifests.pod import pod
+from rz_operator.manifests.scheduling import Group
 
 DEPLOYMENT_INCARNATION = 1
 """A Deployment is one member, with index 0: its pods are Kubernetes' own affair."""
@@ -34,16 +35,22 @@ def deployment(context: Context, role: Role) -> Body:
     }
 
 
-def rollout_pod(context: Context, index: int, incarnation: int) -> Body:
+def rollout_pod(context: Context, index: int, incarnation: int, group: Group | None) -> Body:
+    """``group``: of the gang with which it starts; None: it starts on its own."""
     metadata = context.metadata(names.rollout_pod(context.name, index, incarnation), "rollout", index, incarnation)
-    return _pod(context, "rollout", index, incarnation, metadata)
+    if group is not None:
+        metadata["labels"][names.LABEL_GANG] = str(group.incarnation)
+    return _pod(context, "rollout", index, incarnation, metadata, group)
 
 
-def trainer_pod(context: Context, node: int, incarnation: int, gang_restarts: int) -> Body:
+def trainer_pod(context: Context, node: int, group: Group, gang_restarts: int) -> Body:
+    incarnation = group.incarnation
     metadata = context.metadata(names.trainer_pod(context.name, incarnation, node), "trainer", node, incarnation)
     metadata["annotations"][names.ANNOTATION_RESTARTS] = str(gang_restarts)
-    return _pod(context, "trainer", node, incarnation, metadata)
+    return _pod(context, "trainer", node, incarnation, metadata, group)
 
 
-def _pod(context: Context, role: Role, node: int, incarnation: int, metadata: Body) -> Body:
-    return {"apiVersion": "v1", "kind": "Pod", **pod(context, role, node, incarnation, metadata)}
+def _pod(context: Context, role: Role, node: int, incarnation: int, metadata: Body, group: Group | None) -> Body:
+    if group is not None and group.rollouts:
+        metadata["labels"][names.LABEL_GANG_ROLLOUTS] = str(group.rollouts)
+    return {"apiVersion": "v1", "kind": "Pod", **pod(context, role, node, incarnation, metadata, group)}

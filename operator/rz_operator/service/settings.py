@@ -47,14 +47,19 @@ class Settings:
     @staticmethod
     def from_environment(env: Mapping[str, str]) -> Settings:
         """Read ``RZ_IMAGE_<ROLE>``, ``RZ_WATCH_NAMESPACE``, ``RZ_LEDGER_STATUS_URL``, ``RZ_PORT``,
-        ``RZ_BIND_HOST``, ``RZ_CONCURRENCY``, ``RZ_{POLL,RESYNC,REQUEST,WATCH,STUCK}_SECONDS`` and ``RZ_LOG_LEVEL``.
+        ``RZ_BIND_HOST``, ``RZ_CONCURRENCY``, ``RZ_{POLL,RESYNC,REQUEST,WATCH,STUCK}_SECONDS``,
+        ``RZ_MAX_GANG_TIMEOUT_SECONDS`` and ``RZ_LOG_LEVEL``.
 
         Raises UserError for a value that is no number where one is required, and for a level that there is not.
         """
         default = Settings()
         images = {role: env.get(f"RZ_IMAGE_{role.upper()}") or image for role, image in default.options.images.items()}
         return Settings(
-            options=Options(images, _number(env, "RZ_POLL_SECONDS", default.options.poll_seconds, 0.1)),
+            options=Options(
+                images,
+                _number(env, "RZ_POLL_SECONDS", default.options.poll_seconds, 0.1),
+                _number(env, "RZ_MAX_GANG_TIMEOUT_SECONDS", default.options.max_gang_timeout_seconds, 10),
+            ),
             watch_namespace=env.get("RZ_WATCH_NAMESPACE", default.watch_namespace),
             ledger_status_url=env.get("RZ_LEDGER_STATUS_URL", default.ledger_status_url),
             port=int(_number(env, "RZ_PORT", default.port, 0)),

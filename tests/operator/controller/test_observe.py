@@ -77,6 +77,71 @@ ENDS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"phase": "failed", "exit_code": None, "reason": "OutOfnvidia.com/gpu"},
         "not_counted",
     ),
+    "a pod that failed before any container began was turned away, whatever the kubelet calls it": (
+        failed(reason="ThingsThatOnlyKubernetes140Knows", message="Pod was rejected: no"),
+        {"phase": "failed", "disrupted": True, "reason": "ThingsThatOnlyKubernetes140Knows"},
+        "not_counted",
+    ),
+    "the same where its containers are listed as waiting": (
+        pod_body("trainer", phase="Failed", containers=[container("main", waiting="ContainerCreating")], reason="New"),
+        {"disrupted": True},
+        "not_counted",
+    ),
+    "the same word about a pod that ran is counted": (
+        failed(reason="ThingsThatOnlyKubernetes140Knows", ended={"exitCode": 1}),
+        {"disrupted": False},
+        "counted",
+    ),
+    "a pod that did not get going within its own deadline was not turned away": (
+        failed(reason="DeadlineExceeded"),
+        {"disrupted": False},
+        "counted",
+    ),
+    "a kubelet that is short of memory does not begin a pod: Evicted, no condition": (
+        failed(reason="Evicted", message="Pod was rejected: The node had condition: [MemoryPressure]."),
+        {"disrupted": True, "reason": "Evicted"},
+        "not_counted",
+    ),
+    **{
+        f"local storage over its own limit is the run's fault: {message}": (
+            failed(ended={"exitCode": 137}, reason="Evicted", message=message),
+            {"reason": "LocalStorageExceeded", "message": message, "disrupted": False},
+            "counted",
+        )
+        for message in (
+            'Usage of EmptyDir volume "scratch" exceeds the limit "10Gi". ',
+            "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. ",
+            'Container main exceeded its local ephemeral storage limit "10Gi". ',
+        )
+    },
+    "a node that is short of local storage is not, in 1.20": (
+        failed(
+            ended={"exitCode": 137},
+            reason="Evicted",
+            message="The node was low on resource: ephemeral-storage. Container main was using 10Gi, which exceeds its "
+            "request of 0. ",
+        ),
+        {"reason": "Evicted"},
+        "not_counted",
+    ),
+    "nor with the condition that newer servers set, whatever the words": (
+        failed(
+            ended={"exitCode": 137},
+            reason="Evicted",
+            message="the node exceeds the limit",
+            conditions={"DisruptionTarget": {"status": "True", "reason": "TerminationByKubelet"}},
+        ),
+        {"reason": "Evicted", "disrupted": True},
+        "not_counted",
+    ),
+    "a disruption whose word is new is not counted": (
+        failed(
+            ended={"exitCode": 143},
+            conditions={"DisruptionTarget": {"status": "True", "reason": "WorkloadPreempted"}},
+        ),
+        {"reason": "WorkloadPreempted", "disrupted": True},
+        "not_counted",
+    ),
     "an unexpected admission error is not counted": (failed(reason="UnexpectedAdmissionError"), {}, "not_counted"),
     "a kubelet that made room says Preempting": (failed(reason="Preempting"), {}, "not_counted"),
     "a node that shuts down in 1.20": (failed(reason="Shutdown"), {}, "not_counted"),

@@ -28,6 +28,45 @@ TABLE: list[tuple[str, dict[str, Any], str, str]] = [
         "Preempted",
     ),
     ("a lost node is not counted", {"reason": "NodeLost"}, "not_counted", "NodeLost"),
+    (
+        "a node short of any resource is not the run's fault",
+        {"reason": "OutOfamd.com/gpu"},
+        "not_counted",
+        "OutOfamd.com/gpu",
+    ),
+    *(
+        (f"a kubelet that turns the pod away is not its fault: {reason}", {"reason": reason}, "not_counted", reason)
+        for reason in (
+            "OutOfephemeral-storage",
+            "TopologyAffinityError",
+            "SMTAlignmentError",
+            "NodePorts",
+            "PodOSNotSupported",
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "InvalidNodeInfo",
+            "UnexpectedAdmissionError",
+            "NodeAffinity",
+            "TaintToleration",
+        )
+    ),
+    (
+        "a disruption of a kind that nobody has heard of is not counted",
+        {"reason": "ReclaimedByTheFuture", "disrupted": True, "exit_code": 143},
+        "not_counted",
+        "ReclaimedByTheFuture",
+    ),
+    (
+        "too much local storage is the run's own fault",
+        {"reason": "LocalStorageExceeded", "exit_code": 137},
+        "counted",
+        "LocalStorageExceeded",
+    ),
+    (
+        "too much local storage is, also of a trainer that drained when it was evicted for it",
+        {"reason": "LocalStorageExceeded", "exit_code": 75},
+        "counted",
+        "LocalStorageExceeded",
+    ),
     ("a vanished member is not counted", {"reason": "Vanished"}, "not_counted", "Vanished"),
     ("drained is not counted", {"exit_code": 75}, "not_counted", "Drained"),
     ("superseded is not counted", {"exit_code": 65}, "not_counted", "Superseded"),

@@ -13,7 +13,7 @@ from rz_api.names import MAX_INCARNATION
 from rz_api.status import RunStatus
 from rz_operator.decisions.decide import Decision, decide
 from rz_operator.decisions.look import LATE_SECONDS
-from rz_operator.decisions.members import Observation, Observed, Reached, Stop, Wanted
+from rz_operator.decisions.members import Observation, Observed, Reached, Start, Stop, Wanted
 
 OTHERS = (member("ledger-0"), member("reward-0"), member("rollout-0"), member("rollout-1"))
 GANG = (member("trainer-0"), member("trainer-1"))
@@ -300,3 +300,214 @@ def test_a_resumed_run_does_not_wait_for_the_back_off_of_its_last_try() -> None:
     run.wanted = replace(run.wanted, suspend=False)
     assert len(run.see(at=63)) == 6
     assert run.status.gang.in_line_since == 63
+
+
+# -------------------------------------------------------------------------------- rollouts that belong to the gang
+
+
+def with_rollouts(**options: Any) -> Run:
+    """A run in gang mode `operator` whose gang is two trainers and a rollout; nothing was looked at yet."""
+    return Run(replace(wanted(**options), gang_timeout_seconds=60.0, min_rollouts=1))
+
+
+def rollouts(*bound: bool, at: float = 0.0) -> tuple[Observed, ...]:
+    return tuple(
+        member(f"rollout-{i}", phase="running" if b else "pending", bound=b, started_at=at) for i, b in enumerate(bound)
+    )
+
+
+STATICS = OTHERS[:2]
+
+
+def test_trainers_that_have_all_their_nodes_and_no_rollout_give_them_back_when_their_time_is_up() -> None:
+    run = with_rollouts()
+    run.see(at=0)
+    assert run.see(*STATICS, *rollouts(False, False), *pods(1, True, True), at=60) == []
+    actions = run.see(*STATICS, *rollouts(False, False), *pods(1, True, True), at=61)
+    assert actions == ["stop trainer-0 i1", "stop trainer-1 i1", "stop rollout-0 i1", "stop rollout-1 i1"]
+    said = "2 of the 2 trainer pods and 0 of the 1 rollouts that it needs had a node after 60 s"
+    assert f"Warning GangTimeout: {said}" in run.events
+
+
+def test_one_rollout_of_two_is_enough() -> None:
+    run = with_rollouts()
+    run.see(at=0)
+    assert run.see(*STATICS, *rollouts(False, True), *pods(1, True, True), at=61, way_to="elder") == []
+    assert run.status.gang.placed
+    assert run.see(*STATICS, *rollouts(False, True), *pods(1, True, True), at=1_000_000, way_to="elder") == []
+
+
+def test_a_gang_whose_rollouts_find_no_node_gives_way_to_an_older_one() -> None:
+    run = with_rollouts()
+    run.see(at=0)
+    run.see(*STATICS, *rollouts(False, False), *pods(1, True, True), at=20, way_to="elder")
+    assert "Normal GaveWay" in run.events
+    assert run.see(*STATICS, at=26, way_to="elder") == []
+
+
+def test_a_gang_that_worked_and_lost_its_rollouts_has_its_time_from_then_on_and_may_checkpoint() -> None:
+    run = with_rollouts()
+    run.see(at=0)
+    run.see(*STATICS, *rollouts(True, True), *pods(1, True, True), at=10)
+    gone = (*STATICS, *pods(1, True, True))
+    run.see(*gone, *rollouts(False, False, at=5_000), at=5_000, way_to="elder")
+    assert run.events == "", "it gives way to nobody"
+    assert run.status.gang.short_since == 5_000
+    assert run.see(*gone, *rollouts(False, False, at=5_000), at=5_060) == []
+    assert run.see(*gone, *rollouts(False, False, at=5_000), at=5_061)[:2] == ["stop trainer-0 i1", "stop trainer-1 i1"]
+    assert [action.grace_seconds for action in run.decision.actions[:2]] == [600.0, 600.0]  # type: ignore[union-attr]
+
+
+def test_a_gang_that_finds_a_node_for_a_rollout_in_time_forgets_that_it_was_short() -> None:
+    run = with_rollouts()
+    run.see(at=0)
+    run.see(*STATICS, *rollouts(False, False), *pods(1, True, True), at=50)
+    run.see(*STATICS, *rollouts(True, False), *pods(1, True, True), at=55)
+    assert (run.status.gang.placed, run.status.gang.short_since) == (True, 0.0)
+    run.see(*STATICS, *rollouts(False, False), *pods(1, True, True), at=100)
+    assert run.see(*STATICS, *rollouts(False, False), *pods(1, True, True), at=160) == []
+
+
+def test_rollouts_that_wait_out_a_back_off_of_ours_are_not_short_of_a_node() -> None:
+    run = with_rollouts(backoffSeconds=250)
+    run.see(at=0)
+    run.see(*STATICS, *rollouts(True, True), *pods(1, True, True), at=10)
+    dead = [member(f"rollout-{i}", phase="failed", exit_code=70) for i in (0, 1)]
+    run.see(*STATICS, *dead, *pods(1, True, True), at=20)
+    for at in (21, 100, 269):
+        assert run.see(*STATICS, *pods(1, True, True), at=at) == []
+    assert run.see(*STATICS, *pods(1, True, True), at=270) == ["start rollout-0 i2", "start rollout-1 i2"]
+
+
+def test_trainers_whose_rollouts_the_api_server_refuses_give_their_nodes_back_too() -> None:
+    run = with_rollouts()
+    run.see(at=0)
+    starts = ["start rollout-0 i1", "start rollout-1 i1"]
+    assert run.see(*STATICS, *pods(1, True, True), at=60) == starts
+    run.see(*STATICS, *pods(1, True, True), at=61)
+    assert "GangTimeout" in run.events
+
+
+# ------------------------------------------------------------------------------------------- how long it may wait
+
+
+def waits(at: float, scaling_until: float = 0.0, timeout: float = 60.0, longest: float = 600.0) -> str:
+    """The events of a gang of two, of which one has had no node since 0."""
+    asked = replace(wanted(), gang_timeout_seconds=timeout, longest_gang_wait_seconds=longest)
+    run = Run(asked)
+    run.see(at=0)
+    seen = Observation((*OTHERS, *pods(1, True, False)), scaling_until=scaling_until)
+    run.decision = decide(asked, run.status, seen, at)
+    return run.events
+
+
+@pytest.mark.parametrize(
+    ("at", "until", "gives_up"),
+    [(60, 0, False), (61, 0, True), (61, 500, False), (560, 500, False), (561, 500, True), (600, 1e9, False)],
+    ids=[
+        "until its time is up",
+        "then it gives up",
+        "not while an autoscaler brings nodes",
+        "its time begins when that has had its own",
+        "and is as long as ever",
+        "up to the operator's own limit",
+    ],
+)
+def test_a_gangs_time_stands_still_while_nodes_are_on_their_way(at: float, until: float, gives_up: bool) -> None:
+    assert ("GangTimeout" in waits(at, until)) is gives_up
+
+
+def test_an_autoscaler_that_never_succeeds_keeps_a_gang_waiting_no_longer_than_the_operator_allows() -> None:
+    said = "1 of the 2 trainer pods had a node after 600 s (the operator's maxGangTimeoutSeconds)"
+    assert said in waits(601, scaling_until=1e9)
+
+
+# ------------------------------------------------------------- gangs that an installed scheduler starts as a group
+
+
+def grouped(least: int = 1, **options: Any) -> Run:
+    return Run(replace(wanted(**options), min_rollouts=least, grouped=True))
+
+
+def in_group(*gangs: int, incarnation: int = 1, bound: bool = True) -> tuple[Observed, ...]:
+    return tuple(
+        member(f"rollout-{i}", incarnation, "running" if bound else "pending", gang=gang, bound=bound)
+        for i, gang in enumerate(gangs)
+    )
+
+
+def starts(run: Run) -> dict[str, tuple[int, int]]:
+    """Of what is started: its group, and how many rollouts are in it."""
+    return {
+        f"{a.role}-{a.index}": (a.gang, a.gang_rollouts)
+        for a in run.decision.actions
+        if isinstance(a, Start) and a.role in ("rollout", "trainer")
+    }
+
+
+def test_the_first_rollouts_start_in_the_group_of_the_gang_and_the_others_on_their_own() -> None:
+    run = grouped(least=1, rollouts=3)
+    run.see(at=0)
+    expected = {"trainer-0": (0, 1), "trainer-1": (0, 1), "rollout-0": (1, 1), "rollout-1": (0, 0)}
+    assert starts(run) == {**expected, "rollout-2": (0, 0)}
+
+
+def test_without_rollouts_in_it_the_group_is_of_trainers_alone() -> None:
+    run = grouped(least=0)
+    run.see(at=0)
+    assert set(starts(run).values()) == {(0, 0)}
+
+
+def test_the_next_gangs_group_gets_rollouts_of_its_own_when_its_trainers_start() -> None:
+    run = grouped()
+    run.see(at=0)
+    up = (*STATICS, *in_group(1, 0), *pods(1, True, True))
+    assert run.see(*up, at=10) == []
+    assert run.status.gang.placed
+    failed = [member(f"trainer-{i}", phase="failed", exit_code=70) for i in (0, 1)]
+    actions = run.see(*STATICS, *in_group(1, 0), *failed, at=20)
+    assert "stop rollout-0 i1" in actions, "what is left of a group keeps its quota"
+    assert "stop rollout-1 i1" not in actions
+    alone = (*STATICS, in_group(1, 0)[1])
+    assert run.see(*alone, at=25) == [], "not before the group that it belongs to"
+    run.see(*alone, at=30)
+    assert starts(run) == {"trainer-0": (0, 1), "trainer-1": (0, 1), "rollout-0": (2, 1)}
+    assert run.status.restarts == {"trainer": 1}
+
+
+def test_who_replaces_a_rollout_of_a_gang_that_has_its_nodes_comes_on_its_own() -> None:
+    run = grouped()
+    run.see(at=0)
+    run.see(*STATICS, *in_group(1, 0), *pods(1, True, True), at=10)
+    evicted = member("rollout-0", phase="failed", reason="Evicted", gang=1)
+    run.see(*STATICS, evicted, in_group(1, 0)[1], *pods(1, True, True), at=20)
+    run.see(*STATICS, in_group(1, 0)[1], *pods(1, True, True), at=40)
+    assert starts(run) == {"rollout-0": (0, 0)}
+    replaced = member("rollout-0", 2)
+    assert run.see(*STATICS, replaced, in_group(1, 0)[1], *pods(1, True, True), at=50) == []
+
+
+def test_who_replaces_one_of_a_gang_that_waits_for_its_nodes_comes_in_the_group() -> None:
+    run = grouped()
+    run.see(at=0)
+    waiting = pods(1, False, False)
+    run.see(*STATICS, in_group(1, 0)[1], *waiting, at=10)
+    assert starts(run) == {"rollout-0": (1, 1)}
+
+
+def test_a_group_that_waits_for_more_rollouts_than_there_are_to_be_starts_anew() -> None:
+    run = grouped(least=2)
+    run.see(at=0)
+    run.wanted = replace(run.wanted, min_rollouts=0, roles=wanted(rollouts=0).roles)
+    actions = run.see(*STATICS, *in_group(1, 1, bound=False), *pods(1, False, False), at=10)
+    assert {"stop trainer-0 i1", "stop trainer-1 i1", "stop rollout-0 i1", "stop rollout-1 i1"} <= set(actions)
+    assert "rollout.replicas is below the 2 rollouts" in run.events
+    run.see(*STATICS, at=20)
+    assert starts(run) == {"trainer-0": (0, 0), "trainer-1": (0, 0)}
+
+
+def test_a_gang_that_an_older_operator_started_goes_on_with_its_group_of_trainers() -> None:
+    run = grouped()
+    run.status = RunStatus.model_validate({"phase": "Running", "gang": {"incarnation": 3, "complete": True}})
+    up = (*STATICS, *in_group(0, 0, bound=False), *(replace(pod, bound=True) for pod in pods(3, True, True)))
+    assert run.see(*up, at=10) == []

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from operator_builders import member, wanted
 
 from rz_api.status import RunStatus
@@ -233,6 +234,90 @@ def test_one_rollout_that_works_keeps_the_run_alive() -> None:
     for incarnation in (1, 2, 3, 4):
         run.see(*rest, member("rollout-0", incarnation, "failed", exit_code=70), at=1000 * incarnation)
     assert run.status.phase == "Running"
+
+
+# --------------------------------------------------------------------------------------- ends that are not counted
+
+
+def evict_gangs(run: Run, number: int, reached: Reached | None = None) -> None:
+    """As many times: a gang is up, and one of its pods is evicted."""
+    for _ in range(number):
+        incarnation, now = run.status.gang.incarnation, run.status.gang.not_before
+        up = [member(f"trainer-{i}", incarnation) for i in (0, 1)]
+        run.see(*OTHERS, *up, at=now + 1, reached=reached)
+        evicted = member("trainer-1", incarnation, "failed", reason="Evicted")
+        run.see(*OTHERS, up[0], evicted, at=now + 2, reached=reached)
+
+
+def test_evictions_without_a_completed_step_in_between_end_the_run_at_their_own_limit() -> None:
+    run = running(maxDisruptions=3)
+    evict_gangs(run, 3)
+    assert (run.status.phase, run.status.gang.disruptions, run.status.restarts) == ("Running", 3, {})
+    evict_gangs(run, 1)
+    assert (run.status.phase, run.status.reason) == ("Failed", "DisruptionLimitExceeded")
+    assert "failurePolicy.maxDisruptions is 3" in run.status.message
+    assert "trainer-1 ended (Evicted)" in run.status.message
+
+
+def test_a_completed_step_forgives_evictions() -> None:
+    run = running(maxDisruptions=3)
+    for step in range(5):
+        evict_gangs(run, 3, Reached(step, 0))
+    assert run.status.phase == "Running"
+
+
+def test_a_unit_is_no_step_and_a_counted_failure_forgives_no_eviction() -> None:
+    run = running(maxDisruptions=3)
+    evict_gangs(run, 2, Reached(0, 1))
+    failed = [member(f"trainer-{i}", run.status.gang.incarnation, "failed", exit_code=70) for i in (0, 1)]
+    run.see(*OTHERS, *failed, at=50_000, reached=Reached(0, 2))
+    assert run.status.gang.disruptions == 2
+    evict_gangs(run, 2, Reached(0, 3))
+    assert run.status.reason == "DisruptionLimitExceeded"
+
+
+def test_a_person_who_resumes_a_run_forgives_its_evictions() -> None:
+    run = running(maxDisruptions=3)
+    evict_gangs(run, 3)
+    run.wanted = wanted(suspend=True, maxDisruptions=3)
+    run.see(at=60_000)
+    run.wanted = wanted(maxDisruptions=3)
+    run.see(at=60_001)
+    assert (run.status.phase, run.status.gang.disruptions) == ("Running", 0)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"reason": "Evicted"}, {"reason": "OutOfcpu", "disrupted": True}, {"exit_code": 75}],
+    ids=["evicted", "turned away", "drained"],
+)
+def test_rollouts_that_are_all_evicted_again_and_again_with_no_unit_in_between_end_the_run(end: dict[str, Any]) -> None:
+    run = running(maxDisruptions=3)
+    rest = without(ALL, "rollout-0", "rollout-1")
+    for incarnation in (1, 2, 3, 4):
+        assert run.status.phase == "Running", incarnation
+        dead = [member(f"rollout-{i}", incarnation, "failed", **end) for i in (0, 1)]
+        run.see(*rest, *dead, at=1000 * incarnation)
+    assert run.status.reason == "DisruptionLimitExceeded"
+    assert "failurePolicy.maxDisruptions" in run.status.message
+
+
+def test_rollouts_of_which_one_is_not_evicted_keep_the_run_alive() -> None:
+    run = running(maxDisruptions=3)
+    for incarnation in range(1, 50):
+        evicted = member("rollout-0", incarnation, "failed", reason="Evicted")
+        run.see(*without(ALL, "rollout-0"), evicted, at=1000 * incarnation)
+    assert run.status.phase == "Running"
+
+
+def test_uncounted_restarts_by_the_kubelet_have_the_same_limit() -> None:
+    run = running(maxDisruptions=3)
+    rest = without(ALL, "rollout-0", "rollout-1")
+    for restarts in (1, 2, 3, 4):
+        assert run.status.phase == "Running", restarts
+        drained = [member(f"rollout-{i}", exit_code=75, restarts=restarts) for i in (0, 1)]
+        run.see(*rest, *drained, at=1000 * restarts)
+    assert run.status.reason == "DisruptionLimitExceeded"
 
 
 def test_restarts_by_the_kubelet_are_counted_once_each() -> None:

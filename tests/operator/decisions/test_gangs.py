@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from operator_builders import member, wanted
 
-from rz_api.status import RunStatus
+from rz_api.status import MemberState, RunStatus
 from rz_operator.decisions.decide import decide
-from rz_operator.decisions.gangs import SETTLE_SECONDS, GangView, give_way_to, view, waiting_since
+from rz_operator.decisions.gangs import SETTLE_SECONDS, GangView, give_way_to, lines_of, nodes, short_since, view
 from rz_operator.decisions.members import Observation, Observed, Start, Wanted
 
 NOW = 10_000.0
 JUST_NOW, LONG_AGO = NOW - SETTLE_SECONDS + 1, NOW - SETTLE_SECONDS
+GPUS = frozenset({"a line"})
 
 
 def gang(
     run: str, created: float, pods: int = 0, bound: int = 0, since: float | None = None, **fields: object
 ) -> GangView:
     """Of four pods, in line unless the fields say otherwise."""
-    made = GangView(run, created, wants_nodes=bound < 4, pods=pods, bound=bound, size=4, since=since)
+    made = GangView(run, created, wants_nodes=bound < 4, pods=pods, bound=bound, size=4, since=since, lines=GPUS)
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
@@ -47,6 +49,17 @@ TABLE: list[tuple[str, GangView, list[GangView], str]] = [
     ("a partial gang goes on when the older one has all its nodes", PARTIAL, [ELDER_BOUND], ""),
     ("a gang with all its nodes is never disturbed", BOUND, [ELDER_SHORT], ""),
     ("nobody gives way to a younger one", PARTIAL, [YOUNGER_SHORT], ""),
+    ("one that had all its nodes and lost one keeps the others", replace(PARTIAL, placed=True), [ELDER_SHORT], ""),
+    ("and goes before a younger one", UNSTARTED, [replace(ELDER_SHORT, placed=True)], "elder"),
+    ("one in another line is in nobody's way", UNSTARTED, [replace(ELDER_SHORT, lines=frozenset({"other"}))], ""),
+    (
+        "one that stands in several lines is in the way in each",
+        UNSTARTED,
+        [replace(ELDER_SHORT, lines=frozenset({"other"}) | GPUS)],
+        "elder",
+    ),
+    ("one in no line waits for nobody", replace(UNSTARTED, lines=frozenset()), [ELDER_SHORT], ""),
+    ("and nobody waits for it", UNSTARTED, [replace(ELDER_SHORT, lines=frozenset())], ""),
     ("the oldest is named", UNSTARTED, [gang("second", 150), ELDER, YOUNGER_SHORT], "elder"),
     ("runs of the same age go by name: the first", gang("a", 100), [gang("b", 100)], ""),
     ("runs of the same age go by name: the second", gang("b", 100), [gang("a", 100)], "a"),
@@ -72,6 +85,10 @@ def pods(incarnation: int, *bound: bool, at: float = 50.0) -> list[Observed]:
 def status(**gang_fields: object) -> RunStatus:
     made = RunStatus(phase="Running")
     return made.model_copy(update={"gang": made.gang.model_copy(update={"incarnation": 3, **gang_fields})})
+
+
+def rollout(index: int, incarnation: int = 1, bound: bool = True) -> Observed:
+    return member(f"rollout-{index}", incarnation, "running" if bound else "pending", bound=bound)
 
 
 VIEWS: list[tuple[str, RunStatus, list[Observed], bool, tuple[bool, int, int, float | None]]] = [
@@ -100,6 +117,85 @@ def test_the_view_of_a_run(
     assert (seen.wants_nodes, seen.pods, seen.bound, seen.since) == expected
 
 
+WITH_ROLLOUTS: list[tuple[str, int, dict[str, Any], list[Observed], float, tuple[int, int, bool]]] = [
+    ("trainers alone are not all", 1, {}, [], 0, (0, 1, False)),
+    ("a rollout without a node is none", 1, {}, [rollout(0, bound=False)], 0, (0, 1, False)),
+    ("any of them will do", 1, {}, [rollout(0, bound=False), rollout(2)], 0, (1, 1, True)),
+    ("more are welcome and not counted", 1, {}, [rollout(0), rollout(1)], 0, (1, 1, True)),
+    ("two are needed", 2, {}, [rollout(1)], 0, (1, 2, False)),
+    ("an old one that hangs on a lost node is none", 1, {0: (2, 0.0)}, [rollout(0)], 0, (0, 1, False)),
+    ("one that waits out its back-off misses no node", 1, {0: (2, 50.0)}, [rollout(0)], 49, (1, 1, True)),
+    ("until that is over", 1, {0: (2, 50.0)}, [], 50, (0, 1, False)),
+    ("none is needed", 0, {}, [], 0, (0, 0, True)),
+]
+
+
+@pytest.mark.parametrize(
+    ("needed", "entries", "members", "now", "expected"),
+    [row[1:] for row in WITH_ROLLOUTS],
+    ids=[row[0] for row in WITH_ROLLOUTS],
+)
+def test_what_a_gang_with_its_rollouts_has(
+    needed: int,
+    entries: dict[int, tuple[int, float]],
+    members: list[Observed],
+    now: float,
+    expected: tuple[int, int, bool],
+) -> None:
+    asked = replace(wanted(ranks=2, rollouts=3), min_rollouts=needed)
+    remembered = {
+        f"rollout-{index}": MemberState(incarnation=incarnation, not_before=not_before)
+        for index, (incarnation, not_before) in entries.items()
+    }
+    run_status = status().model_copy(update={"members": remembered})
+    found = nodes([*pods(3, True, True), *members], asked, run_status, now)
+    assert (found.trainers, found.of_trainers) == (2, 2)
+    assert (found.rollouts, found.of_rollouts, found.all) == expected
+
+
+def test_a_run_whose_trainers_have_nodes_and_whose_rollouts_have_not_is_in_line() -> None:
+    asked = replace(wanted(ranks=2), min_rollouts=1)
+    seen = view("r", 5.0, asked, status(), [*pods(3, True, True), rollout(0, bound=False)], NOW, False)
+    assert (seen.wants_nodes, seen.bound, seen.size, seen.since) == (True, 2, 3, 50.0)
+
+
+def lines(**sections: Any) -> frozenset[str]:
+    return lines_of({"trainer": {"gpusPerNode": 8}, **sections})
+
+
+H100 = {"gpusPerNode": 8, "nodeSelector": {"gpu": "h100"}}
+A100 = {"nodeSelector": {"gpu": "a100"}}
+SPOT = [{"key": "spot", "operator": "Exists"}]
+
+LINES: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
+    ("the same pods", {}, {}, True),
+    ("as many GPUs do not matter", {}, {"trainer": {"gpusPerNode": 1}}, True),
+    ("GPUs are the default", {}, {"trainer": {}}, True),
+    ("runs without GPUs stand in no line", {"trainer": {"gpusPerNode": 0}}, {"trainer": {"gpusPerNode": 0}}, False),
+    ("another kind of GPU", {"scheduling": {"gpuResource": "amd.com/gpu"}}, {}, False),
+    ("the usual kind of GPU, written out", {"scheduling": {"gpuResource": "nvidia.com/gpu"}}, {}, True),
+    ("other devices", {"scheduling": {"resourceClaims": [{"resourceClaimTemplateName": "b200"}]}}, {}, False),
+    ("another queue", {"scheduling": {"queueName": "a"}}, {"scheduling": {"queueName": "b"}}, False),
+    ("other nodes", {"trainer": H100, "rollout": H100}, {"trainer": A100, "rollout": A100}, False),
+    ("the trainers of one want the nodes of the other's rollouts", {"trainer": H100, "rollout": A100}, {}, False),
+    ("rollouts on the same nodes are enough", {"trainer": H100, "rollout": A100}, {"trainer": A100}, True),
+    ("colocated rollouts ask for nothing", {"trainer": H100, "rollout": {"placement": "colocated"}}, {}, False),
+    ("other taints", {"trainer": {"tolerations": SPOT}, "rollout": {"tolerations": SPOT}}, {}, False),
+    ("an empty list is none", {"trainer": {"tolerations": []}}, {}, True),
+    (
+        "other nodes by the template",
+        *({role: {"podTemplate": {"spec": A100}} for role in ("trainer", "rollout")}, {}),
+        False,
+    ),
+    ("nonsense is a kind of its own", {"trainer": 7, "scheduling": "x", "rollout": []}, {}, True),
+]
+
+
+@pytest.mark.parametrize(("mine", "other", "same"), [row[1:] for row in LINES], ids=[row[0] for row in LINES])
+def test_who_stands_in_the_same_line(mine: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    assert bool(lines(**mine) & lines(**other)) is same
+
+
 def test_a_suspended_run_is_not_in_line() -> None:
     assert not view("r", 5.0, wanted(suspend=True), RunStatus(), [], NOW, False).wants_nodes
 
@@ -109,24 +205,29 @@ def test_a_suspended_run_is_not_in_line() -> None:
 
 @dataclass
 class Arrival:
-    """A run of the simulation; its trainer runs for ``seconds`` once it has all its nodes, and is then gone."""
+    """A run of the simulation; it takes ``seconds`` once it has all its nodes, one for a rollout included where it has
+    any, and is then gone."""
 
     name: str
     at: float
     size: int
     seconds: float
     rollouts: int = 0
+    line: str = "the line"
     status: RunStatus = field(default_factory=RunStatus)
     members: dict[str, Observed] = field(default_factory=dict)
     whole_at: float | None = None
-    started_at: float | None = None
     done: bool = False
     put_back: int = 0
 
     wanted: Wanted = field(init=False)
 
     def __post_init__(self) -> None:
-        self.wanted = wanted(ranks=self.size, rollouts=self.rollouts)
+        self.wanted = replace(
+            wanted(ranks=self.size, rollouts=self.rollouts),
+            min_rollouts=min(1, self.rollouts),
+            lines=frozenset({self.line}),
+        )
 
 
 @dataclass
@@ -191,15 +292,13 @@ class Nodes:
                 run.members.pop(key, None)
 
     def finish(self, run: Arrival) -> None:
-        """The trainer begins when it has all its nodes, and needs one rollout to get on."""
+        """It begins when all trainers have nodes, and one rollout."""
         gang = run.status.gang.incarnation
         trainers = [m for m in run.members.values() if m.role == "trainer" and m.incarnation == gang and m.bound]
         rollouts = [m for m in run.members.values() if m.role == "rollout" and m.bound]
-        if run.whole_at is None and len(trainers) == run.size:
+        if run.whole_at is None and len(trainers) == run.size and (rollouts or not run.rollouts):
             run.whole_at = self.now
-        if run.whole_at is not None and run.started_at is None and (rollouts or not run.rollouts):
-            run.started_at = self.now
-        if run.started_at is not None and self.now >= run.started_at + run.seconds:
+        if run.whole_at is not None and self.now >= run.whole_at + run.seconds:
             run.done, run.members = True, {}
 
     def play(self, until_done: list[Arrival], at_most: float, tick: float = 10.0) -> None:
@@ -281,7 +380,53 @@ def test_any_number_of_older_gangs_that_can_never_fit_let_a_younger_one_have_its
     nodes.play([small], at_most=4 * 330 + 300)
 
 
+def test_two_runs_whose_trainers_fit_and_whose_rollouts_do_not_go_one_after_the_other() -> None:
+    rng = random.Random(0)
+    old, young = Arrival("old", 0.0, 2, 500.0, rollouts=1), Arrival("young", 1.0, 2, 50.0, rollouts=1)
+    nodes = Nodes(4, rng, [old, young], timeout=100_000.0, now=1.0)
+    for run in (old, young):  # neither knew of the other: each has its trainers, and no node is left for a rollout
+        nodes.reconcile(run, [])
+        for index in (0, 1):
+            key = f"trainer-{index}-1"
+            run.members[key] = replace(run.members[key], bound=True, phase="running")
+    nodes.play([old, young], at_most=2_000)
+    assert old.put_back == 0
+    assert young.put_back >= 1
+
+
+def test_a_run_whose_rollouts_never_fit_gives_its_trainers_nodes_back() -> None:
+    rng = random.Random(0)
+    giant, small = Arrival("giant", 0.0, 4, 1.0, rollouts=1), Arrival("small", 10.0, 4, 50.0)
+    nodes = Nodes(4, rng, [giant, small], timeout=300.0)
+    nodes.play([small], at_most=1_000)
+    assert giant.put_back >= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_runs_of_two_namespaces_that_know_nothing_of_each_other_all_get_their_nodes_in_the_end(seed: int) -> None:
+    rng = random.Random(f"namespaces {seed}")
+    runs = [
+        Arrival(f"run-{i:02}", rng.uniform(0, 600), rng.randrange(2, 8), rng.uniform(20, 100), 1, line=f"team-{i % 2}")
+        for i in range(30)
+    ]
+    nodes = Nodes(8, rng, runs)
+    nodes.play(runs, at_most=40_000)
+
+
+def test_a_gang_of_another_namespace_that_never_fits_holds_up_nobody() -> None:
+    rng = random.Random(2)
+    giant = Arrival("giant", 0.0, 9, 1.0, line="stranger")
+    mine = [Arrival(f"mine-{i}", 10.0 + i, 3, 50.0, line="team") for i in range(2)]
+    nodes = Nodes(8, rng, [giant, *mine], timeout=1e9)
+    giant.wanted = replace(giant.wanted, gang_timeout_seconds=600.0, longest_gang_wait_seconds=600.0)
+    nodes.play(mine, at_most=1_500)
+
+
 def test_a_gang_waits_from_its_first_pod_on() -> None:
-    assert waiting_since(pods(1, True, False, at=70.0), 2) == 70.0
-    assert waiting_since(pods(1, True, True), 2) is None
-    assert waiting_since([], 2) is None
+    assert short_since(pods(1, True, False, at=70.0), status()) == 70.0
+    assert short_since(pods(1, True, False, at=70.0), status(short_since=80.0)) == 80.0
+    assert short_since([], status(short_since=80.0)) is None
+
+
+def test_a_gang_that_has_worked_waits_from_when_it_lost_a_node() -> None:
+    assert short_since(pods(1, True, True, at=70.0), status(placed=True)) is None

@@ -31,8 +31,12 @@ def test_the_level_of_messages(level: dict[str, str], want: str) -> None:
         ({"RZ_CONCURRENCY": "0"}, "RZ_CONCURRENCY is '0'; a number of at least 1 is required"),
         ({"RZ_WATCH_SECONDS": "0.5"}, "RZ_WATCH_SECONDS is '0.5'; a number of at least 1 is required"),
         ({"RZ_POLL_SECONDS": "soon"}, "RZ_POLL_SECONDS is 'soon'; a number of at least 0.1 is required"),
+        (
+            {"RZ_MAX_GANG_TIMEOUT_SECONDS": "1"},
+            "RZ_MAX_GANG_TIMEOUT_SECONDS is '1'; a number of at least 10 is required",
+        ),
     ],
-    ids=["no such level", "too few workers", "a watch of no whole second", "no number"],
+    ids=["no such level", "too few workers", "a watch of no whole second", "no number", "no time for a gang"],
 )
 def test_a_wrong_setting_is_named(variable: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -1,0 +1,64 @@
+"""While a cluster's autoscaler is bringing nodes for a gang, the gang's time does not run.
+
+An autoscaler says so in events of the pods that it brings nodes for; no condition or annotation of theirs does. So when
+a gang's time is up, and not before, ``reconcile`` asks for the events of its namespace once (``scaling_until``), and
+decides again with the answer. Whoever may write events there can stretch that time, for runs of that namespace and up
+to the operator's own limit.
+
+| who                    | it brings a node    | it does not         | it gives up after                            |
+|------------------------|---------------------|---------------------|----------------------------------------------|
+| cluster-autoscaler     | TriggeredScaleUp    | NotTriggerScaleUp   | --max-node-provision-time, 15 min by default |
+| Karpenter, EKS auto    | Nominated           |                     | 15 min without a registered node             |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from rz_operator.apiserver.bodies import Body, at
+from rz_operator.apiserver.cluster import ApiError, Cluster
+from rz_operator.controller.observe import unix_seconds
+
+log = logging.getLogger(__name__)
+
+BRINGS = frozenset({"TriggeredScaleUp", "Nominated"})
+DOES_NOT = frozenset({"NotTriggerScaleUp"})
+
+PROVISION_SECONDS = 900.0
+"""From the event until a node must be there, after which both autoscalers give it up and try another kind."""
+
+
+async def scaling_until(cluster: Cluster, namespace: str, pods: Iterable[str]) -> float:
+    """Unix seconds until which nodes may still come for these pods (UIDs) that wait for one; 0 where nobody brings any.
+    Raises ApiError, but where the operator may not list events (rights of an older release)."""
+    wanted = frozenset(pods)
+    if not wanted:
+        return 0.0
+    try:
+        page = await cluster.snapshot("Event", namespace, field_selector="involvedObject.kind=Pod,type=Normal")
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        log.warning("%s: events can't be listed, so autoscalers are not seen: %s", namespace, error.message)
+        return 0.0
+    return until(page.items, wanted)
+
+
+def until(events: Iterable[Body], pods: frozenset[str]) -> float:
+    """The same from the events themselves, which may be anybody's. For a pod its newest word counts; one that gets no
+    node keeps the gang from being whole, so that nothing is worth waiting for."""
+    newest: dict[str, tuple[float, bool]] = {}
+    for event in events:
+        pod, reason = at(event, "involvedObject", "uid"), at(event, "reason")
+        if isinstance(pod, str) and pod in pods and isinstance(reason, str) and reason in BRINGS | DOES_NOT:
+            newest[pod] = max(newest.get(pod, (0.0, False)), (_time(event), reason in BRINGS))
+    if not newest or not all(brings for _, brings in newest.values()):
+        return 0.0
+    return max(time for time, _ in newest.values()) + PROVISION_SECONDS
+
+
+def _time(event: Body) -> float:
+    """Of its last occurrence, Unix seconds; 0 where it says none."""
+    told = (at(event, "series", "lastObservedTime"), at(event, "lastTimestamp"), at(event, "eventTime"))
+    return max((unix_seconds(each) or 0.0 for each in told), default=0.0)
