@@ -64,6 +64,7 @@ class Reason:
     SPEC_INVALID = "SpecInvalid"
     SPEC_CHANGED = "ImmutableFieldChanged"
     STORAGE_REFUSED = "StorageRefused"
+    FROZEN_RUN_LOST = "FrozenRunLost"
     # LedgerReady, TrainerReady, RolloutsReady, RewardReady
     READY = "Ready"
     STARTING = "Starting"

@@ -9,13 +9,15 @@ no input to a decision.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, JsonValue
 
 from rz_api.conditions import Condition, Time
 from rz_api.names import MAX_INCARNATION
 from rz_api.spec import SpecModel
+from rz_api.stored import read_tolerantly, show_path
 
 Phase = Literal["Pending", "Running", "Suspending", "Suspended", "Succeeded", "Failed"]
 """``Pending``: not accepted, or nothing started yet. ``Running``: pods are wanted (restarts included).
@@ -181,6 +183,20 @@ class RunStatus(StatusModel):
         """As the API server takes it: camelCase, no nulls, and no empty strings, which 1.20 takes for null."""
         written: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return {key: _without_empty_strings(value) for key, value in written.items() if value != ""}
+
+
+def read_status(document: Mapping[str, Any]) -> tuple[RunStatus, tuple[str, ...]]:
+    """The status that an operator of any version wrote, and the paths of values that this one cannot read (a type of
+    condition that is new, say): they alone have their defaults, for whoever began anew would count no failure and start
+    a finished run again. Raises ValidationError for what is no mapping."""
+    known = dict(document) if isinstance(document, Mapping) else document
+    unread: tuple[str, ...] = ()
+    if isinstance(known, dict) and known.get("phase", "Pending") not in get_args(Phase):
+        # Never Pending, from which a run is started: one that has ended stays so, of any other the pods are looked at.
+        known["phase"] = "Failed" if known.get("completionTime") else "Running"
+        unread = ("phase",)
+    status, _, dropped = read_tolerantly(RunStatus, known)
+    return status, (*unread, *map(show_path, dropped))
 
 
 def _without_empty_strings(value: Any) -> Any:

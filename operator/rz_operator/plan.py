@@ -17,7 +17,8 @@ from enum import Enum
 from typing import Literal, Protocol
 
 from rz_api.names import Role
-from rz_api.run import ResolvedRun
+from rz_api.rules import show
+from rz_api.run import ResolvedRun, write_stored_run
 from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources, broadcasts
 from rz_operator.decisions.gangs import lines_of
 from rz_operator.decisions.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
@@ -93,7 +94,9 @@ class RoleSet:
     """Of one node, GPUs included; nothing where another role hosts it."""
     grace_seconds: float
     env_from_cluster: tuple[FreeForm, ...]
-    """The user's ``env`` entries with ``valueFrom`` and ``envFrom``: only a cluster can resolve them."""
+    """The user's ``env`` entries with ``valueFrom``: only a cluster can resolve them."""
+    env_from: tuple[FreeForm, ...]
+    """The user's ``envFrom``: the same."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def plan(run: ResolvedRun) -> Plan:
         run=run,
         roles=(_ledger(spec), _reward(spec), _rollout(spec), _trainer(spec)),
         files=(
-            PlannedFile(RUN_FILE, run.model_dump_json(by_alias=True, indent=2)),
+            PlannedFile(RUN_FILE, write_stored_run(run)),
             PlannedFile(TOKEN_FILE, None, secret=True),
         ),
         units_per_step=units_per_step(spec),
@@ -225,11 +228,12 @@ def cpu_count(quantity: str | int, role: Role) -> int:
 
     Raises UserError, which names the role's field, when it is no quantity of CPUs.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(quantity))
+    # As many digits as a float can tell apart: what is longer is no number of CPUs.
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(m?)", str(quantity))
     if not found:
         raise UserError(
-            f"spec.{role}.resources.requests.cpu: found {quantity!r}; a number of CPUs is required, such as 8 or 500m: "
-            "change it"
+            f"spec.{role}.resources.requests.cpu: found {show(quantity)}; a number of CPUs is required, such as 8 or "
+            "500m: change it"
         )
     return max(1, int(float(found[1]) / (1000 if found[2] else 1)))
 
@@ -400,8 +404,11 @@ def _role_set(
         gpus_per_node=gpus,
         resources=resources,
         grace_seconds=grace_seconds,
-        env_from_cluster=(
-            *(entry.model_dump(by_alias=True, exclude_none=True) for entry in options.env if entry.value_from),
-            *options.env_from,
+        env_from_cluster=tuple(
+            # By name: a source that is empty, or has nulls in it, is the API server's to refuse, in its words.
+            {"name": entry.name, "valueFrom": entry.value_from}
+            for entry in options.env
+            if entry.value_from is not None
         ),
+        env_from=tuple(options.env_from),
     )

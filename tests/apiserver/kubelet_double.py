@@ -19,6 +19,7 @@ from players import age, finished, gone_is_fine, gpus_of, now, phase_of
 POD_IP = "127.0.0.1"
 DEFAULT_NODES = {"node-1": 1_000_000}
 KILLED = 137
+LONG_AGO = "2025-01-01T00:00:00Z"
 
 
 class Kubelet:
@@ -37,6 +38,9 @@ class Kubelet:
         """Nodes that nobody hears from: their pods are neither started nor finished."""
         self.stuck: set[str] = set()
         """UIDs of pods whose deletion never ends."""
+        self.mounts = False
+        """Whether a pod waits for its ConfigMaps and Secrets, as in a cluster; those of users are not there in most
+        tests."""
         self.not_pulled: set[str] = set()
         """Images that can't be pulled: their pods wait in ImagePullBackOff."""
 
@@ -124,9 +128,41 @@ class Kubelet:
                     self._status(pod, _unpulled(pod, self.not_pulled))
                     changes += 1
                 continue
+            missing = self._missing_source(pod) if self.mounts else ""
+            if missing:
+                changes += self._hold_up(pod, missing)
+                continue
             self._status(pod, _running(pod, ready=True))
             changes += 1
         return changes
+
+    def _missing_source(self, pod: Object) -> str:
+        """What a volume's mount fails with; empty where all of them succeed."""
+        for volume in pod["spec"].get("volumes") or []:
+            sources = {
+                "ConfigMap": volume.get("configMap", {}).get("name"),
+                "Secret": volume.get("secret", {}).get("secretName"),
+            }
+            for kind, name in sources.items():
+                if name and self.api.find(kind, pod["metadata"]["namespace"], name) is None:
+                    failed = f'MountVolume.SetUp failed for volume "{volume["name"]}"'
+                    return f'{failed} : {kind.lower()} "{name}" not found'
+        return ""
+
+    def _hold_up(self, pod: Object, why: str) -> int:
+        """No container is created, since an hour ago; an event says why."""
+        if pod.get("status", {}).get("containerStatuses"):
+            return 0
+        meta = pod["metadata"]
+        waiting = {"waiting": {"reason": "ContainerCreating"}}
+        containers = [_container(each, state=waiting, ready=False, started=False) for each in pod["spec"]["containers"]]
+        scheduled = _condition("PodScheduled", True) | {"lastTransitionTime": LONG_AGO}
+        self._status(pod, {"phase": "Pending", "conditions": [scheduled], "containerStatuses": containers})
+        about = {"kind": "Pod", "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
+        event = {"apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "FailedMount", "message": why}
+        named = {"metadata": {"generateName": "held-up-"}, "involvedObject": about, "lastTimestamp": now()}
+        self.api.create(event | named, meta["namespace"])
+        return 1
 
     # ---------------------------------------------------------------------------------------- what a test does
 

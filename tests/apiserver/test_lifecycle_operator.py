@@ -87,23 +87,6 @@ def test_an_upgrade_touches_no_pod_and_the_next_gang_has_the_frozen_image(scene:
         scene.operator.start()
 
 
-def test_a_frozen_run_that_cannot_be_read_is_written_anew(scene: Scene) -> None:
-    scene.submit()
-    scene.take(STARTED)
-    scene.operator.kill()
-    scene.api.patch("ConfigMap", scene.namespace, f"{scene.name}-run", {"data": {"run.json": "{}"}})
-    scene.take(
-        Step(
-            "the operator starts again",
-            lambda scene: scene.operator.start(),
-            want=lambda scene: (
-                "tiny" in scene.api.get("ConfigMap", scene.namespace, f"{scene.name}-run")["data"]["run.json"]
-            ),
-            want_same=EVERYBODY,
-        )
-    )
-
-
 def test_two_operators_at_once_make_nothing_twice_and_do_not_fight(
     scene: Scene, new_operator: Callable[[str], OperatorProcess]
 ) -> None:

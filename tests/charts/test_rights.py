@@ -26,7 +26,7 @@ NEEDED: dict[str, str] = {
     "services": "get list watch create patch",
     "configmaps": "get create update",
     "secrets": "create",
-    "events": "get create patch",
+    "events": "get list create patch",
     "deployments.apps": "get list watch create delete patch",
     "networkpolicies.networking.k8s.io": "get list watch create",
     "poddisruptionbudgets.policy": "get create delete",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from operator_builders import run
 
-from rz_api.run import ResolvedRun
+from rz_api.run import read_stored_run
 from rz_operator.commands.plan_text import as_json
 from rz_operator.decisions.gangs import lines_of
 from rz_operator.errors import UserError
@@ -146,9 +146,10 @@ def test_cpu_quantities(quantity: str | int, cpus: int) -> None:
     assert cpu_count(quantity, "trainer") == cpus
 
 
-def test_a_cpu_quantity_that_is_none_is_the_users_error() -> None:
-    with pytest.raises(UserError, match="'lots'; a number of CPUs is required"):
-        plan(run(reward={"resources": {"requests": {"cpu": "lots"}}}))
+@pytest.mark.parametrize("cpu", ["lots", "9" * 400, "٣"], ids=["a word", "more than a float holds", "other digits"])
+def test_a_cpu_quantity_that_is_none_is_the_users_error(cpu: str) -> None:
+    with pytest.raises(UserError, match=r"requests\.cpu: found .*; a number of CPUs is required"):
+        plan(run(reward={"resources": {"requests": {"cpu": cpu}}}))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_cpu_quantity_that_is_none_is_the_users_error() -> None:
 def test_the_engine_is_resolved_in_the_workers_run_file(engine: str, gpus: int, resolved: str) -> None:
     planned = plan(run(trainer={"gpusPerNode": gpus}, rollout={"engine": engine}))
     assert planned.files[0].content is not None
-    assert ResolvedRun.model_validate_json(planned.files[0].content).spec.rollout.engine == resolved
+    assert read_stored_run(planned.files[0].content).run.spec.rollout.engine == resolved
 
 
 def test_gpus_are_added_to_requests_and_limits_of_their_role_alone() -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from rz_workers.protocol.client import (
-    MAX_UNAUTHORIZED,
+    UNAUTHORIZED_SECONDS,
     LedgerClient,
     ProtocolError,
     RewardClient,
@@ -139,11 +139,20 @@ def test_a_refused_token_is_read_again(ledger: Callable[..., LedgerClient], tmp_
     assert ledger(Renewing(ok()), token_file=token_file).weights(0) == EMPTY
 
 
-def test_a_token_that_stays_refused_ends_the_call(ledger: Callable[..., LedgerClient]) -> None:
-    peer = Peer(httpx.Response(401, json={"detail": "the bearer token is missing"}))
+def test_a_token_that_stays_refused_ends_the_call_when_every_kubelet_has_had_its_time(
+    ledger: Callable[..., LedgerClient],
+) -> None:
+    peer, stop = Peer(httpx.Response(401, json={"detail": "the bearer token is missing"})), FakeStop()
     with pytest.raises(ProtocolError, match="the bearer token is missing"):
-        ledger(peer).weights(0)
-    assert len(peer.requests) == MAX_UNAUTHORIZED + 1
+        ledger(peer, stop).weights(0)
+    assert UNAUTHORIZED_SECONDS <= sum(stop.waits) <= UNAUTHORIZED_SECONDS + 10
+    assert UNAUTHORIZED_SECONDS >= 2 * 90, "a kubelet refreshes a mounted Secret every 60 to 90 s"
+
+
+def test_an_outage_does_not_count_as_a_refused_token(ledger: Callable[..., LedgerClient]) -> None:
+    away = [httpx.Response(503)] * 100
+    refused = httpx.Response(401, json={"detail": "not this run's token"})
+    assert ledger(Peer(*away, refused, ok())).weights(0) == EMPTY
 
 
 def test_a_long_poll_is_given_more_time_than_the_ledger_may_hold_it(ledger: Callable[..., LedgerClient]) -> None:

@@ -1,14 +1,19 @@
-"""The edges of every worker process: signals before its main begins, its scratch folder."""
+"""The edges of every worker process: signals before its main begins, its scratch folder, its run's file."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from rz_api.run import ResolvedRun
-from rz_workers.runtime import Settings
+import pytest
+
+from rz_api import exit_codes
+from rz_api.run import ResolvedRun, write_stored_run
+from rz_workers.runtime import Settings, UserError, WorkerError, read_run_file
 
 
 def test_sigterm_before_the_role_listens_for_it_ends_the_process_as_drained() -> None:
@@ -30,3 +35,51 @@ def test_the_scratch_folder_is_made(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch" / "trainer-3"
     Settings.from_environment({"RZ_RUN_FILE": str(tmp_path / "run.json"), "RZ_SCRATCH": str(scratch)})
     assert scratch.is_dir()
+
+
+# ------------------------------------------------------------------------------------ run.json of another version
+
+
+def run_file(folder: Path, **changes: Any) -> Path:
+    """``changes``: ``spec__trainer__next=1`` puts something in it."""
+    spec = {"model": {"name": "m"}, "data": {"train": [{"uri": "d"}]}, "storage": {"uri": "s"}}
+    run = ResolvedRun.model_validate({"name": "tiny", "uid": "u", "spec": spec})
+    made = json.loads(write_stored_run(run))
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        holder = made
+        for section in sections:
+            holder = holder[section]
+        holder[key] = value
+    file = folder / "run.json"
+    file.write_text(json.dumps(made))
+    return file
+
+
+def test_a_worker_of_an_older_image_does_without_what_is_new_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = run_file(tmp_path, spec__trainer__next=1, spec__scheduling__gang="next")
+    assert read_run_file(file).spec.scheduling.gang == "operator"
+    assert "from a newer version; left out: spec.trainer.next, spec.scheduling.gang" in caplog.text
+
+
+BEYOND: dict[str, tuple[dict[str, Any], type[WorkerError], str]] = {
+    "what the result depends on is new": (
+        {"spec__algorithm__next": 1, "mustUnderstand": ["spec.algorithm.next"]},
+        UserError,
+        r"found spec\.algorithm\.next, .*: set the image of this role to one that is no older than the operator",
+    ),
+    "the whole form is new": ({"schemaVersion": 99}, UserError, "found schemaVersion 99; .* set the image"),
+    "somebody has broken it": ({"spec": 3}, WorkerError, "must be the run that the operator has frozen: found spec"),
+}
+
+
+@pytest.mark.parametrize(("changes", "kind", "words"), BEYOND.values(), ids=BEYOND)
+def test_a_worker_that_cannot_do_without_says_what_to_change(
+    tmp_path: Path, changes: dict[str, Any], kind: type[WorkerError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as error:
+        read_run_file(run_file(tmp_path, **changes))
+    # Terminal where only a person can help; what the operator writes again is tried again.
+    assert error.value.exit_code == (exit_codes.USER_ERROR if kind is UserError else exit_codes.INTERNAL_ERROR)

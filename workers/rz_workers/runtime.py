@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rz_api import exit_codes
-from rz_api.run import ResolvedRun
+from rz_api.run import NewerRunError, ResolvedRun, UnreadableRunError, read_stored_run
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +79,11 @@ class Settings:
     def from_environment(env: dict[str, str] | None = None) -> Settings:
         """Read the variables that ``rz_operator.plan`` sets.
 
-        Raises UserError when a required one is missing or the run's file does not parse.
+        Raises UserError when a required one is missing, and as ``read_run_file`` does.
         """
         env = dict(os.environ) if env is None else env
         try:
-            run = ResolvedRun.model_validate_json(Path(env["RZ_RUN_FILE"]).read_text())
+            run = read_run_file(Path(env["RZ_RUN_FILE"]))
             scratch = Path(env["RZ_SCRATCH"])
             scratch.mkdir(parents=True, exist_ok=True)
         except KeyError as missing:
@@ -109,6 +109,28 @@ class Settings:
             transfer_port=int(env["RZ_TRANSFER_PORT"]) if "RZ_TRANSFER_PORT" in env else None,
             environment=env,
         )
+
+
+def read_run_file(path: Path) -> ResolvedRun:
+    """The run that this worker is part of, as an operator of any version has frozen it.
+
+    What this version does not know is left out, with a warning: an image may be older than the operator. Raises
+    UserError where the result depends on it, WorkerError (retriable: the operator writes the file anew) for a file that
+    is no run.
+    """
+    change = "set the image of this role to one that is no older than the operator"
+    try:
+        stored = read_stored_run(path.read_bytes(), odd_values=True)
+    except NewerRunError as error:
+        raise UserError(f"{path} is from a newer version: {error}; {change}") from None
+    except UnreadableRunError as error:
+        raise WorkerError(f"{path} must be the run that the operator has frozen: {error}; restore it") from None
+    if stored.beyond:
+        fields = ", ".join(stored.beyond)
+        raise UserError(f"{path}: found {fields}, which this version does not know; the result depends on it: {change}")
+    if stored.left_out:
+        log.warning("%s is from a newer version; left out: %s", path, ", ".join(stored.left_out))
+    return stored.run
 
 
 def token_file(env: Mapping[str, str]) -> Path | None:

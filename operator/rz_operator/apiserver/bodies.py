@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rz_api import names
-from rz_api.status import RunStatus
+from rz_api.status import RunStatus, read_status
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,12 @@ class Statuses:
 
 
 def _parse(body: Body) -> RunStatus:
+    name = at(body, "metadata", "name")
     try:
-        return RunStatus.model_validate(body.get("status") or {}, by_alias=True, by_name=False)
+        status, unread = read_status(body.get("status") or {})
     except ValidationError as error:
-        log.warning("%s: the status is unreadable and is made anew: %s", at(body, "metadata", "name"), error)
+        log.warning("%s: the status is unreadable and is made anew: %s", name, error)
         return RunStatus()
+    if unread:
+        log.warning("%s: the status is from another version; left out: %s", name, ", ".join(unread))
+    return status

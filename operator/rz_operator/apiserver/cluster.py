@@ -177,6 +177,12 @@ class Cluster:
             if not proceed:
                 return
 
+    async def events_of(self, namespace: str, uid: str) -> Sequence[Body]:
+        """Some events (at most ``LIST_CHUNK``) about the object with this UID."""
+        query = [("fieldSelector", f"involvedObject.uid={uid}"), ("limit", str(LIST_CHUNK))]
+        found = await self._json("GET", "Event", _path("Event", None, namespace), query, verb="LIST")
+        return [item for item in found.get("items") or [] if isinstance(item, dict)]
+
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any], dry_run: bool = False) -> Body:
         path = _path(kind, body.get("apiVersion"), namespace)
         return await self._json("POST", kind, path, [("dryRun", "All")] if dry_run else [], body, verb="CREATE")

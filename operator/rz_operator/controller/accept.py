@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,6 +45,7 @@ from rz_operator.controller.spec_changes import (
     is_below,
     is_live,
     is_of_the_gang,
+    is_written,
     overlay,
     with_leaves,
 )
@@ -66,6 +67,10 @@ class Verdict:
     freeze: Frozen | None
     """To be written to the run's ConfigMap before anything is started; None: nothing to write."""
     suspend: bool
+    later: ResolvedRun | None = None
+    """What the run becomes when a change acts that waits; None where none does."""
+    may_start: bool = True
+    """Whether anything may be started; without it the run is no more than kept and stopped (``stand_in``)."""
 
 
 def accept(
@@ -84,7 +89,12 @@ def accept(
     """
     if frozen is None:
         return _first(body, images, others)
-    return _again(body, frozen, images, gang_exists, others_exist)
+    verdict = _again(body, frozen, images, gang_exists, others_exist)
+    # What its user has written; a newer operator's defaults are nobody's concern.
+    unknown = [path for path in frozen.unknown if is_written(frozen.submitted, path)]
+    if not verdict.accepted or not unknown:
+        return verdict
+    return replace(verdict, message=words.with_unknown(verdict.message, unknown))
 
 
 def unrenderable(body: Mapping[str, Any], frozen: Frozen | None, problem: str) -> Verdict:
@@ -93,8 +103,12 @@ def unrenderable(body: Mapping[str, Any], frozen: Frozen | None, problem: str) -
     spec = body.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
     if frozen is None:
-        return Verdict(False, Reason.SPEC_INVALID, words.cut(problem, words.MAX_VERDICT_LENGTH), None, None, False)
-    run, _ = _with_live(frozen, changes(frozen.submitted, spec), spec)
+        suspend = spec.get("suspend") is True
+        return Verdict(False, Reason.SPEC_INVALID, words.cut(problem, words.MAX_VERDICT_LENGTH), None, None, suspend)
+    if no_json(spec, "spec") is not None:
+        spec = {"suspend": spec.get("suspend") is True}
+    spec = frozen.known_part(spec)
+    run, _ = with_live(frozen, changes(frozen.known_part(frozen.submitted), spec), spec)
     return _go_on(run, Reason.SPEC_INVALID, words.cut(problem, words.MAX_VERDICT_LENGTH))
 
 
@@ -173,10 +187,12 @@ def _again(
         suspend = found.get("suspend") if isinstance(found, Mapping) else None
         # The brake works also in a spec of which nothing else can be read.
         good = {**frozen.submitted, "suspend": suspend} if isinstance(suspend, bool) else frozen.submitted
-        run, _ = _with_live(frozen, changes(frozen.submitted, good), good)
+        run, _ = with_live(frozen, changes(frozen.submitted, good), good)
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, (problem,)))
-    changed = changes(frozen.submitted, found)
-    run, problems = _with_live(frozen, changed, found)
+    # What only a newer operator knows is neither judged nor compared: it is kept as it was frozen.
+    found = frozen.known_part(found)
+    changed = changes(frozen.known_part(frozen.submitted), found)
+    run, problems = with_live(frozen, changed, found)
     fixed = [path for path in changed if not is_live(path)]
     if not fixed:
         if problems:
@@ -201,11 +217,12 @@ def _again(
             waiting = fixed
         message = words.waiting(waiting, for_the_gang=all(map(is_of_the_gang, waiting)))
         if len(waiting) == len(fixed):
-            return Verdict(True, Reason.SPEC_VALID, message, run, None, run.spec.suspend)
+            return Verdict(True, Reason.SPEC_VALID, message, run, None, run.spec.suspend, later=new)
+        later = new
         new = _complete(frozen.run.model_copy(update={"spec": spec}), images)
-        freeze = Frozen(new, with_leaves(copy.deepcopy(dict(frozen.submitted)), acting, found))
-        return Verdict(True, Reason.SPEC_VALID, message, new, freeze, new.spec.suspend)
-    freeze = Frozen(new, dict(found))
+        freeze = frozen.again(new, with_leaves(copy.deepcopy(dict(frozen.submitted)), acting, found))
+        return Verdict(True, Reason.SPEC_VALID, message, new, freeze, new.spec.suspend, later=later)
+    freeze = frozen.again(new, dict(body["spec"]))
     if freeze.num_bytes() > MAX_FROZEN_BYTES:
         problem = words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES)
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, (problem,)))
@@ -216,7 +233,7 @@ def _go_on(run: ResolvedRun, reason: str, message: str) -> Verdict:
     return Verdict(False, reason, message, run, None, run.spec.suspend)
 
 
-def _with_live(
+def with_live(
     frozen: Frozen, changed: Sequence[Path], spec: Mapping[str, Any]
 ) -> tuple[ResolvedRun, tuple[Problem, ...]]:
     """The frozen run with those live fields of ``spec`` that are good by themselves, and what is wrong with the rest.

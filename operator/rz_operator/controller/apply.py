@@ -16,10 +16,10 @@ from rz_operator import manifests
 from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
 from rz_operator.controller.cache import REDUCE, Cache
+from rz_operator.controller.rendering import in_words
 from rz_operator.controller.seen import Children, SeenService
 from rz_operator.decisions.backoff import backoff_seconds
 from rz_operator.decisions.members import DEPLOYED, Action, Start, Stop
-from rz_operator.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -138,12 +138,10 @@ class Applier:
             return False
         try:
             bodies = manifests.for_start(self._context, start, gang_restarts)
-        except UserError as error:  # the API of the gang mode was uninstalled, say
-            self._remember_refusal(start.role, key, str(error))
+        except Exception as error:  # the API of the gang mode was uninstalled, say
+            self._remember_refusal(start.role, key, in_words(self._context.name, error))
             return False
         self.retries.pop(key, None)
-        if start.role == "ledger":  # whose pods give the token out for as long as they run; everybody else needs it too
-            await self._create(manifests.token_secret(self._context, self._new_token()))
         for body in bodies:
             if not await self._create(body):
                 return False
@@ -187,12 +185,29 @@ class Applier:
         try:
             await self._cluster.replace("ConfigMap", self._context.namespace, name, body)
         except ApiError as error:
+            if error.not_found:  # somebody has deleted it
+                return await self._create(body)
             if not error.refused:
                 raise
             self._remember_refusal("ConfigMap", key, error.message)
             return False
         self.retries.pop(key, None)
         return True
+
+    async def ensure_token(self) -> None:
+        """Have the token's Secret there, which may be created and not read. Where it is refused, pods are started all
+        the same: a quota also refuses a second one of what is there."""
+        await self._create(manifests.token_secret(self._context, self._new_token()))
+
+    def is_held(self, start: Start) -> bool:
+        """Whether something that the role needs was refused a moment ago."""
+        mine = f"{self._context.name}-{start.role}"
+        names_of = ((key, key.partition("/")[2]) for key in self.retries)
+        return any(self._waits(key) for key, name in names_of if name == start.role or name.startswith(mine))
+
+    def is_due(self, *kinds: str) -> bool:
+        """Whether one of these kinds was refused, and may be tried again."""
+        return any(key.partition("/")[0] in kinds and not self._waits(key) for key in self.retries)
 
     async def _create(self, body: Body) -> bool:
         """Whether the object is there now; a refusal is remembered, and not tried again before its time."""

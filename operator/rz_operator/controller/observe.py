@@ -125,6 +125,7 @@ def seen_pod(body: Body) -> SeenPod | None:
         # A pod that is deleted may keep the condition until it is gone.
         ready=conditions.get("Ready", {}).get("status") == "True" and member.live and not member.deleting,
         node=node,
+        creating_since=_creating_since(status, conditions, created) if bound and member.live else None,
         trouble=trouble,
         trouble_message=trouble_message,
     )
@@ -355,6 +356,19 @@ def _trouble(status: Body, conditions: Mapping[str, Body], bound: bool) -> tuple
                 return reason, _text(waiting, "message")
     failed_init = _failed_init(status)
     return ("InitContainerFailed", failed_init) if failed_init else ("", "")
+
+
+def _creating_since(status: Body, conditions: Mapping[str, Body], created: float) -> float | None:
+    """Since when a pod with a node waits for its first container; None where there is one, or was."""
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in _dicts(status, kind):
+            state = _dict(container, "state")
+            # The kubelet says which of both at the start: with init containers it is PodInitializing.
+            if _text(_dict(state, "waiting"), "reason") not in _STARTING_WELL or state.keys() - {"waiting"}:
+                return None
+            if _count(container.get("restartCount")) or _dict(container, "lastState"):
+                return None
+    return unix_seconds(conditions.get("PodScheduled", {}).get("lastTransitionTime")) or created
 
 
 # ---------------------------------------------------------------------------------------- reading what may be odd

@@ -47,15 +47,15 @@ def _deployment(status: RunStatus, facts: Facts, role: Role, wanted: int) -> Fin
     mine = [each for each in facts.children.deployments if each.role == role and each.run_uid == facts.uid]
     found = next(iter(mine), None)
     pods = facts.pods(role)
-    refused = refusal(status, facts, role)
+    # For a moment there are more, after reward.replicas was lowered.
+    ready = min(found.ready_replicas, wanted) if found is not None and not found.deleting else 0
+    refused = refusal(status, facts, role, ready >= wanted)
     if refused:
         return no(Reason.CREATE_REFUSED, refused)
     if found is None:
         return no(Reason.STARTING, words.NOT_THERE_YET)
     if found.deleting:
         return no(Reason.RESTARTING, words.CREATED_AGAIN)
-    # For a moment there are more, after reward.replicas was lowered.
-    ready = min(found.ready_replicas, wanted)
     count = words.ready(ready, wanted)
     if ready >= wanted:
         return Finding("True", Reason.READY, count)

@@ -24,36 +24,39 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rz_api import names
 from rz_api.conditions import ACCEPTED, Reason
-from rz_api.run import ResolvedRun
 from rz_api.status import FINAL_PHASES, RetryState, RunStatus
 from rz_operator import manifests
-from rz_operator.apiserver.bodies import Body, Statuses, at, is_controlled_by_run, uid_of
+from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
+from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
-from rz_operator.controller.apply import Applier, TransientError
+from rz_operator.controller.apply import Applier
 from rz_operator.controller.cache import Cache
 from rz_operator.controller.facts import Facts
 from rz_operator.controller.frozen import Frozen
+from rz_operator.controller.frozen_store import FrozenStore, Lost
+from rz_operator.controller.holdups import Holdups, is_held_up
 from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
 from rz_operator.controller.refusals import is_wanted_rollout
+from rz_operator.controller.rendering import Renderer, in_words
 from rz_operator.controller.scale_up import scaling_until
 from rz_operator.controller.seen import Children, RunKey
+from rz_operator.controller.stand_in import as_it_is
 from rz_operator.controller.status_report import report
 from rz_operator.controller.storage_claims import StorageClaim
 from rz_operator.decisions.decide import Decision, decide
-from rz_operator.decisions.members import Event, Reached, Wanted
+from rz_operator.decisions.members import Action, Event, Reached, Start, Stop, Wanted
 from rz_operator.decisions.reached import reached_of
-from rz_operator.errors import UserError
-from rz_operator.plan import Plan, plan, wanted
+from rz_operator.plan import Plan, wanted
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,11 @@ class _Run:
     memory: RunStatus
     children: Children
 
+    @property
+    def something_runs(self) -> bool:
+        """Whether something is there that was made from what the run was frozen to, and is not over."""
+        return bool(self.children.deployments) or any(pod.member.live for pod in self.children.pods)
+
 
 class Reconciler:
     """``reconcile(key)`` for any run; holds nothing that a restart would miss."""
@@ -105,19 +113,15 @@ class Reconciler:
         self._cluster = cluster
         self._cache = cache
         self._options = options
-        self._capabilities = capabilities
         self._ledgers = ledgers
         self._watcher = watcher
         self._clock = clock
         self._uids: dict[RunKey, str] = {}
-        self._unreadable: set[str] = set()
-        """Runs (by UID) whose ConfigMap is there and can't be understood: it is written over."""
         self._statuses = Statuses()
         self._line = Line(cache, self._statuses, wake)
-        self._frozen: dict[str, Frozen | None] = {}
-        """By run UID; saves a read, and is dropped whenever a write did not go as expected."""
-        self._contexts: dict[str, tuple[ResolvedRun, manifests.Context]] = {}
-        """Plans of runs that did not change; by run UID."""
+        self._frozen = FrozenStore(cluster)
+        self._renderer = Renderer(capabilities)
+        self._holdups = Holdups(cluster)
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Bring one run nearer to what its spec asks for. Returns the seconds until the next look; None: only when
@@ -128,7 +132,7 @@ class Reconciler:
         try:
             return await self._reconcile(run)
         except ApiError as error:
-            self._frozen.pop(run.uid, None)
+            self._frozen.read_again(run.uid)
             if error.conflict:
                 log.debug("%s: somebody else wrote in between, looking again: %s", key, error)
                 return SOON_SECONDS
@@ -136,7 +140,7 @@ class Reconciler:
 
     async def _reconcile(self, run: _Run) -> float | None:
         now = self._clock()
-        frozen = await self._read_frozen(run)
+        frozen = await self._frozen.read(run.key, run.uid, run.something_runs)
         verdict, context = self._accept(run, frozen)
         if context is None:
             status = report(run.memory, Facts(run.body, verdict, None, run.children, None, ""), now)
@@ -147,12 +151,16 @@ class Reconciler:
         run = _without_old_refusals(run, context.plan)
         applier = self._applier(run, context, now)
         if verdict.freeze is not None:
-            if await self._freeze(run, verdict.freeze, frozen, applier):
+            assert not isinstance(frozen, Lost)
+            if await self._frozen.write(run.key, run.uid, verdict.freeze, applier, now):
                 # What was refused was made from another spec: this one need not wait for it.
                 applier.retries.clear()
                 run = replace(run, memory=run.memory.model_copy(update={"retries": {}}))
             elif frozen is not None:
-                verdict, context = self._go_on_as_frozen(run, frozen, applier)
+                refusal = applier.retries[f"ConfigMap/{names.config_map(run.key.name)}"].message
+                problem = f"the changed spec could not be stored: {refusal}"
+                verdict, context = self._without_its_spec(run, frozen, problem, Reason.CREATE_REFUSED)
+                assert context is not None
                 applier = self._applier(run, context, now, applier.retries)
             else:
                 status = run.memory.model_copy(update={"retries": applier.retries})
@@ -170,14 +178,15 @@ class Reconciler:
         older = self._line.give_way_to(run.key, run.body, run.memory, asked, now)
         run, decision = await self._decide(run, asked, reached_of(ledger), older, now)
         silent = self._ledgers.silent_since(run.key)
-        facts = Facts(run.body, verdict, context.plan, run.children, ledger, older, silent)
+        children = await self._holdups.explained(run.key.namespace, run.children, now)
+        facts = Facts(run.body, verdict, context.plan, children, ledger, older, silent)
         status = report(decision.status, facts, now)
         # Before the first action: who dies in between has counted a failure and not acted, never the other way round.
         run = await self._write_status(run, status)
         # After the write: a look that loses the race for it decides again, and would tell everything twice.
         for event in decision.events:
             self._watcher.tell(run.body, event)
-        await self._act(run, decision, status, applier)
+        await self._act(run, verdict, decision, status, applier, now)
         # After the write: who is woken here reads this run from the cache.
         self._line.move(run.key, now)
         # A second write, as refusals are known only now: rare, since none is tried again within a minute.
@@ -218,9 +227,8 @@ class Reconciler:
             self._line.leave(key, self._clock())
             live = {uid_of(body) for _, body in self._cache.runs()}
             self._statuses.keep_only(live)
-            for memory in (self._frozen, self._contexts):
-                for uid in memory.keys() - live:
-                    memory.pop(uid, None)
+            self._frozen.keep_only(live)
+            self._renderer.keep_only(live)
             return None
         metadata = body["metadata"]
         if metadata.get("deletionTimestamp"):
@@ -245,50 +253,39 @@ class Reconciler:
                 self._cache.forget_child("Pod", (run.key.namespace, run.uid), pod.name, pod.member.uid)
         return replace(run, children=self._cache.children(run.key.namespace, run.uid))
 
-    async def _read_frozen(self, run: _Run) -> Frozen | None:
-        if run.uid not in self._frozen:
-            self._frozen[run.uid] = await self._fetch_frozen(run)
-        return self._frozen[run.uid]
-
-    async def _fetch_frozen(self, run: _Run) -> Frozen | None:
-        try:
-            found = await self._cluster.get("ConfigMap", run.key.namespace, names.config_map(run.key.name))
-        except ApiError as error:
-            if error.not_found or error.status in (400, 422):  # a name that no ConfigMap can have
-                return None
-            raise
-        # An earlier run of this name leaves one until the garbage collector comes.
-        if not is_controlled_by_run(found, run.key.name, run.uid):
-            return None
-        try:
-            return Frozen.from_data(found.get("data") or {})
-        except ValueError as error:
-            log.error("%s: the frozen run is unreadable and is made anew from the spec: %s", run.key, error)
-            self._unreadable.add(run.uid)
-            return None
-
     # ----------------------------------------------------------------------------------------------------- accept
 
-    def _accept(self, run: _Run, frozen: Frozen | None) -> tuple[Verdict, manifests.Context | None]:
-        """What the spec means, and how it is rendered; no context: nothing may be started."""
+    def _accept(self, run: _Run, frozen: Frozen | Lost | None) -> tuple[Verdict, manifests.Context | None]:
+        """What the spec means, and how it is rendered; no context: nothing may be started, and nothing is there."""
+        if isinstance(frozen, Lost):
+            return self._as_it_is(run, Reason.FROZEN_RUN_LOST, words.lost(frozen.problem, frozen.newer))
         incarnation = run.memory.gang.incarnation
         # Above the status, too: where that was lost, the pods tell which gang is the newest (``decide`` adopts it).
         gang_exists = any(pod.member.incarnation >= incarnation for pod in run.children.of("trainer"))
         others_exist = bool(run.children.deployments or run.children.of("ledger", "reward", "rollout"))
-        verdict = accept(run.body, frozen, self._options.images, self._claims(run), gang_exists, others_exist)
         try:
-            return verdict, self._context(run, verdict)
-        except UserError as error:  # a podTemplate that breaks the rules
-            verdict = unrenderable(run.body, frozen, str(error))
-            return verdict, self._context(run, verdict)
+            verdict = accept(run.body, frozen, self._options.images, self._claims(run), gang_exists, others_exist)
+            return verdict, self._renderer.context(run.key, run.uid, verdict)
+        except Exception as error:  # whatever it is: the run is decided about, and can be suspended
+            return self._without_its_spec(run, frozen, in_words(run.key, error), Reason.SPEC_INVALID)
 
-    def _go_on_as_frozen(self, run: _Run, frozen: Frozen, applier: Applier) -> tuple[Verdict, manifests.Context]:
-        """The changed spec could not be written down: nothing may be made from it yet."""
-        refusal = applier.retries[f"ConfigMap/{names.config_map(run.key.name)}"]
-        verdict = unrenderable(run.body, frozen, f"the changed spec could not be stored: {refusal.message}")
-        context = self._context(run, verdict)
-        assert context is not None
-        return replace(verdict, reason=Reason.CREATE_REFUSED), context
+    def _without_its_spec(
+        self, run: _Run, frozen: Frozen | None, problem: str, reason: str
+    ) -> tuple[Verdict, manifests.Context | None]:
+        """Nothing may be made of the newest spec (``problem``): the run goes on as it was frozen."""
+        try:
+            verdict = replace(unrenderable(run.body, frozen, problem), reason=reason)
+            return verdict, self._renderer.context(run.key, run.uid, verdict)
+        except Exception as error:
+            return self._as_it_is(run, reason, in_words(run.key, error))
+
+    def _as_it_is(self, run: _Run, reason: str, message: str) -> tuple[Verdict, manifests.Context | None]:
+        """Nothing can be made of what was frozen, either: what is there is kept, and can be stopped."""
+        spec = at(run.body, "spec")
+        verdict = as_it_is(run.key, run.uid, spec, run.children, reason, message)
+        if not run.something_runs:
+            verdict = replace(verdict, run=None)
+        return verdict, self._renderer.context(run.key, run.uid, verdict)
 
     def _claims(self, run: _Run) -> Iterator[StorageClaim]:
         """What the other runs hold. One that was refused itself holds nothing."""
@@ -298,36 +295,11 @@ class Reconciler:
                 created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
                 final = at(body, "status", "phase") in FINAL_PHASES
                 holds = at(body, "status", "frozen") is True
-                if uid in self._contexts:  # what it does really, whatever its spec has been changed to
-                    uri = self._contexts[uid][0].spec.storage.uri
+                does = self._renderer.what_it_does(uid)
+                if does is not None:  # what it does really, whatever its spec has been changed to
+                    uri = does.spec.storage.uri
                 if holds or not _refused(body):
                     yield StorageClaim(str(key), uid, created, uri, final, holds)
-
-    def _context(self, run: _Run, verdict: Verdict) -> manifests.Context | None:
-        if verdict.run is None:
-            return None
-        known = self._contexts.get(run.uid)
-        if known is not None and known[0] == verdict.run:
-            return known[1]
-        context = manifests.Context(plan(verdict.run), run.key.namespace, run.uid, self._capabilities)
-        if verdict.freeze is not None:
-            # For its UserError alone: what cannot be rendered must not be frozen.
-            manifests.all_of(context)
-        self._contexts[run.uid] = (verdict.run, context)
-        return context
-
-    async def _freeze(self, run: _Run, frozen: Frozen, before: Frozen | None, applier: Applier) -> bool:
-        there = before is not None or run.uid in self._unreadable
-        if not await applier.create_config(frozen.to_data(), replace=there):
-            return False
-        self._unreadable.discard(run.uid)
-        if not there:
-            found = await self._fetch_frozen(run)  # of two operators (or lives of one) the first has frozen it
-            if found is not None and found != frozen:
-                self._frozen[run.uid] = found
-                raise TransientError("the run was frozen by somebody else a moment ago")
-        self._frozen[run.uid] = frozen
-        return True
 
     # -------------------------------------------------------------------------------------------------- write, act
 
@@ -354,11 +326,32 @@ class Reconciler:
             self._watcher.refused,
         )
 
-    async def _act(self, run: _Run, decision: Decision, status: RunStatus, applier: Applier) -> None:
+    async def _act(
+        self, run: _Run, verdict: Verdict, decision: Decision, status: RunStatus, applier: Applier, now: float
+    ) -> None:
+        if not verdict.may_start:
+            await applier.act([action for action in decision.actions if isinstance(action, Stop)], status.gang.restarts)
+            return
+        actions: Sequence[Action] = decision.actions
         if status.phase in ("Running", "Suspending"):
+            if not await self._keep_sources(run, actions, applier, now):
+                actions = [action for action in actions if isinstance(action, Stop)]
             await applier.keep_statics(status.gang.incarnation)
             await applier.keep_reward_replicas()
-        await applier.act(decision.actions, status.gang.restarts)
+        await applier.act(actions, status.gang.restarts)
+
+    async def _keep_sources(self, run: _Run, actions: Sequence[Action], applier: Applier, now: float) -> bool:
+        """Have what every pod mounts there before pods are started, and where some wait for it. False: pods would only
+        hang, because the ConfigMap was refused."""
+        starts = any(isinstance(action, Start) and not applier.is_held(action) for action in actions)
+        hanging = any(is_held_up(pod, now) for pod in run.children.pods) and self._frozen.is_due(
+            run.uid, now, soon=True
+        )
+        if starts or hanging or applier.is_due("ConfigMap", "Secret"):
+            await applier.ensure_token()
+        elif not self._frozen.is_due(run.uid, now):
+            return True
+        return await self._frozen.verify(run.key, run.uid, applier, now)
 
     async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
         due = _expires_at(planned, status)

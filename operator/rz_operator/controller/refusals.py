@@ -20,9 +20,11 @@ _SIDE = {"PodDisruptionBudget": "trainer", "NetworkPolicy": "ledger"}
 """Kinds without which everything runs all the same: kind -> the role whose condition mentions the refusal."""
 
 
-def refusal(status: RunStatus, facts: Facts, role: Role) -> str:
-    """What the API server refuses and the role needs, as a sentence; empty where there is nothing."""
-    return words.refusals((key for key in status.retries if _is_needed_by(key, status, facts, role)), status.retries)
+def refusal(status: RunStatus, facts: Facts, role: Role, is_ready: bool = False) -> str:
+    """What the API server refuses and the role needs, as a sentence; empty where there is nothing. A role that is ready
+    has its token: a quota refuses a second one also where the first one serves."""
+    needed = (key for key in status.retries if _is_needed_by(key, status, facts, role))
+    return words.refusals((key for key in needed if not (is_ready and key.startswith("Secret/"))), status.retries)
 
 
 def with_side_notes(finding: Finding, status: RunStatus, role: Role) -> Finding:

@@ -39,6 +39,8 @@ class SeenPod:
     """Unix seconds."""
     ready: bool = False
     node: str = ""
+    creating_since: float | None = None
+    """Unix seconds from which it has a node, and no container yet; None once one was created."""
     trouble: str = ""
     """CamelCase word for why it does not get going: Unschedulable, SchedulingGated, ImagePullBackOff, ErrImagePull,
     CreateContainerConfigError, CrashLoopBackOff, ...; empty where nothing is wrong."""

@@ -7,10 +7,11 @@ was frozen, and lays the leaves that act over the frozen one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rz_api.spec import ReasonerZeroRunSpec
+from rz_api.stored import has
 
 LIVE: tuple[str, ...] = (
     "suspend",
@@ -85,6 +86,15 @@ def _get(document: Any, path: Path) -> Any:
             return _GONE
         document = document[key]
     return document
+
+
+def is_written(document: Any, path: Sequence[str | int]) -> bool:
+    """Whether there is something at a path, which may lead through lists."""
+    for key in path:
+        if not has(document, key):
+            return False
+        document = document[key]
+    return True
 
 
 def is_below(path: Path, section: str) -> bool:

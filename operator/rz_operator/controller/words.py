@@ -16,6 +16,7 @@ from rz_api.resource import SpecError
 from rz_api.rules import Violation, show
 from rz_api.status import RetryState
 from rz_api.storage_uri import place_of
+from rz_api.stored import show_path
 
 MAX_VERDICT_LENGTH = 16_384
 """Characters of the condition Accepted: half of what the API allows, and more than anybody reads."""
@@ -120,6 +121,37 @@ def waiting(paths: Sequence[tuple[str, ...]], for_the_gang: bool) -> str:
     return cut(said, MAX_PROBLEM_LENGTH)
 
 
+def with_unknown(said: str, paths: Sequence[tuple[str | int, ...]]) -> str:
+    """Of a run that a newer operator has frozen."""
+    fields = ", ".join(show_path(("spec", *path)) for path in paths[:_PATHS_SHOWN])
+    more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
+    found = f"a newer operator has frozen {fields}{more}, which this one does not know and does without"
+    return cut(f"{said}; {found}: upgrade the operator to have it act again", MAX_PROBLEM_LENGTH)
+
+
+def defect(error: Exception) -> str:
+    """Of a spec over which the operator itself has stumbled."""
+    said = cut(" ".join(str(error).split()), 300)
+    return cut(
+        f"found a spec of which the operator cannot make pods ({type(error).__name__}: {said}); one that it can is "
+        "required: undo the newest change of podTemplate, env, envFrom, tolerations or resources. It should have been "
+        "refused in better words: please report it",
+        MAX_PROBLEM_LENGTH,
+    )
+
+
+def lost(problem: str, newer: bool) -> str:
+    """Of a run that was accepted, and of which nobody can read any more what is to be made of it."""
+    if newer:
+        change = "upgrade the operator again; until then pods go on, none is started, and suspend works"
+    else:
+        change = (
+            "restore the ConfigMap; or suspend the run, and resume it when its pods are gone: then it is frozen anew "
+            "from its spec, with this operator's images. Until then pods go on, and none is started"
+        )
+    return cut(f"{cut(problem, 500)}; pods are made from the frozen run alone: {change}", MAX_PROBLEM_LENGTH)
+
+
 # -------------------------------------------------------------------------------------------- conditions of roles
 
 
@@ -161,6 +193,14 @@ def waits_in_queue(pod: str, others: int, queue: str | None) -> str:
 def trouble(pod: str, others: int, word: str, message: str) -> str:
     """``orz-rollout-1 (and 2 more): ImagePullBackOff: Back-off pulling image``"""
     return f"{pod}{_more(others)}: {word}{f': {message}' if message else ''}"
+
+
+def held_up(since_seconds: float, cause: str) -> str:
+    """Of a pod whose containers are not created; ``cause`` is what the kubelet said, empty where it said nothing."""
+    said = f"its containers are not created since {stamp(since_seconds)}"
+    return cut(
+        f"{said}: {cause}" if cause else f"{said}, and no event of it says why: look at kubectl describe pod", 1000
+    )
 
 
 def colocated(trainer: str) -> str:

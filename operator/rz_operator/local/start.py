@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rz_api import exit_codes
-from rz_api.run import ResolvedRun
+from rz_api.run import ResolvedRun, read_stored_run
 from rz_api.status import RunStatus
 from rz_operator.errors import UserError
 from rz_operator.local.devices import gpus_here, visible_devices
@@ -82,7 +82,7 @@ def check(planned: Plan) -> None:
     if not planned.role("rollout").processes:
         raise UserError("rollout.replicas is 0, so nothing would ever be sampled: at least 1 is required for `rz run`")
     for role in planned.roles:
-        if role.env_from_cluster:
+        if role.env_from_cluster or role.env_from:
             raise UserError(
                 f"{role.role}.env has valueFrom or {role.role}.envFrom is set, which only a cluster can resolve: "
                 f"for `rz run` set the variable in the shell, or write a literal value"
@@ -126,7 +126,7 @@ def has_run(uri: str, run: ResolvedRun) -> bool:
         claim = f"{path.rstrip('/')}/run.json"
         if not filesystem.exists(claim):
             return False
-        owner = ResolvedRun.model_validate_json(filesystem.cat_file(claim))
+        owner = read_stored_run(filesystem.cat_file(claim), odd_values=True).run
         return (owner.uid, owner.identity_digest()) == (run.uid, run.identity_digest())
     except Exception as error:  # any of the many that fsspec's implementations raise
         logging.getLogger(__name__).debug("cannot look into %s: %s", uri, error)

@@ -34,6 +34,7 @@ from rz_operator.plan import RUN_FILE, TOKEN_FILE, wanted
 __all__ = [
     "Context",
     "all_of",
+    "check",
     "config_map",
     "for_start",
     "rendezvous_selector",
@@ -53,13 +54,14 @@ def config_map(context: Context, data: Mapping[str, str]) -> dict[str, Any]:
 
 
 def token_secret(context: Context, token: str) -> dict[str, Any]:
-    """The bearer token of ledger and reward. Immutable: kubelets need not watch it, nobody changes it by mistake."""
+    """The bearer token of ledger and reward. Not immutable: where it was deleted and is made anew, kubelets bring the
+    new token to the pods that run (of an immutable Secret they keep the first one for ever), and workers read it again.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": context.metadata(names.token_secret(context.name, context.run_uid)),
         "type": "Opaque",
-        "immutable": True,
         "stringData": {TOKEN_FILE: token},
     }
 
@@ -117,3 +119,14 @@ def all_of(context: Context, incarnation: int = 1) -> tuple[dict[str, Any], ...]
                 start = Start(role, index, 1, incarnation, rollouts)
             objects += for_start(context, start, 0)
     return tuple(objects)
+
+
+def check(context: Context) -> None:
+    """Raises UserError for what nothing can be made of: as ``all_of``, without making a pod for each of 10,000."""
+    statics(context)
+    counts = wanted(context.plan, False, by="node")
+    for role in ROLES:
+        # The first and the last: those of a role differ by their numbers alone. One even where none is wanted now.
+        for index in sorted({0, max(0, counts.role(role).count - 1)}):
+            if (role, index) in context.processes:
+                for_start(context, Start(role, index, 1), 0)

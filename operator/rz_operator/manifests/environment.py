@@ -8,12 +8,16 @@ rz_workers.node`` with the processes as JSON in ``RZ_NODE``; what all of them sh
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rz_api.rules import show
 from rz_operator.errors import UserError
 from rz_operator.manifests.context import Body, Context
 from rz_operator.manifests.place import MODEL_FOLDER, SCRATCH_FOLDER, SECRETS_FOLDER, PodPlace
 from rz_operator.plan import Process, RoleSet, render_env
+
+ENV_SOURCES = ("configMapRef", "secretRef")
+"""What an entry of ``envFrom`` takes its variables from, one of them."""
 
 NODE_COMMAND = ("python", "-m", "rz_workers.node")
 
@@ -60,10 +64,17 @@ def container_environment(context: Context, processes: Sequence[Process], incarn
 
 
 def env_from(context: Context, processes: Sequence[Process]) -> list[Body]:
-    """The user's ``envFrom`` of all roles in the pod."""
+    """The user's ``envFrom`` of all roles in the pod. Raises UserError for an entry that names no source."""
     found: list[Body] = []
     for role_set in _role_sets(context, processes):
-        found += [entry for entry in role_set.env_from_cluster if "valueFrom" not in entry and entry not in found]
+        for index, entry in enumerate(role_set.env_from):
+            if not any(isinstance(entry.get(source), Mapping) for source in ENV_SOURCES):
+                raise UserError(
+                    f"spec.{role_set.role}.envFrom[{index}]: found {show(entry)}; a {' or a '.join(ENV_SOURCES)} is "
+                    "required: write one, or move a variable of its own to env"
+                )
+            if entry not in found:
+                found.append(entry)
     return found
 
 
@@ -72,15 +83,14 @@ def _from_cluster(context: Context, processes: Sequence[Process]) -> list[Body]:
     found: dict[str, tuple[str, Body]] = {}
     for role_set in _role_sets(context, processes):
         for entry in role_set.env_from_cluster:
-            if "valueFrom" in entry:
-                role, known = found.setdefault(entry["name"], (role_set.role, entry))
-                if role != role_set.role and known != entry:
-                    raise UserError(
-                        f"found {entry['name']} with different valueFrom in {role}.env and {role_set.role}.env; with "
-                        "rollout.placement colocated they are one container, which has one value: use the same "
-                        "valueFrom, or another name"
-                    )
-                found[entry["name"]] = (role_set.role, entry)
+            role, known = found.setdefault(entry["name"], (role_set.role, entry))
+            if role != role_set.role and known != entry:
+                raise UserError(
+                    f"spec.{role_set.role}.env: found {entry['name']} with another valueFrom than in spec.{role}.env; "
+                    "with rollout.placement colocated they are one container, which has one value: use the same "
+                    "valueFrom, or another name"
+                )
+            found[entry["name"]] = (role_set.role, entry)
     return [entry for _, entry in found.values()]
 
 

@@ -59,6 +59,9 @@ PROTECTED: Mapping[str, str] = {
 }
 """Place -> why it can't be given."""
 
+KEPT = frozenset(("metadata", "metadata.labels", "metadata.annotations", "spec", "spec.containers"))
+"""Places that ``null`` does not remove: without them it would be no pod, or nobody's."""
+
 _OWN_LABELS = frozenset(
     (names.LABEL_APP_NAME, names.LABEL_APP_INSTANCE, names.LABEL_APP_COMPONENT, names.LABEL_MANAGED_BY)
 )
@@ -95,7 +98,11 @@ def _check(rendered: Body, given: Mapping[str, Any], at: str) -> None:
     metadata = given.get("metadata")
     for kind in ("labels", "annotations"):
         entries = metadata.get(kind) if isinstance(metadata, Mapping) else None
-        for key in entries if isinstance(entries, Mapping) else ():
+        for key, value in entries.items() if isinstance(entries, Mapping) else ():
+            if value is not None and not isinstance(value, str):
+                raise UserError(
+                    f"{at}.metadata.{kind}: found {show(value)} at {key}; a string is required: put it in quotes"
+                )
             if str(key) in rendered["metadata"].get(kind, {}) or _is_ours(str(key)):
                 raise UserError(
                     f"{at}.metadata.{kind}: found {key}; the operator knows the run's pods by it: remove it, or use "
@@ -115,12 +122,17 @@ def _combine(rendered: Any, given: Any, path: str, at: str) -> Any:
         if not isinstance(given, Mapping):
             raise UserError(f"{at}.{path}: found {show(given)}; a mapping is required: write its fields below it")
         return _fields(rendered or {}, given, path, at)
-    if not isinstance(given, list) or not all(isinstance(entry, Mapping) and entry.get("name") for entry in given):
+    if not isinstance(given, list) or not all(map(_is_named, given)):
         raise UserError(
-            f"{at}.{path}: found {show(given)}; a list of entries with a name each is required, they are merged by it: "
-            "give every entry its name"
+            f"{at}.{path}: found {show(given)}; a list of entries with a name (a string) each is "
+            "required, they are merged by it: give every entry its name"
         )
     return _by_name(rendered or [], given, path, at, whole=how is Merge.NAMED_WHOLE)
+
+
+def _is_named(entry: Any) -> bool:
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    return isinstance(name, str) and bool(name)
 
 
 def _fields(rendered: Mapping[str, Any], given: Mapping[str, Any], path: str, at: str) -> Body:
@@ -128,8 +140,7 @@ def _fields(rendered: Mapping[str, Any], given: Mapping[str, Any], path: str, at
     for field, value in given.items():
         inner = f"{path}.{field}" if path else str(field)
         if value is None:
-            # Without these it would be no pod.
-            if inner in ("metadata", "spec", "spec.containers"):
+            if inner in KEPT:
                 continue
             merged.pop(field, None)
         else:

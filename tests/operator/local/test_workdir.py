@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from operator_builders import run
 
-from rz_api.run import ResolvedRun
+from rz_api.run import read_stored_run
 from rz_api.status import GangState, RunStatus
 from rz_operator.errors import UserError
 from rz_operator.local.workdir import Workdir, read_status
@@ -20,7 +20,7 @@ def planned() -> Plan:
 def test_a_new_workdir_has_the_plans_files_in_a_private_folder(tmp_path: Path, planned: Plan) -> None:
     workdir = Workdir.claim(tmp_path / "runs" / "tiny", planned)
     assert oct(workdir.file("").stat().st_mode & 0o777) == "0o700"
-    assert ResolvedRun.model_validate_json(workdir.file("run.json").read_text()) == planned.run
+    assert read_stored_run(workdir.file("run.json").read_text()).run == planned.run
     workdir.close()
 
 

@@ -36,9 +36,11 @@ def main(**fields: Any) -> dict[str, Any]:
 
 
 MAIN = ("spec", "containers", 0)
+LABELS = ("metadata", "labels")
 MERGES: list[tuple[str, dict[str, Any], tuple[Any, ...], Any]] = [
     ("labels are added", {"metadata": {"labels": {"t": "1"}}}, ("metadata", "labels", "t"), "1"),
     ("rendered labels stay", {"metadata": {"labels": {"t": "1"}}}, ("metadata", "labels", "reasonerzero.dev/run"), "p"),
+    ("labels can't be removed as a whole", {"metadata": {"labels": None}}, LABELS, RENDERED["metadata"]["labels"]),
     ("annotations are added", {"metadata": {"annotations": {"t": "1"}}}, ("metadata", "annotations", "t"), "1"),
     (
         "node selectors are merged",
@@ -134,12 +136,14 @@ REFUSALS: list[tuple[str, dict[str, Any], str]] = [
     ("a host name", {"spec": {"hostname": "x"}}, r"spec\.hostname: .*find each other"),
     ("a restart policy", {"spec": {"restartPolicy": "Always"}}, "the operator decides which pods are restarted"),
     ("a field at the top", {"containers": []}, r"podTemplate\.containers: .*metadata and spec: move it"),
-    ("containers without names", {"spec": {"containers": [{"image": "i"}]}}, "entries with a name each is required"),
+    ("containers without names", {"spec": {"containers": [{"image": "i"}]}}, "entries with a name .* each is required"),
     (
         "containers that are none",
         {"spec": {"containers": "main"}},
         r'spec\.containers: found "main"; a list of entries',
     ),
+    ("a name that is a mapping", {"spec": {"volumes": [{"name": {"a": 1}}]}}, r"spec\.volumes: found .* \(a string\)"),
+    ("a label that is a number", {"metadata": {"labels": {"a": 1}}}, r"metadata\.labels: found 1 at a; a string is"),
     ("labels that are no mapping", {"metadata": {"labels": ["a"]}}, r"metadata\.labels: found .*a mapping is required"),
     ("a spec that is none", {"spec": 3}, r"podTemplate\.spec: found 3; a mapping is required"),
 ]

@@ -175,7 +175,7 @@ def test_colocated_roles_must_agree_on_a_variable_of_the_cluster() -> None:
         return [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]
 
     both = context(trainer={"gpusPerNode": 1, "env": key("a")}, rollout={"placement": "colocated", "env": key("b")})
-    with pytest.raises(UserError, match=r"found KEY with different valueFrom in trainer\.env and rollout\.env"):
+    with pytest.raises(UserError, match=r"rollout\.env: found KEY with another valueFrom than in spec\.trainer\.env"):
         for_start(both, Start("trainer", 0, 1), 0)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rz_api.run import ResolvedRun
+from rz_api.run import ResolvedRun, read_stored_run, write_stored_run
 from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import Unit
 from rz_workers.runtime import SupersededError, UserError
@@ -48,7 +49,7 @@ def a_commit(step: int = 0, incarnation: int = 1, weights: str = "w1", shard: st
 def test_the_first_claim_writes_the_run(local_store: ObjectStore, make_run: MakeRun) -> None:
     run = make_run()
     RunFolder.claim(local_store, run)
-    assert ResolvedRun.model_validate_json(local_store.get("run.json")) == run
+    assert read_stored_run(local_store.get("run.json")).run == run
 
 
 def test_the_same_run_continues_its_folder(local_store: ObjectStore, make_run: MakeRun) -> None:
@@ -101,6 +102,22 @@ def test_a_worker_of_another_run_does_not_open_the_folder(local_store: ObjectSto
     RunFolder.claim(local_store, make_run(uid="first"))
     with pytest.raises(UserError, match="belongs to run"):
         RunFolder.open(local_store, make_run(uid="second"))
+
+
+def test_a_folder_that_a_newer_image_has_claimed_is_continued(local_store: ObjectStore, make_run: MakeRun) -> None:
+    newer = json.loads(write_stored_run(make_run()))
+    newer["spec"]["algorithm"]["next"] = newer["spec"]["trainer"]["next"] = 0
+    local_store.put_new("run.json", json.dumps(newer).encode())
+    assert RunFolder.claim(local_store, make_run()).run == make_run()
+
+
+def test_a_folder_whose_result_depends_on_what_is_new_is_not(local_store: ObjectStore, make_run: MakeRun) -> None:
+    newer = json.loads(write_stored_run(make_run()))
+    newer["spec"]["algorithm"]["next"] = 1
+    newer["mustUnderstand"].append("spec.algorithm.next")
+    local_store.put_new("run.json", json.dumps(newer).encode())
+    with pytest.raises(UserError, match=r"found spec\.algorithm\.next, which this version does not know"):
+        RunFolder.claim(local_store, make_run())
 
 
 def test_a_run_file_of_another_version_is_the_users_to_change(local_store: ObjectStore, make_run: MakeRun) -> None:

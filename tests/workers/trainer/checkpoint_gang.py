@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tiny_models import policy_and_critic
 from torch.distributed.device_mesh import init_device_mesh
 
-from rz_api.run import ResolvedRun
+from rz_api.run import read_stored_run
 from rz_workers.seals import Seal
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
@@ -54,7 +54,7 @@ class Rank:
         self.ranks = Ranks(
             rank, 1 if mesh is None else mesh.size(), torch.device("cpu"), mesh, Seal.of("a token", "ranks", 1)
         )
-        self.run = ResolvedRun.model_validate_json((out / "run.json").read_text())
+        self.run = read_stored_run((out / "run.json").read_text()).run
 
     def new_learner(self) -> Learner:
         policy, critic = policy_and_critic()

@@ -23,10 +23,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from rz_api import exit_codes
-from rz_api.run import ResolvedRun
+from rz_api.run import UnreadableRunError, read_stored_run
 from rz_workers.node import children
 from rz_workers.node.children import Child, Output
 from rz_workers.node.rules import (
@@ -81,9 +79,9 @@ def read_max_failures(environment: dict[str, str]) -> int:
         if not text.isdecimal() or int(text) < 1:
             raise UserError(f"{MAX_FAILURES_VARIABLE} is {text!r}; a whole number of at least 1 is required")
         return int(text)
-    with contextlib.suppress(KeyError, OSError, ValidationError):  # the processes themselves complain of a bad file
-        run = ResolvedRun.model_validate_json(Path(environment["RZ_RUN_FILE"]).read_text())
-        return run.spec.failure_policy.rollout_failures
+    with contextlib.suppress(KeyError, OSError, UnreadableRunError):  # the processes themselves complain of a bad file
+        stored = read_stored_run(Path(environment["RZ_RUN_FILE"]).read_bytes(), odd_values=True)
+        return stored.run.spec.failure_policy.rollout_failures
     return DEFAULT_MAX_FAILURES
 
 

@@ -66,9 +66,9 @@ READ_SECONDS = 30.0
 """Beyond what the peer may hold the request (``wait_seconds``)."""
 FIRST_BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 10.0
-MAX_UNAUTHORIZED = 12
-"""Refused tokens in a row before giving up: with back-off about 70 seconds, the time in which a kubelet refreshes a
-mounted Secret."""
+UNAUTHORIZED_SECONDS = 300.0
+"""Waits for a token that is not refused, in one call. Where the operator makes a deleted one anew, two pods hold
+different ones until both kubelets have refreshed the mounted Secret: every 60 to 90 s, and its watch may be late."""
 
 _RETRIED = frozenset({408, 425, 429})
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -119,8 +119,9 @@ class _Peer:
         """Make one request until the peer has answered it; ``patience`` is how long the peer may hold it, seconds."""
         timeout = httpx.Timeout(READ_SECONDS + patience, connect=CONNECT_SECONDS)
         content = None if body is None else body.model_dump_json()
-        failures = unauthorized = 0
+        failures, refused_seconds = 0, 0.0
         while True:
+            unauthorized = False
             try:
                 response = self._http.request(method, path, content=content, headers=self._headers(), timeout=timeout)
             except httpx.TransportError as error:
@@ -130,15 +131,16 @@ class _Peer:
                 if response.is_success:
                     return self._parse(response, reply)
                 trouble = f"{status} {_message(response)}"
-                if status == 401 and unauthorized < MAX_UNAUTHORIZED:
-                    unauthorized += 1
+                unauthorized = status == 401 and refused_seconds < UNAUTHORIZED_SECONDS
+                if unauthorized:
                     self._reread_token()
                 elif status == 409:
                     raise SupersededError(_message(response))
                 elif status < 500 and status not in _RETRIED:
                     raise ProtocolError(f"the {self._name} refused {method} {path}: {trouble}", status)
             failures += 1
-            self._wait(failures, f"{method} {path}", trouble)
+            waited = self._wait(failures, f"{method} {path}", trouble)
+            refused_seconds += waited if unauthorized else 0.0
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -161,8 +163,9 @@ class _Peer:
                 f"is another service on that port, or another version of this one? {error}"
             ) from error
 
-    def _wait(self, failures: int, what: str, trouble: str) -> None:
-        """Back off, with a log line after failure 1, 2, 4, 8, ...; DrainedError when told to stop."""
+    def _wait(self, failures: int, what: str, trouble: str) -> float:
+        """Back off for this many seconds, with a log line after failure 1, 2, 4, 8, ...; DrainedError when told to
+        stop."""
         delay = min(backoff_seconds(failures, random.random()), self._max_backoff_seconds)
         self._on_wait()
         # Powers of two: an hour's outage is a dozen lines, not hundreds.
@@ -172,6 +175,7 @@ class _Peer:
             )
         if self._stop.wait(delay):
             raise DrainedError(f"told to stop while waiting for the {self._name} at {self._url} ({trouble})")
+        return delay
 
 
 class LedgerClient:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rz_api.run import ResolvedRun
+from rz_api.run import ResolvedRun, UnreadableRunError, read_stored_run, write_stored_run
 from rz_workers.runtime import SupersededError, UserError
 from rz_workers.storage import layout
 from rz_workers.storage.neighbours import refuse_neighbours
@@ -86,7 +86,7 @@ class RunFolder:
     def _create_run(self) -> bool:
         """Whether ``run.json`` is new; else the folder has one."""
         try:
-            self.store.put_new(layout.RUN, self.run.model_dump_json(by_alias=True, indent=2).encode())
+            self.store.put_new(layout.RUN, write_stored_run(self.run).encode())
         except ObjectExistsError:
             return False
         return True
@@ -316,13 +316,15 @@ def differences(owner: dict[str, Any], run: dict[str, Any], path: str = "") -> l
 
 
 def _read_owner(store: ObjectStore) -> ResolvedRun:
+    where, change = f"{store.uri}/{layout.RUN}", "point storage.uri at an empty folder, or use the version that made it"
     try:
-        return ResolvedRun.model_validate_json(store.get(layout.RUN))
-    except ValidationError as error:
-        raise UserError(
-            f"{store.uri}/{layout.RUN} is not a run that this version can read ({error.error_count()} problems; the "
-            f"first: {error.errors()[0]['msg']}); point storage.uri at an empty folder, or use the version that made it"
-        ) from error
+        stored = read_stored_run(store.get(layout.RUN), odd_values=True)
+    except UnreadableRunError as error:
+        raise UserError(f"{where} is not a run that this version can read: {error}; {change}") from error
+    if stored.beyond:
+        found = ", ".join(stored.beyond)
+        raise UserError(f"{where}: found {found}, which this version does not know; the result depends on it: {change}")
+    return stored.run
 
 
 def _check_owner(store: ObjectStore, owner: ResolvedRun, run: ResolvedRun) -> None:
