@@ -178,7 +178,28 @@ def _own_definitions() -> dict[str, Schema]:
             "propertyNames": {"pattern": LABEL_KEY, "not": {"enum": list(OWN_LABELS)}},
         },
         "image": image,
+        "runRules": _run_rules(),
         "alertNames": {"type": "array", "items": {"enum": [rule["alert"] for rule in alerts()]}},
+    }
+
+
+def _run_rules() -> Schema:
+    """An entry of ``admissionPolicy.runs``. No quotes: its texts stand in expressions and in their messages."""
+    namespace = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"}
+    image = {"type": "string", "pattern": "^[a-z0-9][-A-Za-z0-9._:/@]*$"}
+    field = {"type": "string", "pattern": "^(metadata|spec)[.][A-Za-z]+$"}
+    folder = {"type": "string", "pattern": "^([a-z][a-z0-9+.-]*://|/)[-A-Za-z0-9._~/@]*/$"}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["namespaces"],
+        "properties": {
+            "namespaces": {"type": "array", "minItems": 1, "items": namespace},
+            "images": {"type": "array", "minItems": 1, "items": image},
+            "podTemplate": {"type": "array", "items": field},
+            "trustRemoteCode": {"type": "boolean"},
+            "storage": {"type": "array", "minItems": 1, "items": folder},
+        },
     }
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
+from rz_api.redact import redact
 from rz_api.spec import SpecModel
 
 
@@ -137,12 +138,13 @@ def set_condition(
     """The conditions with this one set; all others, and the order, stay as they are.
 
     ``now`` is in Unix seconds. ``lastTransitionTime`` becomes ``now`` only where the status differs from the one
-    before, so that setting the same condition again gives an equal value and no write. A message that is too long for
-    the API is cut.
+    before, so that setting the same condition again gives an equal value and no write. A message loses its
+    credentials (``redact``); one that is too long for the API is cut.
     """
     before = tuple(conditions)
     # One condition a type: the list is a map by type to the API server (``rz_api.status``).
     old = find(before, condition_type)
+    message = redact(message)
     word: ConditionStatus = status if isinstance(status, str) else "True" if status else "False"
     same_status = old is not None and old.status == word
     condition = Condition(

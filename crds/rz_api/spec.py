@@ -261,7 +261,8 @@ class PodOptions(SpecModel):
     env_from: list[FreeForm] = []
     """Sources of environment (Secrets, ConfigMaps), as in a Kubernetes container."""
     service_account_name: SecretName | None = None
-    """ServiceAccount of the pods, for workload identity; absent mounts no token."""
+    """ServiceAccount of the pods, for workload identity. Its token for the API server is never mounted: who needs it
+    sets `automountServiceAccountToken` in `podTemplate`."""
     pod_template: FreeForm | None = None
     """A partial pod template merged over the rendered one: containers, env, volumes and mounts by name, everything else
     replaces. For what has no field of its own."""

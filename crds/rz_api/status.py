@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from rz_api.conditions import Condition, Time
 from rz_api.names import MAX_INCARNATION
+from rz_api.redact import redact
 from rz_api.spec import SpecModel
 from rz_api.stored import read_tolerantly, show_path
 
@@ -180,9 +181,10 @@ class RunStatus(StatusModel):
     """What the API server refused, by the name of the child or action."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the API server takes it: camelCase, no nulls, and no empty strings, which 1.20 takes for null."""
+        """As the API server takes it: camelCase, no nulls, no empty strings, which 1.20 takes for null, and no
+        credentials in any text (``redact``), whoever can read it."""
         written: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return {key: _without_empty_strings(value) for key, value in written.items() if value != ""}
+        return {key: _written(value) for key, value in written.items() if value != ""}
 
 
 def read_status(document: Mapping[str, Any]) -> tuple[RunStatus, tuple[str, ...]]:
@@ -199,7 +201,9 @@ def read_status(document: Mapping[str, Any]) -> tuple[RunStatus, tuple[str, ...]
     return status, (*unread, *map(show_path, dropped))
 
 
-def _without_empty_strings(value: Any) -> Any:
+def _written(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_empty_strings(item) for key, item in value.items() if item != ""}
-    return [_without_empty_strings(item) for item in value] if isinstance(value, list) else value
+        return {key: _written(item) for key, item in value.items() if item != ""}
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    return redact(value) if isinstance(value, str) else value

@@ -28,9 +28,13 @@ OTHER_SERVERS_KINDS = (
 class CrdServer:
     """``api``: the administrator. Namespaces are only names."""
 
-    def __init__(self, plane: ControlPlane, binary: Path) -> None:
+    def __init__(self, plane: ControlPlane, binary: Path, policies: Path | None = None) -> None:
+        """``policies``: kubeconfig of a server that has ValidatingAdmissionPolicies, which are then evaluated. Of one
+        plane, a server with and one without have the same objects."""
         (port,) = free_ports(1)
-        folder = plane.folder / "crd-server"
+        name = "crd-server" if policies is None else "crd-server-with-policies"
+        folder = plane.folder / name
+        left_out = [kind for kind in OTHER_SERVERS_KINDS if policies is None or kind != "ValidatingAdmissionPolicy"]
         kubeconfig = str(plane.admin_kubeconfig())
         flags = {
             "etcd-servers": plane.etcd_url,
@@ -40,16 +44,18 @@ class CrdServer:
             "cert-dir": str(folder),
             "authentication-kubeconfig": kubeconfig,
             "authorization-kubeconfig": kubeconfig,
-            "kubeconfig": kubeconfig,
+            "kubeconfig": str(policies or kubeconfig),
             "authentication-skip-lookup": "true",
             "enable-priority-and-fairness": "false",
-            "disable-admission-plugins": ",".join(OTHER_SERVERS_KINDS),
+            "disable-admission-plugins": ",".join(left_out),
         }
-        self._server = plane.run("crd-server", [str(binary), *(f"--{name}={value}" for name, value in flags.items())])
+        self._server = plane.run(name, [str(binary), *(f"--{name}={value}" for name, value in flags.items())])
         certificate = folder / "apiserver.crt"
         wait_until_up(self._server, lambda: certificate.exists() and certificate.stat().st_size > 0)
         token = yaml.safe_load(Path(kubeconfig).read_text())["users"][0]["user"]["token"]
-        self.api = Api(f"https://127.0.0.1:{port}", token, str(certificate))
+        self._url, self._certificate = f"https://127.0.0.1:{port}", str(certificate)
+        self._clients: list[Api] = []
+        self.api = self.client(token)
         try:
             wait_until_up(self._server, lambda: self.api.text("/readyz") == "ok")
         except ServerDiedError:
@@ -61,6 +67,13 @@ class CrdServer:
         body: Object = yaml.safe_load(crd.PATH.read_text())
         apply_crd(self.api, body)
 
+    def client(self, token: str) -> Api:
+        """Somebody else, as the control plane knows them."""
+        made = Api(self._url, token, self._certificate)
+        self._clients.append(made)
+        return made
+
     def stop(self) -> None:
-        self.api.close()
+        for client in self._clients:
+            client.close()
         self._server.kill()

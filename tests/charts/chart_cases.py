@@ -90,6 +90,9 @@ CASES: dict[str, dict[str, Any]] = {
                 "apiServer": {"cidrs": ["10.0.0.1/32"], "ports": [6443]},
                 "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}], "ports": [{"port": 3128}]}],
             },
+            "runs": {
+                "scrapeFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+            },
             "workers": {"enabled": True},
         },
     },

@@ -15,6 +15,7 @@ from network_policies import Address, End, Node, Pod, admitted, selects
 from pod_security import violations
 
 from rz_operator.manifests import Context, all_of
+from rz_operator.service.settings import Settings
 
 DOCUMENT = (ROOT / "docs" / "security.md").read_text()
 ROWS = re.findall(r"(?m)^\| ([^|]+) \| ([^|]+) \| (\d+)(?:/(TCP|UDP))? \| (yes|no) \| (yes|no) \|$", DOCUMENT)
@@ -23,6 +24,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "narrow": {
         "networkPolicy": {
             "operator": CASES["narrow NetworkPolicies"]["networkPolicy"]["operator"],
+            "runs": CASES["narrow NetworkPolicies"]["networkPolicy"]["runs"],
             "workers": {"enabled": True, "namespaces": ["team", "rivals"]},
         }
     },
@@ -90,10 +92,18 @@ def ends(objects: list[Object]) -> dict[str, End]:
     }
 
 
+def operators_settings(objects: list[Object]) -> Settings:
+    """As the operator reads them in the pod that the chart makes."""
+    (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return Settings.from_environment({each["name"]: each["value"] for each in container["env"] if "value" in each})
+
+
 def policies(objects: list[Object]) -> list[Object]:
-    """Of the chart, and of the runs that exist."""
+    """Of the chart, and of the runs that exist, as an operator with the chart's settings makes them."""
     found = [body for body in objects if body["kind"] == "NetworkPolicy"]
-    return found + [body for of in RUNS.values() for body in all_of(of) if body["kind"] == "NetworkPolicy"]
+    peers = operators_settings(objects).options.status_peers
+    runs = [replace(of, status_peers=peers) for of in RUNS.values()]
+    return found + [body for of in runs for body in all_of(of) if body["kind"] == "NetworkPolicy"]
 
 
 @pytest.mark.parametrize("column", VALUES)
@@ -134,6 +144,29 @@ def test_the_operator_never_reaches_metadata(helm: Helm, values: dict[str, Any],
         assert not admitted(policies(objects), operator, Address(address), port)
 
 
+SERVERS = {"1.20.2": {}, "1.21.0": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}}
+
+
+@pytest.mark.parametrize(("server", "namespace"), SERVERS.items(), ids=SERVERS)
+def test_the_operator_always_reaches_the_status_ports_of_runs(
+    helm: Helm, server: str, namespace: dict[str, Any]
+) -> None:
+    """Servers before 1.21 do not label namespaces with their names: a peer that asks for it would lock it out there."""
+    values = {"networkPolicy": {"runs": {"scrapeFrom": [{"podSelector": {"matchLabels": {"app": "scraper"}}}]}}}
+    objects = helm.template(values, kube_version=server)
+    assert operators_settings(objects).options.status_peers[-1]["namespaceSelector"] == namespace
+    by_name, known = ends(objects), policies(objects)
+    operator = by_name["the operator"]
+    assert isinstance(operator, Pod)
+    unlabelled = {} if server == "1.20.2" else operator.namespace_labels
+    assert admitted(known, replace(operator, namespace_labels=unlabelled), by_name["a ledger"], 9400)
+    scraper = elsewhere("team", "10.1.2.3", app="scraper")
+    assert admitted(known, scraper, by_name["a trainer"], 9407), "a peer without a namespaceSelector is in the run's"
+    assert not admitted(known, replace(scraper, namespace="web"), by_name["a trainer"], 9407)
+    assert not admitted(known, by_name["Prometheus"], by_name["a trainer"], 9400)
+    assert not admitted(known, scraper, by_name["a ledger"], 8080)
+
+
 def test_workload_identity_and_a_bucket_inside_can_be_let_through(helm: Helm) -> None:
     objects = helm.template(CASES["workers of two namespaces, with workload identity and a bucket inside"])
     trainer, known = ends(objects)["a trainer"], policies(objects)
@@ -162,7 +195,7 @@ def _is_selected(policy: Object, end: End) -> bool:
 
 
 def test_the_rdma_example_is_restricted_but_for_what_it_is_for() -> None:
-    (block,) = re.findall(r"(?s)```yaml\n(.*?)```", DOCUMENT)
+    (block,) = [each for each in re.findall(r"(?s)```yaml\n(.*?)```", DOCUMENT) if "hostNetwork" in each]
     trainer = yaml.safe_load(block)["trainer"] | {"nodes": 1, "gpusPerNode": 8}
     pods = [body for body in all_of(context(trainer=trainer)) if body["kind"] == "Pod"]
     found = {wrong for body in pods for wrong in violations(body["spec"])}

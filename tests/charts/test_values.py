@@ -29,6 +29,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"networkPolicy": {"operator": {"scrapeFrom": [{"namespaces": {}}]}}},
         ["at '/networkPolicy/operator/scrapeFrom/0'", "'namespaces' not allowed"],
     ),
+    "a peer's of runs": (
+        {"networkPolicy": {"runs": {"scrapeFrom": [{"namespace": "monitoring"}]}}},
+        ["at '/networkPolicy/runs/scrapeFrom/0'", "'namespace' not allowed"],
+    ),
     "a number below its least": ({"operator": {"concurrency": 0}}, ["at '/operator/concurrency'", "got 0, want 1"]),
     "a text in place of a number": (
         {"operator": {"pollSeconds": "15"}},

@@ -47,9 +47,10 @@ def run_body(spec: Any = None, name: str = NAME, uid: str = UID, created: float 
     }
 
 
-def owned_by_run(run: str, uid: str) -> list[dict[str, Any]]:
+def owned_by_run(run: str, uid: str, **changes: Any) -> list[dict[str, Any]]:
+    """The owner reference that makes a run the controller; ``changes`` spoil it."""
     reference = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": run, "uid": uid}
-    return [{**reference, "controller": True}]
+    return [{**reference, "controller": True, **changes}]
 
 
 def pod_body(
@@ -146,7 +147,9 @@ def deployment_body(role: Role, ready: int = 1, replicas: int = 1, uid: str = UI
     }
 
 
-def service_body(name: str, selector: dict[str, str], uid: str = UID) -> dict[str, Any]:
+def service_body(
+    name: str, selector: dict[str, str] | None, uid: str = UID, owners: Any = None, **spec: Any
+) -> dict[str, Any]:
     return {
         "metadata": {
             "name": name,
@@ -154,7 +157,7 @@ def service_body(name: str, selector: dict[str, str], uid: str = UID) -> dict[st
             "uid": f"uid-of-{name}",
             "resourceVersion": "9",
             "labels": names.labels(NAME, "trainer", uid=uid),
-            "ownerReferences": owned_by_run(NAME, uid),
+            "ownerReferences": owned_by_run(NAME, uid) if owners is None else owners,
         },
-        "spec": {"selector": selector},
+        "spec": {"selector": selector, **spec},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from rz_api import exit_codes
 from rz_api.run import ResolvedRun, write_stored_run
-from rz_workers.runtime import Settings, UserError, WorkerError, read_run_file
+from rz_workers.runtime import Settings, UserError, WorkerError, read_run_file, write_last_words
 
 
 def test_sigterm_before_the_role_listens_for_it_ends_the_process_as_drained() -> None:
@@ -83,3 +84,24 @@ def test_a_worker_that_cannot_do_without_says_what_to_change(
         read_run_file(run_file(tmp_path, **changes))
     # Terminal where only a person can help; what the operator writes again is tried again.
     assert error.value.exit_code == (exit_codes.USER_ERROR if kind is UserError else exit_codes.INTERNAL_ERROR)
+
+
+def test_last_words_tell_no_credentials_wherever_they_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tmp_path / "last-words"
+    monkeypatch.setenv("RZ_TERMINATION_LOG", str(words))
+    write_last_words("x" * 4070 + " cannot read https://b.s3/k?X-Amz-Signature=" + "made0up" * 600)
+    assert len(words.read_bytes()) <= 4096
+    write_last_words("cannot read https://b.s3/k?X-Amz-Signature=made0up&v=1")
+    assert words.read_text() == "cannot read https://b.s3/k?X-Amz-Signature=***&v=1"
+
+
+def test_an_unexpected_error_tells_none_either(tmp_path: Path) -> None:
+    script = (
+        "from rz_workers.runtime import worker_process\n"
+        "with worker_process():\n    raise OSError('no answer from s3://minio:made0up@minio.example.com/b')"
+    )
+    words = tmp_path / "last-words"
+    environment = {**os.environ, "RZ_TERMINATION_LOG": str(words)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 70
+    assert words.read_text() == "OSError: no answer from s3://***@minio.example.com/b"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rz_api import exit_codes
+from rz_api.redact import redact
 from rz_api.run import NewerRunError, ResolvedRun, UnreadableRunError, read_stored_run
 
 log = logging.getLogger(__name__)
@@ -172,11 +173,12 @@ def set_up_logging() -> None:
 
 
 def write_last_words(message: str) -> None:
-    """Store the termination message where the operator reads it (at most 4096 bytes, the kubelet's limit)."""
+    """Store the termination message where the operator reads it, without credentials (at most 4096 bytes, the
+    kubelet's limit): it is shown to whoever may see the pod or the run."""
     path = os.environ.get("RZ_TERMINATION_LOG")
     if path:
         try:
-            Path(path).write_bytes(message.encode()[:4096])
+            Path(path).write_bytes(redact(message).encode()[:4096])
         except OSError as error:
             log.warning("cannot write the termination message to %s: %s", path, error)
 

@@ -1,25 +1,38 @@
-"""Nothing can be changed through this port, and it answers while the role computes.
+"""Nothing can be changed through this port, it answers while the role computes, and costs the same whoever asks.
 
 The read-only port that every role has: ``/healthz``, ``/status`` (JSON) and ``/metrics`` (Prometheus), no token. Each
-role's ``main`` calls ``start_status_server`` once; kubelet probes, the operator, Prometheus and people read it. It runs
-in threads of its own. ``status`` and ``healthy`` are called in those threads and must be quick and thread-safe;
-whatever they return is shown.
+role's ``main`` calls ``start_status_server`` once; kubelet probes, the operator, Prometheus and people read it. Any pod
+of the cluster may reach it (``networkPolicy.runs.scrapeFrom`` of the chart narrows that), so:
+
+- one thread holds all connections, at most one more makes each page;
+- a request has to be there in time; where there are too many connections, the one that has kept us waiting for longest
+  makes room, so that a probe is answered all the same;
+- a page is made once in ``page_seconds``, and everyone who asks meanwhile gets the same.
+
+``status`` and ``healthy`` are called in the threads of the pages and must be quick and thread-safe; whatever they
+return is shown.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
+from rz_api.redact import redact
 from rz_workers.runtime import Settings, UserError
 
 log = logging.getLogger(__name__)
@@ -27,6 +40,28 @@ log = logging.getLogger(__name__)
 Status = Callable[[], Mapping[str, Any] | BaseModel]
 Answer = tuple[int, str, bytes]
 """HTTP status, content type, body."""
+
+PATHS = ("/healthz", "/status", "/metrics")
+NOT_FOUND: Answer = (404, "text/plain", f"known paths: {' '.join(PATHS)}\n".encode())
+BACKLOG = 128
+"""Connections that the kernel holds for us until we take them."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What strangers may take of us."""
+
+    connections: int = 64
+    """At the same time. Prometheus, the kubelet and the operator have one each, for milliseconds."""
+    request_bytes: int = 16_384
+    read_seconds: float = 5.0
+    """For a whole request, however its bytes come."""
+    answer_seconds: float = 10.0
+    """For a page; the ledger takes up to 5 s to say that its event loop does not answer."""
+    write_seconds: float = 5.0
+    """For the reader to take the answer and close."""
+    page_seconds: float = 1.0
+    """How old a page may be that is shown again."""
 
 
 def start_status_server(
@@ -62,22 +97,25 @@ class StatusServer:
         status: Status,
         healthy: Callable[[], bool] = lambda: True,
         registry: CollectorRegistry = REGISTRY,
+        limits: Limits = Limits(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        def handler(*args: Any) -> _Handler:
-            return _Handler(lambda path: answer(path, status, healthy, registry), *args)
-
-        try:
-            self._server = _server_class(host)((host, port), handler)
-        except OSError as error:
-            raise port_in_use(host, port, error) from error
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status-server", daemon=True)
+        listener = _listen(host, port)
+        self.port: int = listener.getsockname()[1]
+        pages = _Pages(lambda path: answer(path, status, healthy, registry), limits.page_seconds, clock)
+        self._loop = asyncio.new_event_loop()
+        self._server = _Server(listener, pages, limits)
+        self._thread = threading.Thread(target=self._run, name="status-server", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        with contextlib.suppress(RuntimeError):  # it has been closed already
+            self._loop.call_soon_threadsafe(self._server.stop)
         self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._server.serve())
 
 
 def answer(path: str, status: Status, healthy: Callable[[], bool], registry: CollectorRegistry = REGISTRY) -> Answer:
@@ -94,39 +132,132 @@ def answer(path: str, status: Status, healthy: Callable[[], bool], registry: Col
                 return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
     except Exception as error:
         log.exception("the status port failed on %s", path)
-        return 500, "text/plain", f"{type(error).__name__}: {error}\n".encode()
-    return 404, "text/plain", b"known paths: /healthz /status /metrics\n"
+        return 500, "text/plain", redact(f"{type(error).__name__}: {error}\n").encode()
+    return NOT_FOUND
 
 
-def _server_class(host: str) -> type[ThreadingHTTPServer]:
-    """A server for IPv4 or IPv6 that neither looks its own name up (slow without DNS) nor outlives its process."""
-
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        daemon_threads = True
-
-        def server_bind(self) -> None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.socket.bind(self.server_address)
-            self.server_address = self.socket.getsockname()
-            self.server_name, self.server_port = host, self.server_address[1]
-
-    return Server
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises UserError for a port in use."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise port_in_use(host, port, error) from error
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def __init__(self, reply: Callable[[str], Answer], *args: Any) -> None:
-        # Before the base class's constructor, which handles the request.
-        self._reply = reply
-        super().__init__(*args)
+class _Pages:
+    """Each page is made by one thread at a time, and shown again while it is fresh."""
 
-    def do_GET(self) -> None:
-        code, content_type, body = self._reply(self.path)
-        self.send_response(code)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def __init__(self, make: Callable[[str], Answer], seconds: float, clock: Callable[[], float]) -> None:
+        self._make, self._seconds, self._clock = make, seconds, clock
+        self._threads = ThreadPoolExecutor(len(PATHS), thread_name_prefix="status-page")
+        self._made: dict[str, tuple[float, asyncio.Future[Answer]]] = {}
+        """By path: when it was begun, and the page to be."""
 
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug(format, *args)
+    async def get(self, path: str) -> Answer:
+        """Cancelling one who waits leaves the page to the others."""
+        if path not in PATHS:
+            return NOT_FOUND
+        begun, page = self._made.get(path, (0.0, None))
+        now = self._clock()
+        if page is None or (page.done() and not 0 <= now - begun < self._seconds):
+            page = asyncio.get_running_loop().run_in_executor(self._threads, self._make, path)
+            self._made[path] = (now, page)
+        return await asyncio.shield(page)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Server:
+    """All connections, in one event loop."""
+
+    def __init__(self, listener: socket.socket, pages: _Pages, limits: Limits) -> None:
+        self._listener, self._pages, self._limits = listener, pages, limits
+        self._stopping = asyncio.Event()
+        self._slow: dict[asyncio.Task[Any], None] = {}
+        """Connections that wait for their other end, oldest first: the first of them makes room for a new one."""
+        self._asking: set[asyncio.Task[Any]] = set()
+        """Those whose request is there, and whose page is not."""
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def serve(self) -> None:
+        server = await asyncio.start_server(
+            self._connection, sock=self._listener, limit=self._limits.request_bytes, backlog=BACKLOG
+        )
+        try:
+            await self._stopping.wait()
+        finally:
+            server.close()
+            for task in (*self._slow, *self._asking):
+                task.cancel()
+            self._pages.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._slow) + len(self._asking) >= self._limits.connections:
+            oldest = next(iter(self._slow), None)
+            if oldest is None:
+                writer.transport.abort()
+                return
+            del self._slow[oldest]
+            oldest.cancel()
+        self._slow[task] = None
+        try:
+            await self._exchange(task, reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # gone, too slow, or in the way: none of them is told anything
+        finally:
+            self._slow.pop(task, None)
+            self._asking.discard(task)
+            writer.transport.abort()
+
+    async def _exchange(
+        self, task: asyncio.Task[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """One request and its answer. What follows a request (a body) is read to its end and thrown away: closing on it
+        would have the reader see a reset in place of the answer."""
+        async with asyncio.timeout(self._limits.read_seconds):
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.LimitOverrunError:
+                head = b""
+        del self._slow[task]
+        self._asking.add(task)
+        found = await self._answer(head)
+        self._asking.discard(task)
+        self._slow[task] = None
+        async with asyncio.timeout(self._limits.write_seconds):
+            writer.write(_response(found))
+            await writer.drain()
+            writer.write_eof()
+            while await reader.read(4096):
+                pass
+
+    async def _answer(self, head: bytes) -> Answer:
+        if not head:
+            return 431, "text/plain", f"found a request of more than {self._limits.request_bytes} bytes\n".encode()
+        words = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return 400, "text/plain", b"found no HTTP/1 request\n"
+        if words[0] != b"GET":
+            return 501, "text/plain", b"this port is read-only: GET\n"
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                return await self._pages.get(words[1].split(b"?", 1)[0].decode("latin-1"))
+        except TimeoutError:
+            return 503, "text/plain", b"the role does not answer\n"
+
+
+def _response(found: Answer) -> bytes:
+    code, content_type, body = found
+    lines = (
+        f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body

@@ -33,6 +33,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
+{{/* The operator's pods as a NetworkPolicyPeer in JSON. Servers before 1.21 do not label namespaces with their names. */}}
+{{- define "reasonerzero.operatorPeer" -}}
+{{- $namespace := dict -}}
+{{- if semverCompare ">=1.21-0" .Capabilities.KubeVersion.Version -}}
+{{- $namespace = dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- end -}}
+{{- $pods := dict "matchLabels" (fromYaml (include "reasonerzero.selector" .)) -}}
+{{- toJson (dict "namespaceSelector" $namespace "podSelector" $pods) -}}
+{{- end -}}
+
 {{/* Labels of an object: of (list $ .Values.podLabels) for one, whose second part is laid under the chart's own. */}}
 {{- define "reasonerzero.labelsWith" -}}
 {{- $root := index . 0 -}}

@@ -172,7 +172,19 @@ def seen_service(body: Body) -> SeenService | None:
         resource_version=owner.version,
         uid=_text(_dict(body, "metadata"), "uid"),
         incarnation=_whole(_text(_dict(_dict(body, "spec"), "selector"), names.LABEL_INCARNATION)),
+        leads_to=_leads_to(body, owner),
     )
+
+
+def _leads_to(body: Body, owner: _Owner) -> Role | None:
+    """See ``SeenService.leads_to``. An ExternalName, a selector that lacks the run's UID, or none at all (whose
+    endpoints anybody writes): none of them is to be asked for a run's progress."""
+    spec = _dict(body, "spec")
+    if _text(spec, "type") == "ExternalName":
+        return None
+    selector = _dict(spec, "selector")
+    own = {names.LABEL_RUN_UID: owner.run_uid}
+    return next((role for role in get_args(Role) if selector == names.selector(owner.key.name, role) | own), None)
 
 
 def seen_other(body: Body) -> SeenOther | None:

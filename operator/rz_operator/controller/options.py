@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rz_api.names import Role
 
@@ -31,3 +32,6 @@ class Options:
     max_gang_timeout_seconds: float = 3600.0
     """The most that any run's gang may wait with a part of its nodes, seconds: what ``scheduling.gangTimeoutSeconds``
     may be, and how long an autoscaler may take besides."""
+    status_peers: tuple[Mapping[str, Any], ...] = ()
+    """NetworkPolicyPeers that reach the status ports of runs, the operator's own pods among them; none: everybody of
+    the cluster."""

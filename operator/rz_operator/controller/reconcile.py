@@ -120,7 +120,7 @@ class Reconciler:
         self._statuses = Statuses()
         self._line = Line(cache, self._statuses, wake)
         self._frozen = FrozenStore(cluster)
-        self._renderer = Renderer(capabilities)
+        self._renderer = Renderer(capabilities, options)
         self._holdups = Holdups(cluster)
 
     async def reconcile(self, key: RunKey) -> float | None:
@@ -400,7 +400,12 @@ def _without_old_refusals(run: _Run, planned: Plan) -> _Run:
 
 
 def _has_ledger(run: _Run) -> bool:
-    return any(deployment.role == "ledger" for deployment in run.children.deployments)
+    """Whether there is a ledger of this run's to ask: its Deployment, and a Service of that name which leads to it. A
+    Service that somebody else has put under the name is nobody to believe, and nobody to be sent to."""
+    name = names.ledger(run.key.name)
+    return any(deployment.role == "ledger" for deployment in run.children.deployments) and any(
+        (service.name, service.key, service.leads_to) == (name, run.key, "ledger") for service in run.children.services
+    )
 
 
 def _worth_writing(old: Any, new: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from rz_operator import manifests
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict
+from rz_operator.controller.options import Options
 from rz_operator.controller.seen import RunKey
 from rz_operator.errors import UserError
 from rz_operator.plan import plan
@@ -38,8 +39,9 @@ class _Tried:
 class Renderer:
     """Holds what the newest looks at the runs needed, by the runs' UIDs."""
 
-    def __init__(self, capabilities: Capabilities) -> None:
+    def __init__(self, capabilities: Capabilities, options: Options) -> None:
         self._capabilities = capabilities
+        self._options = options
         self._planned: dict[str, _Tried] = {}
         """What each run does."""
         self._checked: dict[tuple[str, str], _Tried] = {}
@@ -75,7 +77,7 @@ class Renderer:
         if last is not None and last.run == run:
             return last
         try:
-            context = manifests.Context(plan(run), key.namespace, uid, self._capabilities)
+            context = manifests.Context(plan(run), key.namespace, uid, self._capabilities, self._options.status_peers)
             check(context)
         except Exception as error:
             return _Tried(run, problem=in_words(key, error))

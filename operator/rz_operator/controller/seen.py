@@ -77,6 +77,9 @@ class SeenService:
     uid: str
     incarnation: int | None = None
     """Value of ``reasonerzero.dev/incarnation`` in its selector."""
+    leads_to: Role | None = None
+    """The role whose pods answer behind it: it selects this run's pods of that role. None for one that somebody has
+    bent to lead elsewhere."""
 
 
 @dataclass(frozen=True)

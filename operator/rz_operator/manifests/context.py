@@ -32,6 +32,8 @@ class Context:
     run_uid: str
     """UID of the run's object: owner of every child, and its label ``reasonerzero.dev/run-uid``."""
     capabilities: Capabilities
+    status_peers: tuple[Mapping[str, Any], ...] = ()
+    """NetworkPolicyPeers that reach its status ports; none: everybody of the cluster."""
 
     @property
     def run(self) -> ResolvedRun:

@@ -71,8 +71,8 @@ def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Bod
         "terminationGracePeriodSeconds": round(role_set.grace_seconds),
         # Else each Service of the namespace puts a handful of variables into every container.
         "enableServiceLinks": False,
-        # No worker asks the API server; who names an account of their own may need its token.
-        "automountServiceAccountToken": options.service_account_name is not None,
+        # No worker asks the API server, and identities of clouds bring tokens of their own (docs/clouds.md).
+        "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,

@@ -4,10 +4,9 @@ Services and the NetworkPolicy, which a run has as long as it lives; ``statics``
 who may come in, not what the workers reach (buckets, the hub):
 
 - The run's own pods reach each other on every port: NCCL and gloo choose theirs.
-- The status ports admit every pod of the cluster. They are read-only and show figures, no text of the model's and no
-  secret; Prometheus must scrape them, wherever it runs, and the operator reads the ledger's. Its own namespace could be
-  named only by the label ``kubernetes.io/metadata.name``, which servers before 1.21 do not set, so a rule for the
-  operator alone would lock it out there; where there is one, the rule would add nothing.
+- The status ports admit every pod of the cluster, unless the operator's owner names peers (``service.settings``): then
+  those alone, and the operator itself, which reads the ledger's. They are read-only and show figures, no text of the
+  model's and no secret; Prometheus must scrape them, wherever it runs.
 - The API ports of ledger and reward admit the run's pods alone, and those need the run's token besides.
 
 The kubelet's probes come from the node, which network plugins let through. Pods on the host's network are outside of
@@ -20,6 +19,9 @@ from rz_api import names
 from rz_api.names import Role
 from rz_operator.manifests.context import Body, Context
 from rz_operator.manifests.place import API_PORT, RENDEZVOUS_PORT, STATUS_PORT
+
+EVERYBODY: tuple[Body, ...] = ({"namespaceSelector": {}},)
+"""Every pod of the cluster."""
 
 
 def role_service(context: Context, role: Role, name: str) -> Body:
@@ -70,7 +72,7 @@ def network_policy(context: Context) -> Body:
             "policyTypes": ["Ingress"],
             "ingress": [
                 {"from": [{"podSelector": own}]},
-                {"from": [{"namespaceSelector": {}}], "ports": status_ports},
+                {"from": [dict(peer) for peer in context.status_peers or EVERYBODY], "ports": status_ports},
             ],
         },
     }

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 from rz_api import names
+from rz_api.redact import redact
 from rz_operator.decisions.members import Event
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ MAX_WAITING = 1000
 def event_object(run_body: Mapping[str, Any], event: Event, now: float, instance: str) -> dict[str, Any]:
     """A core/v1 Event about a run. ``now``: Unix seconds; ``instance``: which operator (its pod's name).
 
-    Same run, event and hour: same name. Example of a name: ``orz-7b.5e884898da280471``.
+    Same run, event and hour: same name. Example of a name: ``orz-7b.5e884898da280471``. Whoever may read events reads
+    the message, so that its credentials are taken out.
     """
     metadata = run_body["metadata"]
     involved = {
@@ -61,7 +63,7 @@ def event_object(run_body: Mapping[str, Any], event: Event, now: float, instance
         "involvedObject": involved,
         "type": event.kind,
         "reason": _cut(event.reason, MAX_REASON_BYTES),
-        "message": _cut(event.message, MAX_MESSAGE_BYTES),
+        "message": _cut(redact(event.message), MAX_MESSAGE_BYTES),
         "count": 1,
         "firstTimestamp": time,
         "lastTimestamp": time,

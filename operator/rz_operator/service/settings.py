@@ -5,13 +5,18 @@ Settings come from ``RZ_*`` variables, which the chart sets.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rz_operator.controller.options import Options
 from rz_operator.errors import UserError
+
+_PEER = {"ipBlock", "namespaceSelector", "podSelector"}
+"""Fields of a NetworkPolicyPeer."""
 
 LEDGER_STATUS_URL = "http://{service}.{namespace}.svc:9400/status"
 
@@ -48,9 +53,10 @@ class Settings:
     def from_environment(env: Mapping[str, str]) -> Settings:
         """Read ``RZ_IMAGE_<ROLE>``, ``RZ_WATCH_NAMESPACE``, ``RZ_LEDGER_STATUS_URL``, ``RZ_PORT``,
         ``RZ_BIND_HOST``, ``RZ_CONCURRENCY``, ``RZ_{POLL,RESYNC,REQUEST,WATCH,STUCK}_SECONDS``,
-        ``RZ_MAX_GANG_TIMEOUT_SECONDS`` and ``RZ_LOG_LEVEL``.
+        ``RZ_MAX_GANG_TIMEOUT_SECONDS``, ``RZ_LOG_LEVEL``, ``RZ_SCRAPE_FROM`` and ``RZ_OPERATOR_PEER``.
 
-        Raises UserError for a value that is no number where one is required, and for a level that there is not.
+        Raises UserError for a value that is no number where one is required, for a level that there is not, and for
+        peers that are none.
         """
         default = Settings()
         images = {role: env.get(f"RZ_IMAGE_{role.upper()}") or image for role, image in default.options.images.items()}
@@ -59,6 +65,7 @@ class Settings:
                 images,
                 _number(env, "RZ_POLL_SECONDS", default.options.poll_seconds, 0.1),
                 _number(env, "RZ_MAX_GANG_TIMEOUT_SECONDS", default.options.max_gang_timeout_seconds, 10),
+                status_peers=_status_peers(env),
             ),
             watch_namespace=env.get("RZ_WATCH_NAMESPACE", default.watch_namespace),
             ledger_status_url=env.get("RZ_LEDGER_STATUS_URL", default.ledger_status_url),
@@ -85,6 +92,37 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float) -> 
     if not value >= least:
         raise UserError(f"{name} is {text!r}; a number of at least {least:g} is required: change it, or leave it out")
     return value
+
+
+def _status_peers(env: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+    """Who reaches the status ports of runs: ``RZ_SCRAPE_FROM`` (JSON, a list of NetworkPolicyPeers; none: everybody),
+    and then the operator's own pods as ``RZ_OPERATOR_PEER`` (JSON, one peer) names them. It cannot know that by itself,
+    and would else find every ledger silent."""
+    scrapers = _peers(env, "RZ_SCRAPE_FROM", env.get("RZ_SCRAPE_FROM") or "[]")
+    if not scrapers:
+        return ()
+    own = env.get("RZ_OPERATOR_PEER")
+    if not own:
+        raise UserError(
+            "RZ_SCRAPE_FROM is set and RZ_OPERATOR_PEER is not; the operator's own pods are required too, because it "
+            "polls the ledgers: set RZ_OPERATOR_PEER to a NetworkPolicyPeer in JSON that selects them"
+        )
+    return (*scrapers, *_peers(env, "RZ_OPERATOR_PEER", f"[{own}]"))
+
+
+def _peers(env: Mapping[str, str], name: str, text: str) -> tuple[Mapping[str, Any], ...]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, dict) and each.keys() & _PEER for each in found):
+        one = name == "RZ_OPERATOR_PEER"
+        required = "a NetworkPolicyPeer" if one else "a list of NetworkPolicyPeers"
+        raise UserError(
+            f"{name} is {env.get(name)!r}; {required} in JSON is required, each with {' or '.join(sorted(_PEER))}: "
+            "change it, or leave it out"
+        )
+    return tuple(found)
 
 
 def _level(env: Mapping[str, str], name: str, default: str) -> str:

@@ -13,6 +13,7 @@ from kube_builders import (
     UID,
     container,
     deployment_body,
+    owned_by_run,
     pod_body,
     ready_pod,
     service_body,
@@ -347,6 +348,41 @@ def test_the_rendezvous_service_says_which_incarnation_it_selects() -> None:
     other = seen_service(service_body("orz-ledger", names.selector("orz", "ledger")))
     assert other is not None
     assert other.incarnation is None
+
+
+OURS = names.selector("orz", "ledger") | {names.LABEL_RUN_UID: "u-1"}
+SERVICES: dict[str, tuple[dict[str, Any], Any]] = {
+    "ours": ({}, "ledger"),
+    "ours, owned by another version": (
+        {"owners": owned_by_run("orz", "u-1", apiVersion="reasonerzero.dev/v1beta1")},
+        "ledger",
+    ),
+    "a stranger's with our labels": ({"owners": []}, "nobody's"),
+    "one that the run owns and does not control": (
+        {"owners": owned_by_run("orz", "u-1", controller=False)},
+        "nobody's",
+    ),
+    "another run's": ({"owners": owned_by_run("orz", "u-2")}, "nobody's"),
+    "one of an earlier name": ({"owners": owned_by_run("other", "u-1")}, "nobody's"),
+    "one of another kind with our UID": ({"owners": owned_by_run("orz", "u-1", kind="ReplicaSet")}, "nobody's"),
+    "one of another API with our kind": (
+        {"owners": owned_by_run("orz", "u-1", apiVersion="example.com/v1")},
+        "nobody's",
+    ),
+    "owners that are no list": ({"owners": "us"}, "nobody's"),
+    "ours, bent to a name elsewhere": ({"type": "ExternalName", "externalName": "elsewhere.example"}, None),
+    "ours, without a selector": ({"selector": None}, None),
+    "ours, bent to every run of the name": ({"selector": names.selector("orz", "ledger")}, None),
+    "ours, bent to other pods": ({"selector": {"app": "other"}}, None),
+}
+
+
+@pytest.mark.parametrize(("changes", "leads_to"), SERVICES.values(), ids=SERVICES)
+def test_a_service_is_asked_only_where_it_is_the_runs_and_leads_to_its_pods(
+    changes: dict[str, Any], leads_to: Any
+) -> None:
+    found = seen_service(service_body("orz-ledger", **{"selector": OURS, **changes}))
+    assert ("nobody's" if found is None else found.leads_to) == leads_to
 
 
 # --------------------------------------------------------------------------------------------------- observation

@@ -110,8 +110,17 @@ def test_pods_are_restricted(name: str) -> None:
         for volume in spec["volumes"]:
             assert volume["name"] in OF_THE_USER or set(volume) - {"name"} <= {"configMap", "secret", "emptyDir"}
         assert not {"hostPID", "hostIPC"} & set(spec)
-        assert spec["automountServiceAccountToken"] is ("serviceAccountName" in spec)
+        assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
+
+
+def test_a_token_of_the_api_server_is_mounted_for_whoever_asks_for_it_in_so_many_words() -> None:
+    """An identity of a cloud needs none: naming the account is not asking for its token."""
+    named = {"nodes": 1, "serviceAccountName": "trainer"}
+    asked = {**named, "podTemplate": {"spec": {"automountServiceAccountToken": True}}}
+    for trainer, mounted in ((named, False), (asked, True)):
+        spec = for_start(context(trainer=trainer), Start("trainer", 0, 1), 0)[-1]["spec"]
+        assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("trainer", mounted)
 
 
 @every_run

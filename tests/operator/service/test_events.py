@@ -44,6 +44,13 @@ def test_an_event_is_one_about_the_run() -> None:
     }
 
 
+def test_an_event_tells_no_credentials_whoever_reads_it() -> None:
+    leak = Event("Warning", "UserError", "403 for https://b.s3/k?X-Amz-Signature=made0up&v=1 " + "x" * 2000)
+    message = event_object(RUN, leak, NOW, "o")["message"]
+    assert message.startswith("403 for https://b.s3/k?X-Amz-Signature=***&v=1 ")
+    assert len(message.encode()) <= 1024
+
+
 @pytest.mark.parametrize(
     ("run", "event", "now", "same"),
     [

@@ -11,7 +11,7 @@ from service_fakes import FakeQueue, FakeWatches, settings
 
 from rz_operator.errors import UserError
 from rz_operator.service.metrics import OperatorMetrics
-from rz_operator.service.probes import Probes
+from rz_operator.service.probes import Limits, Probes
 from rz_operator.service.work_queue import WorkQueue
 
 
@@ -136,3 +136,77 @@ def test_a_taken_port_is_said_in_words() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1:{port} .* change RZ_BIND_HOST or RZ_PORT"):
             asyncio.run(main(port))
+
+
+# -------------------------------------------------------------------------------------------------------- strangers
+
+
+def ask_beside(halves: int, limits: Limits, half: bytes = b"GET /healthz HTTP/1.1\r\n") -> tuple[str, list[bool]]:
+    """What a probe is answered beside so many half-sent requests, and which of them were let go, oldest first."""
+
+    async def main() -> tuple[str, list[bool]]:
+        probes = Probes(settings(), OperatorMetrics(), FakeQueue(), FakeWatches(), limits)
+        port = await probes.start()
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(halves)]
+        for _, writer in opened:
+            writer.write(half)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/healthz")
+        ended = [reader.at_eof() for reader, _ in opened]
+        if limits.read_seconds < 1:
+            ended = [await reader.read() == b"" for reader, _ in opened]
+        await probes.stop()
+        for _, writer in opened:
+            writer.close()
+        return answer.text, ended
+
+    return asyncio.run(main())
+
+
+def test_half_sent_requests_make_room_for_a_probe_the_oldest_first() -> None:
+    text, ended = ask_beside(300, Limits(connections=8, read_seconds=600))
+    assert text == "ok\n"
+    assert ended == sorted(ended, reverse=True)
+    assert ended.count(False) <= 8
+
+
+@pytest.mark.parametrize("half", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n"], ids=["nothing", "half a request"])
+def test_a_request_has_to_be_there_in_time(half: bytes) -> None:
+    _, ended = ask_beside(3, Limits(read_seconds=0.05), half)
+    assert ended == [True, True, True]
+
+
+def test_a_connection_brings_one_request() -> None:
+    async def main() -> bytes:
+        probes = Probes(settings(), OperatorMetrics(), FakeQueue(), FakeWatches(), Limits(read_seconds=600))
+        reader, writer = await asyncio.open_connection("127.0.0.1", await probes.start())
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await probes.stop()
+        return answer
+
+    assert asyncio.run(main()).endswith(b"\r\n\r\nok\n")
+
+
+def test_figures_are_written_once_for_all_who_ask_within_a_second() -> None:
+    class Counted(OperatorMetrics):
+        written = 0
+
+        def render(self) -> bytes:
+            self.written += 1
+            return super().render()
+
+    async def main() -> list[int]:
+        metrics, now, found = Counted(), [50.0], []
+        probes = Probes(settings(), metrics, FakeQueue(), FakeWatches(), clock=lambda: now[0])
+        port = await probes.start()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for seconds in (0, 0, 0.9, 0.2, -20):
+                now[0] += seconds
+                await client.get(f"http://127.0.0.1:{port}/metrics")
+                found.append(metrics.written)
+        await probes.stop()
+        return found
+
+    assert asyncio.run(main()) == [1, 1, 1, 2, 3]

@@ -21,6 +21,21 @@ def test_the_level_of_messages(level: dict[str, str], want: str) -> None:
     assert Settings.from_environment(level).log_level == want
 
 
+PEERS = '[{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]'
+
+
+def test_without_scrapers_everybody_reaches_the_status_ports_of_runs() -> None:
+    assert Settings.from_environment({"RZ_OPERATOR_PEER": '{"podSelector": {}}'}).options.status_peers == ()
+
+
+def test_the_operator_is_one_of_those_who_reach_the_status_ports_of_runs() -> None:
+    env = {"RZ_SCRAPE_FROM": PEERS, "RZ_OPERATOR_PEER": '{"podSelector": {"matchLabels": {"app": "operator"}}}'}
+    assert Settings.from_environment(env).options.status_peers == (
+        {"namespaceSelector": {"matchLabels": {"name": "monitoring"}}},
+        {"podSelector": {"matchLabels": {"app": "operator"}}},
+    )
+
+
 @pytest.mark.parametrize(
     ("variable", "words"),
     [
@@ -35,8 +50,22 @@ def test_the_level_of_messages(level: dict[str, str], want: str) -> None:
             {"RZ_MAX_GANG_TIMEOUT_SECONDS": "1"},
             "RZ_MAX_GANG_TIMEOUT_SECONDS is '1'; a number of at least 10 is required",
         ),
+        ({"RZ_SCRAPE_FROM": "monitoring"}, "RZ_SCRAPE_FROM is 'monitoring'; a list of NetworkPolicyPeers in JSON is"),
+        ({"RZ_SCRAPE_FROM": "[{}]"}, "each with ipBlock or namespaceSelector or podSelector: change it"),
+        ({"RZ_SCRAPE_FROM": PEERS}, "RZ_OPERATOR_PEER is not; the operator's own pods are required too"),
+        ({"RZ_SCRAPE_FROM": PEERS, "RZ_OPERATOR_PEER": "me"}, "RZ_OPERATOR_PEER is 'me'; a NetworkPolicyPeer in JSON"),
     ],
-    ids=["no such level", "too few workers", "a watch of no whole second", "no number", "no time for a gang"],
+    ids=[
+        "no such level",
+        "too few workers",
+        "a watch of no whole second",
+        "no number",
+        "no time for a gang",
+        "peers that are no JSON",
+        "a peer that selects nothing",
+        "no way in for the operator",
+        "an operator that is no peer",
+    ],
 )
 def test_a_wrong_setting_is_named(variable: dict[str, str], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rz_workers.protocol.client import RewardClient
 from rz_workers.protocol.messages import Verdict, VerifyItem
 from rz_workers.reward.app import verdict
 from rz_workers.reward.pool import Outcome
+from rz_workers.status_server import Limits
 
 TOKEN = "a-token"
 REAL = ("-m", "rz_workers.reward")
@@ -44,6 +45,8 @@ class Service:
     port: int
     status_port: int
     folder: Path
+    asked: dict[str, float] = field(default_factory=dict)
+    """Page -> monotonic seconds of its last answer."""
 
     @property
     def url(self) -> str:
@@ -71,7 +74,11 @@ class Service:
         return self._get("metrics").text
 
     def _get(self, page: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.status_port}/{page}", trust_env=False, timeout=60)
+        """A page that was not shown before: nobody else asks, so once it is that old it is made anew."""
+        time.sleep(max(0.0, self.asked.get(page, 0.0) + Limits.page_seconds - time.monotonic()))
+        reply = httpx.get(f"http://127.0.0.1:{self.status_port}/{page}", trust_env=False, timeout=60)
+        self.asked[page] = time.monotonic()
+        return reply
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + 60

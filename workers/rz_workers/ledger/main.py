@@ -21,7 +21,6 @@ import logging
 import socket
 from typing import Any
 
-import uvicorn
 from prometheus_client import REGISTRY
 
 from rz_workers.ledger.app import create_app
@@ -31,7 +30,7 @@ from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
 from rz_workers.status_server import start_status_server
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.retry import RetryPolicy
-from rz_workers.web import Server, take_port
+from rz_workers.web import Server, take_port, web_config
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ async def serve(settings: Settings, store: ObjectStore, listener: socket.socket)
     ledger = Ledger(settings.run, store)
     REGISTRY.register(LedgerCollector(ledger))
     start_status_server(settings, ledger.status, healthy=lambda: _answers(loop))
-    server = Server(server_config(ledger, settings))
+    server = Server(web_config(create_app(ledger, settings.token_file), GRACE_SECONDS, IDLE_SECONDS))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     working = asyncio.create_task(ledger.run())
     stopping = asyncio.create_task(stop.wait())
@@ -85,19 +84,6 @@ async def serve(settings: Settings, store: ObjectStore, listener: socket.socket)
         raise WorkerError("the web server ended by itself; its own messages are above in the log")
     if ledger.state is None or not ledger.state.finished:
         raise DrainedError("stopped on request")
-
-
-def server_config(ledger: Ledger, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(ledger, settings.token_file),
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
 
 
 def _answers(loop: asyncio.AbstractEventLoop) -> bool:

@@ -16,19 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import uvicorn
-
 from rz_workers.reward.app import create_app
 from rz_workers.reward.fork_server import COMMAND
 from rz_workers.reward.pool import VerifierPool
 from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
 from rz_workers.status_server import start_status_server
-from rz_workers.web import Server, take_port
+from rz_workers.web import Server, take_port, web_config
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5
 """How long requests in progress may take after SIGTERM; callers ask again for the others."""
+IDLE_SECONDS = 75
+"""Idle connections are closed after that: later than callers close theirs, so that no request meets a closing one."""
 
 
 def main(settings: Settings | None = None, fork_server: Sequence[str] = COMMAND) -> None:
@@ -61,12 +61,7 @@ async def serve(settings: Settings, listener: socket.socket, fork_server: Sequen
         def status() -> Mapping[str, object]:
             return {"verifier": spec.verifier, "workers": spec.workers, **asdict(pool.stats)}
 
-        app = create_app(pool, settings.token_file)
-        server = Server(
-            uvicorn.Config(
-                app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_SECONDS
-            )
-        )
+        server = Server(web_config(create_app(pool, settings.token_file), DRAIN_SECONDS, IDLE_SECONDS))
         start_status_server(settings, status, healthy=lambda: pool.give_up_reason() is None)
         log.info("serving on port %d with %d verifier children", listener.getsockname()[1], spec.workers)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
