@@ -1,6 +1,6 @@
 """The operator at scale: many runs on a real API server, with fake ledgers and fake kubelets.
 
-    python bench/operator_scale.py [--runs 500] [--window 120]
+    python bench/operator_scale.py [--runs 500] [--window 120] [--rollouts 5000]
 
 What is needed: a real etcd and kube-apiserver, found or built as tests/apiserver/README.md says. 500 runs have 5,500
 children of the operator's, 1,500 trainer and rollout pods among them, and take about 10 minutes in all. Each ledger's
@@ -12,6 +12,10 @@ per run and minute while nothing happens but steps (from the server's audit log:
 memory with all runs, and after a restart with all children there. Polls of ledgers that got no answer meanwhile, and
 children that the restarted operator made again, are counted. Ends with 1 when a bar of ``bars.toml`` is missed.
 
+First, on servers of its own, one run of 5,000 rollouts: it starts, then half of them, drawn at random, are evicted. The
+probes are asked all the while, with the chart's time limit, and the largest status that the run ever had is measured.
+``--runs 0`` or ``--rollouts 0`` leaves that part out.
+
 The mass of the runs leaves it to Kueue when a gang starts (its API is there, and nothing holds their pods back): in the
 operator's own gang mode one gang at a time gets its nodes, which says nothing of how fast the operator is.
 """
@@ -20,6 +24,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import random
 import re
 import statistics
 import sys
@@ -27,6 +33,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import httpx
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "apiserver"))
 
@@ -64,7 +72,11 @@ KUEUE_CRD: Object = {
 }
 
 
-def run_document(name: str, gang: str) -> Object:
+PROBE_SECONDS = 5.0
+"""``timeoutSeconds`` of the chart's probes."""
+
+
+def run_document(name: str, gang: str, rollouts: int = 2) -> Object:
     scheduling = {"gang": gang} | ({"queueName": "queue"} if gang == "kueue" else {})
     return {
         "apiVersion": names.API_VERSION,
@@ -75,7 +87,7 @@ def run_document(name: str, gang: str) -> Object:
             "data": {"train": [{"uri": "s3://data/train.jsonl"}]},
             "storage": {"uri": f"s3://runs/{name}"},
             "trainer": {"nodes": 1, "gpusPerNode": 8},
-            "rollout": {"replicas": 2},
+            "rollout": {"replicas": rollouts},
             "scheduling": scheduling,
         },
     }
@@ -237,6 +249,73 @@ def bench() -> Iterator[Bench]:
         yield made
 
 
+class Probes:
+    """A kubelet's, and the size of the run's status, once a second."""
+
+    def __init__(self, it: Bench, namespace: str) -> None:
+        self._it, self._namespace = it, namespace
+        self.asked, self.missed, self.slowest, self.status_bytes = 0, 0, 0.0, 0
+
+    def ask(self) -> None:
+        for path in ("/healthz", "/readyz"):
+            began = time.monotonic()
+            try:
+                well = httpx.get(self._it.operator.url + path, trust_env=False, timeout=PROBE_SECONDS).is_success
+            except httpx.HTTPError:
+                well = False
+            self.asked += 1
+            self.missed += not well
+            self.slowest = max(self.slowest, time.monotonic() - began)
+        for run in self._it.api.list(names.KIND):
+            size = len(json.dumps(run.get("status", {}), separators=(",", ":")))
+            self.status_bytes = max(self.status_bytes, size)
+
+
+def measure_big(it: Bench, rollouts: int) -> bool:
+    """One run of many rollouts; whether its bars hold."""
+    (namespace,) = it.namespaces(range(1))
+
+    def running(incarnation: int = 1) -> int:
+        pods = (pod for pod in it.api.list("Pod") if pod.get("status", {}).get("phase") == "Running")
+        labels = (pod["metadata"].get("labels", {}) for pod in pods)
+        return sum(
+            each.get(names.LABEL_ROLE) == "rollout" and int(each[names.LABEL_INCARNATION]) >= incarnation
+            for each in labels
+        )
+
+    probes, cpu, start = Probes(it, namespace), it.cpu_seconds(), time.monotonic()
+    with in_background(probes.ask, 1.0):
+        it.applied[namespace] = time.time()
+        it.plane.api.create(run_document(f"run-{namespace}", "kueue", rollouts), namespace)
+        it.wait(lambda: running() == rollouts, 60 + rollouts / 5, lambda: f"{running()} rollouts run")
+        created = [
+            each.seconds_since_epoch
+            for each in it.operator.requests()
+            if each.verb == "create" and each.path.endswith("/pods") and each.code == 201
+        ]
+        print(
+            f"{rollouts} rollouts: apply to the last create {max(created) - it.applied[namespace]:.1f} s, to the last "
+            f"that runs {time.monotonic() - start:.1f} s; CPU of the operator {it.cpu_seconds() - cpu:.1f} s",
+            flush=True,
+        )
+        pods = [pod for pod in it.api.list("Pod") if pod["metadata"]["labels"].get(names.LABEL_ROLE) == "rollout"]
+        evicted = random.Random(0).sample(pods, len(pods) // 2)
+        start = time.monotonic()
+        for pod in evicted:
+            status = {"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"}
+            it.api.patch("Pod", namespace, pod["metadata"]["name"], {"status": status}, subresource="status")
+        it.wait(lambda: running(2) == len(evicted), 60 + rollouts / 5, lambda: f"{running(2)} were replaced")
+        print(f"{len(evicted)} evicted and replaced in {time.monotonic() - start:.1f} s", flush=True)
+        time.sleep(20)
+    print(f"{probes.asked} probes, the slowest took {probes.slowest:.2f} s; peak memory {it.peak_memory():.0f} MiB")
+    print(f"reconciles: {durations(it.reconciles())}")
+    held = [
+        hold("operator-big-run-missed-probes", probes.missed),
+        hold("operator-big-run-status-kib", probes.status_bytes / 1024),
+    ]
+    return all(held)
+
+
 def measure(it: Bench, count: int, window: float) -> bool:
     """Whether every bar holds."""
     print(f"idle: peak memory {it.peak_memory():.0f} MiB", flush=True)
@@ -304,9 +383,16 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--runs", type=int, default=500)
     arguments.add_argument("--window", type=float, default=120.0, help="seconds of steady state that are counted")
+    arguments.add_argument("--rollouts", type=int, default=5000, help="of the one run that is measured first")
     options = arguments.parse_args()
-    with bench() as it:
-        return 0 if measure(it, options.runs, options.window) else 1
+    held = True
+    if options.rollouts:
+        with bench() as it:
+            held = measure_big(it, options.rollouts)
+    if options.runs:
+        with bench() as it:
+            held = measure(it, options.runs, options.window) and held
+    return 0 if held else 1
 
 
 if __name__ == "__main__":

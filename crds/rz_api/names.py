@@ -64,6 +64,11 @@ ANNOTATION_RENDERING_VERSION = f"{GROUP}/rendering-version"
 ANNOTATION_RESTARTS = f"{GROUP}/restarts"
 """The status's count of trainer failures when a child was made: written before it is acted on (DESIGN.md 7)."""
 
+ANNOTATION_TRY_AGAIN = f"{GROUP}/try-again"
+"""On a Deployment whose pods are refused: when its controller was last asked to try again before its own back-off
+(up to 1000 s) is over. A Deployment's annotations are copied to its ReplicaSet, and a ReplicaSet that changes is worked
+on at once; the pod template, and so what runs, is not touched."""
+
 
 def labels(
     run: str,

@@ -9,13 +9,14 @@ no input to a decision.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, JsonValue
 
 from rz_api.conditions import Condition, Time
-from rz_api.names import MAX_INCARNATION
+from rz_api.names import MAX_INCARNATION, MAX_ROLLOUT_INDEX
 from rz_api.redact import redact
 from rz_api.spec import SpecModel
 from rz_api.stored import read_tolerantly, show_path
@@ -131,6 +132,49 @@ class MemberState(StatusModel):
     """Unix seconds before which it is not started."""
 
 
+MAX_SINGLE_MEMBERS = 64
+"""Entries of ``members`` up to which each is written by itself, as people read them best."""
+
+
+def _packed(members: Mapping[str, MemberState]) -> dict[str, MemberState]:
+    """Members of the same state under one key: ``rollout-0-4,7``. Ten thousand rollouts that were each replaced once
+    are 30 bytes, not a megabyte, which no object of an API server may have."""
+    groups: dict[tuple[str, tuple[Any, ...]], list[int]] = {}
+    found: dict[str, MemberState] = {}
+    for key, entry in members.items():
+        role, _, index = key.rpartition("-")
+        state = tuple(getattr(entry, name) for name in MemberState.model_fields)
+        groups.setdefault((role, state), []).append(int(index))
+    for (role, _), indices in groups.items():
+        found[f"{role}-{_as_ranges(sorted(indices))}"] = members[f"{role}-{indices[0]}"]
+    return found
+
+
+def _as_ranges(indices: list[int]) -> str:
+    """``[0, 1, 2, 7]`` is ``0-2,7``."""
+    starts = [i for i, index in enumerate(indices) if i == 0 or index != indices[i - 1] + 1]
+    ends = [start - 1 for start in starts[1:]] + [len(indices) - 1]
+    pairs = ((indices[start], indices[end]) for start, end in zip(starts, ends, strict=True))
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in pairs)
+
+
+def _unpacked(members: Any) -> Any:
+    """The inverse of ``_packed``; what is no member that a run can have is passed over, as an unknown field is."""
+    if not isinstance(members, Mapping):
+        return members
+    found = {}
+    for key, entry in members.items():
+        match = _PACKED.fullmatch(str(key))
+        for part in match[2].split(",") if match else ():
+            first, _, last = part.partition("-")
+            for index in range(int(first), min(int(last or first), MAX_ROLLOUT_INDEX) + 1):
+                found[f"{match[1]}-{index}"] = entry  # type: ignore[index]
+    return found
+
+
+_PACKED = re.compile(r"([a-z]+)-([0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*)")
+
+
 class RetryState(StatusModel):
     """Something that the API server refused (quota, a webhook, a 422) and that is tried again."""
 
@@ -171,8 +215,9 @@ class RunStatus(StatusModel):
     """Rollout pods, for the scale subresource."""
     gang: GangState = GangState()
     """The trainer gang: incarnation, counted failures, next start."""
-    members: dict[str, MemberState] = Field(default_factory=dict)
-    """Pods of other roles that have failed, by name within the run (`rollout-3`)."""
+    members: Annotated[dict[str, MemberState], BeforeValidator(_unpacked)] = Field(default_factory=dict)
+    """Pods of other roles that have failed, by name within the run (`rollout-3`); where there are many, those of which
+    the same is known are one entry (`rollout-0-4,7`)."""
     restarts: dict[str, int] = Field(default_factory=dict)
     """Counted failures by role (trainer: of the gang)."""
     progress_mark: Annotated[tuple[int, ...], Field(max_length=3)] | None = None
@@ -183,7 +228,14 @@ class RunStatus(StatusModel):
     def to_dict(self) -> dict[str, Any]:
         """As the API server takes it: camelCase, no nulls, no empty strings, which 1.20 takes for null, and no
         credentials in any text (``redact``), whoever can read it."""
-        written: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if len(self.members) <= MAX_SINGLE_MEMBERS:
+            written: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        else:
+            written = self.model_copy(update={"members": {}}).model_dump(mode="json", by_alias=True, exclude_none=True)
+            written["members"] = {
+                key: entry.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+                for key, entry in _packed(self.members).items()
+            }
         return {key: _written(value) for key, value in written.items() if value != ""}
 
 

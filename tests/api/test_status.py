@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rz_api.conditions import set_condition
 from rz_api.status import GangState, MemberState, Progress, RetryState, RolloutStatus, RunStatus
@@ -25,6 +27,27 @@ FULL = RunStatus(
 @pytest.mark.parametrize("status", [RunStatus(), FULL], ids=["new", "full"])
 def test_it_reads_back_as_it_was_written(status: RunStatus) -> None:
     assert RunStatus.model_validate(status.to_dict()) == status
+
+
+@given(st.dictionaries(st.integers(0, 9_999), st.integers(1, 4), min_size=65, max_size=400))
+def test_many_members_are_written_by_what_is_known_of_them_and_read_back(incarnations: dict[int, int]) -> None:
+    members = {f"rollout-{index}": MemberState(incarnation=each) for index, each in incarnations.items()}
+    written = RunStatus(members=members).to_dict()
+    assert len(written["members"]) == len(set(incarnations.values()))
+    assert RunStatus.model_validate(written, by_alias=True, by_name=False).members == members
+
+
+def test_the_same_is_known_of_ranges_and_single_members() -> None:
+    members = {f"rollout-{index}": MemberState(failures=1) for index in (*range(70), 80, 90, 91)}
+    assert RunStatus(members=members).to_dict()["members"] == {"rollout-0-69,80,90-91": {"failures": 1}}
+
+
+@pytest.mark.parametrize(
+    "key", ["rollout", "rollout-", "rollout-1-", "rollout-3-1", "rollout-10000-99999", "-1", "x y"]
+)
+def test_a_member_that_no_run_has_is_passed_over(key: str) -> None:
+    read = RunStatus.model_validate({"members": {key: {"failures": 1}, "rollout-4": {"failures": 2}}})
+    assert read.members == {"rollout-4": MemberState(failures=2)}
 
 
 def test_what_is_absent_is_not_written_as_null() -> None:

@@ -64,10 +64,14 @@ class DeploymentController:
     """Deployment -> ReplicaSet -> pods with the template's labels; then the Deployment's ready count.
 
     A template that changed has its new pods made before the old ones are deleted; what finished or went is replaced.
+    Pods that are refused (a quota) are tried again when the ReplicaSet changes, else, as Kubernetes' own back-off grows
+    to 1000 s, in no test's lifetime; a Deployment's annotations are copied to its ReplicaSet.
     """
 
     def __init__(self, api: Api) -> None:
         self.api = api
+        self._refused: dict[str, tuple[str, str]] = {}
+        """By UID of a ReplicaSet: its resourceVersion when its pods were refused, and the server's words."""
 
     def tick(self) -> int:
         deployments = self.api.list("Deployment")
@@ -104,10 +108,18 @@ class DeploymentController:
         if current is None:
             current = self.api.create(_replica_set(deployment, name, template))
             changes += 1
+        mine = current["metadata"].get("annotations") or {}
+        if (meta.get("annotations") or {}).items() - mine.items():
+            body = {"metadata": {"annotations": meta["annotations"]}}
+            current = {"kind": "ReplicaSet"} | self.api.patch("ReplicaSet", meta["namespace"], name, body)
+            changes += 1
         wanted = spec.get("replicas", 1)
         live = [pod for pod in pods[current["metadata"]["uid"]] if not leaving(pod)]
         for number in range(len(live), wanted):
-            live.append(self.api.create(_pod_of(current, template, number)))
+            made = self._make_pod(current, template, number)
+            if made is None:
+                break
+            live.append(made)
             changes += 1
         for pod in live[wanted:]:
             self._delete(pod)
@@ -118,11 +130,38 @@ class DeploymentController:
                     if not leaving(pod):
                         self._delete(pod)
                         changes += 1
+        changes += self._tell_of_refusal(deployment, current["metadata"]["uid"])
         status = _deployment_status(deployment, live[:wanted])
         if status != {key: deployment.get("status", {}).get(key, 0) for key in status}:
             self.api.patch("Deployment", meta["namespace"], meta["name"], {"status": status}, subresource="status")
             changes += 1
         return changes
+
+    def _make_pod(self, replica_set: Object, template: str, number: int) -> Object | None:
+        meta = replica_set["metadata"]
+        if self._refused.get(meta["uid"], ("", ""))[0] == meta["resourceVersion"]:
+            return None
+        try:
+            made = self.api.create(_pod_of(replica_set, template, number))
+        except ApiError as error:
+            if error.code != 403:
+                raise
+            self._refused[meta["uid"]] = (meta["resourceVersion"], error.message)
+            return None
+        self._refused.pop(meta["uid"], None)
+        return made
+
+    def _tell_of_refusal(self, deployment: Object, replica_set: str) -> int:
+        """The condition ReplicaFailure, which the Deployment takes over from its ReplicaSet."""
+        meta, refused = deployment["metadata"], self._refused.get(replica_set)
+        before = (deployment.get("status") or {}).get("conditions") or []
+        said = next((each["message"] for each in before if each["type"] == "ReplicaFailure"), None)
+        if said == (refused[1] if refused else None):
+            return 0
+        condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "lastTransitionTime": now()}
+        body = {"status": {"conditions": [condition | {"message": refused[1]}] if refused else []}}
+        self.api.patch("Deployment", meta["namespace"], meta["name"], body, subresource="status")
+        return 1
 
     def _delete(self, pod: Object) -> None:
         meta = pod["metadata"]

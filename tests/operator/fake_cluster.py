@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kube_builders import IMAGES, NAME, NAMESPACE, SPEC, START, container, run_body, stamp
@@ -52,6 +52,9 @@ class FakeCluster:
     async def snapshot(self, kind: str, namespace: str = "", label_selector: str = "") -> Page:
         items = [copy.deepcopy(body) for (found, _), body in self.objects.items() if found == kind]
         return Page(items, str(next(self._numbers)))
+
+    async def pages(self, kind: str, namespace: str = "", label_selector: str = "", **_: Any) -> AsyncIterator[Page]:
+        yield await self.snapshot(kind, namespace, label_selector)
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any], dry_run: bool = False) -> Body:
         name = body["metadata"]["name"]

@@ -157,16 +157,22 @@ class Cluster:
         return Page(items, version)
 
     async def pages(
-        self, kind: str, namespace: str = "", label_selector: str = "", field_selector: str = ""
+        self,
+        kind: str,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        api_version: str | None = None,
     ) -> AsyncIterator[Page]:
         """The list in pages of at most ``LIST_CHUNK`` objects; at least one page."""
-        api_version, _ = RESOURCES[kind]
+        api_version = api_version or RESOURCES[kind][0]
         chosen = (("labelSelector", label_selector), ("fieldSelector", field_selector))
         query = [("limit", str(LIST_CHUNK)), *(each for each in chosen if each[1])]
         proceed = ""
         while True:
             more = [("continue", proceed)] if proceed else []
-            found = await self._json("GET", kind, _path(kind, None, namespace), query + more, verb="LIST")
+            path = _path(kind, api_version, namespace)
+            found = await self._json("GET", kind, path, query + more, verb="LIST")
             items = found.get("items") or []
             for item in items:  # lists leave them out
                 item.setdefault("apiVersion", api_version)

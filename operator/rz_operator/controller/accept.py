@@ -9,6 +9,8 @@ be anything that JSON can say; nothing of it raises.
 | seen for the first time, good                  | SpecValid                    | is frozen, then started              |
 | seen for the first time, bad                   | SpecInvalid, StorageRefused  | nothing is started                   |
 | as it was when it was frozen, but for ``LIVE`` | SpecValid, not judged again  | frozen, with the live fields over it |
+| written otherwise, with the same values        | SpecValid                    | frozen, with the live fields over it |
+| changed, of a run that has finished            | SpecValid, says: too late    | frozen; only its TTL acts            |
 | changed, good, no pod of the gang exists       | SpecValid                    | the changed fields are frozen anew   |
 | changed, good, the gang exists                 | SpecValid, says what waits   | frozen, with the live fields over it |
 | changed, and something immutable with it       | ImmutableFieldChanged        | frozen, with the live fields over it |
@@ -34,17 +36,21 @@ from rz_api.resource import SpecError, load_run
 from rz_api.rules import immutable_violations, violations
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
+from rz_api.status import FINAL_PHASES
+from rz_operator.apiserver.bodies import at
 from rz_operator.controller import words
 from rz_operator.controller.frozen import MAX_FROZEN_BYTES, Frozen
 from rz_operator.controller.json_values import is_text, no_json
 from rz_operator.controller.observe import unix_seconds
 from rz_operator.controller.spec_changes import (
     LIVE,
+    LIVE_AFTER_THE_END,
     Path,
     changes,
     is_below,
     is_live,
     is_of_the_gang,
+    is_same,
     is_written,
     overlay,
     with_leaves,
@@ -194,10 +200,9 @@ def _again(
     changed = changes(frozen.known_part(frozen.submitted), found)
     run, problems = with_live(frozen, changed, found)
     fixed = [path for path in changed if not is_live(path)]
+    final = at(body, "status", "phase") in FINAL_PHASES
     if not fixed:
-        if problems:
-            return _go_on(run, Reason.SPEC_INVALID, words.problems(name, problems))
-        return Verdict(True, Reason.SPEC_VALID, words.VALID, run, None, run.spec.suspend)
+        return _as_it_is(name, run, problems, changed if final else ())
     try:
         # Both: the spec as its user wrote it, and over frozen values that may be another operator's defaults.
         _judge(name, found)
@@ -205,6 +210,11 @@ def _again(
     except SpecError as error:
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, error.problems))
     new = _complete(frozen.run.model_copy(update={"spec": spec}), images)
+    # What is only written otherwise (1 for 1.0, a default written out) is no change.
+    fixed = [path for path in fixed if not is_same(frozen.run.spec, new.spec, path)]
+    if final or not fixed:
+        acting = [path for path in changed if is_live(path)]
+        return _as_it_is(name, run, problems, [*fixed, *acting] if final else ())
     broken = immutable_violations(frozen.run.spec, new.spec)
     if broken:
         return _go_on(run, Reason.SPEC_CHANGED, words.problems(name, words.broken(broken)))
@@ -227,6 +237,14 @@ def _again(
         problem = words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES)
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, (problem,)))
     return Verdict(True, Reason.SPEC_VALID, words.VALID, new, freeze, new.spec.suspend)
+
+
+def _as_it_is(name: str, run: ResolvedRun, problems: Sequence[Problem], too_late: Sequence[Path]) -> Verdict:
+    """The verdict where at most live fields changed; ``too_late``: those that were changed of a run that finished."""
+    if problems:
+        return _go_on(run, Reason.SPEC_INVALID, words.problems(name, problems))
+    late = [path for path in too_late if not any(is_below(path, field) for field in LIVE_AFTER_THE_END)]
+    return Verdict(True, Reason.SPEC_VALID, words.too_late(late) if late else words.VALID, run, None, run.spec.suspend)
 
 
 def _go_on(run: ResolvedRun, reason: str, message: str) -> Verdict:

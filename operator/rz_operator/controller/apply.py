@@ -7,7 +7,10 @@ creates, deletes, and remembers what the API server refused. It decides nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from rz_api import names
@@ -15,9 +18,14 @@ from rz_api.status import RetryState
 from rz_operator import manifests
 from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
+from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.cache import REDUCE, Cache
+from rz_operator.controller.observe import api_time
+from rz_operator.controller.quotas import is_quota
 from rz_operator.controller.rendering import in_words
-from rz_operator.controller.seen import Children, SeenService
+from rz_operator.controller.seen import Children, SeenDeployment, SeenPod
+from rz_operator.controller.slow_start import slow_start, together
+from rz_operator.controller.specs import correction, spec_digest
 from rz_operator.decisions.backoff import backoff_seconds
 from rz_operator.decisions.members import DEPLOYED, Action, Start, Stop
 
@@ -25,6 +33,20 @@ log = logging.getLogger(__name__)
 
 REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 60.0, 600.0
 """Wait after the API server refused a create (quota, a webhook, an invalid object), doubled with each refusal."""
+
+QUOTA_SECONDS = 40.0
+"""The same for a quota (and for pods of Deployments), not doubled: one that is raised sends no event that we may see,
+and whoever has raised it waits for the pods. With a poll (15 s) on top they come within a minute."""
+
+ACTIONS_A_LOOK = 300
+"""Members of a role that one look starts, or stops; the next look goes on. So a run of thousands is looked at (and the
+ends of its pods are seen) many times while it starts, and one look stays far below what the probes call stuck."""
+
+ACT_SECONDS = 60.0
+"""From which a look begins no further batch: an API server (or a webhook) may take many seconds for a create."""
+
+SWEPT_A_LOOK = 100
+"""PodGroups and budgets of old gangs that one look deletes; there are two at most, unless something went wrong."""
 
 LONGEST_MESSAGE = 1000
 """Characters kept of a refusal, which is kept in the status."""
@@ -52,7 +74,9 @@ class Applier:
         now: float,
         new_token: Callable[[], str],
         on_refusal: Callable[[str], None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic = monotonic
         self._cluster = cluster
         self._cache = cache
         self._context = context
@@ -61,29 +85,72 @@ class Applier:
         self._new_token = new_token
         self._on_refusal = on_refusal
         self.retries = dict(retries)
+        self._fresh: set[str] = set()
+        """Keys of ``retries`` that this look has put there."""
 
     # ------------------------------------------------------------------------------------------------- statics
 
     async def keep_statics(self, incarnation: int) -> None:
-        """Services and the NetworkPolicy, as long as the run lives; the rendezvous Service selects ``incarnation``."""
-        there = {("Service", service.name) for service in self._children.services}
-        there |= {("NetworkPolicy", key.removeprefix("NetworkPolicy/")) for key in self._children.others}
-        for body in manifests.statics(self._context):
-            if (body["kind"], body["metadata"]["name"]) not in there:
+        """Services and the NetworkPolicy are there and as they are rendered, as long as the run lives; the rendezvous
+        Service selects ``incarnation``."""
+        found = {("Service", each.name): each.digest for each in self._children.services}
+        found |= {("NetworkPolicy", each.name): each.digest for each in self._children.policies}
+        for body in self._statics(incarnation):
+            digest = found.get((body["kind"], body["metadata"]["name"]))
+            if digest is None:
                 await self._create(body)
-        await self._keep_selector(incarnation)
+                # Taken, and by this run: somebody has taken its labels away, without which no watch shows it.
+                digest = spec_digest(body) if self._is_seen(body) or self._waits(_key(body)) else ""
+            if digest != spec_digest(body):
+                await self._correct(body)
 
-    async def _keep_selector(self, incarnation: int) -> None:
-        name = names.trainer_service(self._context.plan.run.name)
-        found = self._service(name)
-        if incarnation and found is not None and found.incarnation != incarnation:
-            patch = manifests.rendezvous_selector(self._context, incarnation)
-            await self._patch("Service", name, patch)
+    def _statics(self, incarnation: int) -> Iterable[dict[str, Any]]:
+        rendezvous = names.trainer_service(self._context.name)
+        for body in manifests.statics(self._context):
+            if incarnation and (body["kind"], body["metadata"]["name"]) == ("Service", rendezvous):
+                patch = manifests.rendezvous_selector(self._context, incarnation)
+                body["spec"]["selector"] |= patch["spec"]["selector"]
+            yield body
 
-    def _service(self, name: str) -> SeenService | None:
-        # Not this look's children: the Service may have been created a moment ago.
+    def _is_seen(self, body: Body) -> bool:
+        # Not this look's children: it may have been created a moment ago.
         children = self._cache.children(self._context.namespace, self._context.run_uid)
-        return next((service for service in children.services if service.name == name), None)
+        seen = children.services if body["kind"] == "Service" else children.policies
+        return any(each.name == body["metadata"]["name"] for each in seen)
+
+    async def _correct(self, body: Body) -> None:
+        """Make a Service or NetworkPolicy of ours what it should be again. Raises ApiError (conflict) where somebody
+        writes to it at the same time."""
+        kind, name, key = body["kind"], body["metadata"]["name"], _key(body)
+        if self._waits(key):
+            return
+        try:
+            found = await self._cluster.get(kind, self._context.namespace, name)
+            if not is_controlled_by_run(found, self._context.name, self._context.run_uid):
+                return  # by now it is another's: ``_create`` will say so
+            patch = correction({**found, "kind": kind}, body)
+            answer = await self._cluster.patch(kind, self._context.namespace, name, patch)
+        except ApiError as error:
+            if error.refused:
+                self._remember_refusal(kind, key, error.message)
+            elif not error.not_found:
+                raise
+            return
+        self._cache.see_child(kind, answer)
+        if spec_digest({**answer, "kind": kind}) != spec_digest(body):
+            # A webhook, or a server with a default that we don't know: not at every look, it would be for ever.
+            self._remember_refusal(kind, key, "the API server keeps another spec than the one that was written")
+            return
+        self.retries.pop(key, None)
+        log.info("%s: %s was not as it should be, and was corrected", self._context.name, key)
+
+    async def nudge_refused(self) -> None:
+        """Have Kubernetes try refused pods of ledger and reward again: its own back-off reaches 1000 s, and whoever has
+        raised a quota waits for them."""
+        for deployment in self._children.deployments:
+            if deployment.refusal and not deployment.deleting and self._now >= nudge_due(deployment):
+                annotations = {names.ANNOTATION_TRY_AGAIN: api_time(self._now).strftime("%Y-%m-%dT%H:%M:%SZ")}
+                await self._patch("Deployment", deployment.name, {"metadata": {"annotations": annotations}})
 
     async def keep_reward_replicas(self) -> None:
         """``reward.replicas`` acts at once; nothing else of a running Deployment is ever touched."""
@@ -114,23 +181,34 @@ class Applier:
 
     # ------------------------------------------------------------------------------------------------- actions
 
-    async def act(self, actions: Sequence[Action], gang_restarts: int) -> None:
-        """In this order. After a refused trainer pod no further one of its gang is tried in this pass. An action that
-        fails stops no other one; the first failure is raised at the end. No answer at all is raised at once."""
-        first: ApiError | None = None
-        refused_roles = set()
-        for action in actions:
-            try:
-                if isinstance(action, Stop):
-                    await self._stop(action)
-                elif action.role not in refused_roles and not await self._start(action, gang_restarts):
-                    refused_roles.add(action.role)
-            except ApiError as error:
-                if error.status == 0:
-                    raise
+    async def act(self, actions: Sequence[Action], gang_restarts: int) -> bool:
+        """Stop and start, role by role in the order in which they are named; whether all that may be done was done
+        (else look again soon).
+
+        Within a role starts are slow starts: after one that is refused or fails no further one of it is tried in this
+        look. Nothing else stops anything; the first failure is raised at the end. No answer at all is raised at once.
+        """
+        end, first = self._monotonic() + ACT_SECONDS, None
+        groups = _by_role(actions)
+        for group in groups:
+            for error in await self._act_alike(group[:ACTIONS_A_LOOK], gang_restarts, end):
+                if not isinstance(error, ApiError) or error.status == 0:
+                    raise error
                 first = first or error
         if first is not None:
             raise first
+        return all(len(group) <= ACTIONS_A_LOOK for group in groups) and self._monotonic() < end
+
+    async def _act_alike(self, group: Sequence[Action], gang_restarts: int, end: float) -> list[Exception]:
+        """Stops or starts of one role; what went wrong."""
+        stops = [action for action in group if isinstance(action, Stop)]
+        failed = await together(stops, self._stop)
+        starts = [action for action in group if isinstance(action, Start)]
+        try:
+            await slow_start(starts, partial(self._start, gang_restarts=gang_restarts), lambda: self._monotonic() < end)
+        except (ApiError, TransientError) as error:
+            failed.append(error)
+        return failed
 
     async def _start(self, start: Start, gang_restarts: int) -> bool:
         key = f"Start/{start.role}"
@@ -143,17 +221,62 @@ class Applier:
             return False
         self.retries.pop(key, None)
         for body in bodies:
-            if not await self._create(body):
+            # Without its budget a gang is not protected against evictions, and trains all the same.
+            if not await self._create(body) and body["kind"] != "PodDisruptionBudget":
                 return False
-            if body["kind"] in ("PodGroup", "PodDisruptionBudget"):
-                await self._delete_predecessor(body, start.incarnation)
         return True
 
-    async def _delete_predecessor(self, body: Body, incarnation: int) -> None:
-        """What goes with one gang, its PodGroup and its budget, goes when the next one comes."""
-        name = names.trainer_pod_group(self._context.plan.run.name, incarnation - 1)
-        if incarnation > 1:
-            await self._cluster.delete(body["kind"], self._context.namespace, name, api_version=body["apiVersion"])
+    async def keep_budget(self, incarnation: int) -> None:
+        """A refused budget of the gang is tried again: with the gang's first pod it comes only once."""
+        key = f"PodDisruptionBudget/{names.trainer_pod_group(self._context.name, incarnation)}"
+        if key not in self.retries or self._waits(key):
+            return
+        try:
+            bodies = manifests.for_start(self._context, Start("trainer", 0, incarnation), 0)
+        except Exception:  # of the gang itself, which says so when it starts
+            return
+        for body in bodies:
+            if _key(body) == key:
+                await self._create(body)
+                return
+        del self.retries[key]  # nobody asks for one any more
+
+    async def sweep(self, keep: int | None) -> bool:
+        """Delete PodGroups and budgets of this run's gangs, but those of incarnation ``keep``: of gangs that ended, and
+        of those that were skipped. Whether none is left. They are found by label, and deleted only where the run is
+        their controller."""
+        context, doomed = self._context, list[Body]()
+        kept = names.trainer_pod_group(context.name, keep) if keep else ""
+        for kind, version in _gang_kinds(context.capabilities):
+            for body in await self._of_run(kind, version):
+                if body["metadata"]["name"] != kept and is_controlled_by_run(body, context.name, context.run_uid):
+                    doomed.append(body)
+
+        async def delete(body: Body) -> None:
+            metadata = body["metadata"]
+            await self._cluster.delete(
+                body["kind"],
+                context.namespace,
+                metadata["name"],
+                uid=metadata["uid"],
+                api_version=body["apiVersion"],
+            )
+
+        failed = await together(doomed[:SWEPT_A_LOOK], delete)
+        if failed:
+            raise failed[0]
+        return len(doomed) <= SWEPT_A_LOOK
+
+    async def _of_run(self, kind: str, version: str) -> list[Body]:
+        """A page of them: what is left after that is found by the next look."""
+        selector = f"{names.LABEL_RUN_UID}={self._context.run_uid}"
+        try:
+            async for page in self._cluster.pages(kind, self._context.namespace, selector, api_version=version):
+                return page.items
+        except ApiError as error:
+            if not error.not_found:  # its API was uninstalled, and they with it
+                raise
+        return []
 
     async def _stop(self, stop: Stop) -> None:
         namespace, uid = self._context.namespace, self._context.run_uid
@@ -167,9 +290,14 @@ class Applier:
                 # Background deletion takes the object at once; its pods count until they are gone (``observe``).
                 self._cache.forget_child("Deployment", (namespace, uid), name, stop.uid)
             return
-        pod = next((pod for pod in self._children.pods if pod.member.uid == stop.uid), None)
+        pod = self._pods.get(stop.uid)
         if pod is not None:
             await self._cluster.delete("Pod", namespace, pod.name, uid=stop.uid, grace_seconds=stop.grace_seconds)
+
+    @cached_property
+    def _pods(self) -> Mapping[str, SeenPod]:
+        """By UID."""
+        return {pod.member.uid: pod for pod in self._children.pods}
 
     # ------------------------------------------------------------------------------------------------- creating
 
@@ -273,11 +401,18 @@ class Applier:
         return any((body.get("metadata") or {}).get("uid") == run_uid for _, body in self._cache.runs())
 
     def _remember_refusal(self, kind: str, key: str, message: str) -> None:
-        failures = self.retries[key].failures + 1 if key in self.retries else 1
-        wait = backoff_seconds(failures, REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS)
+        """Of the pods of a role one refusal stands for all: they differ in a number, and the status must stay small."""
+        alike = [other for other in self.retries if other == key or _is_same_role(key, other)]
+        if self._fresh.intersection(alike):
+            return  # another one of the same batch
+        failures = 1 + max((self.retries.pop(other).failures for other in alike), default=0)
+        wait = QUOTA_SECONDS
+        if not is_quota(message):
+            wait = backoff_seconds(failures, REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS)
         self.retries[key] = RetryState(
             failures=failures, not_before=self._now + wait, message=message[:LONGEST_MESSAGE]
         )
+        self._fresh.add(key)
         self._on_refusal(kind)
         log.warning("%s: %s was refused, tried again in %.0f s: %s", self._context.plan.run.name, key, wait, message)
 
@@ -288,6 +423,38 @@ def has(found: Any, rendered: Any, *path: str) -> bool:
     if not isinstance(rendered, Mapping):
         return bool(found == rendered)
     return all(has(found, value, key) for key, value in rendered.items())
+
+
+def nudge_due(deployment: SeenDeployment) -> float:
+    """When a Deployment whose pods are refused is next asked to try again, Unix seconds."""
+    return max(deployment.refused_since, deployment.nudged) + QUOTA_SECONDS
+
+
+def _by_role(actions: Iterable[Action]) -> list[list[Action]]:
+    """Stops and starts of each role, in the order in which each comes first."""
+    found: dict[tuple[type, str], list[Action]] = {}
+    for action in actions:
+        found.setdefault((type(action), action.role), []).append(action)
+    return list(found.values())
+
+
+def _key(body: Body) -> str:
+    return f"{body['kind']}/{body['metadata']['name']}"
+
+
+def _gang_kinds(capabilities: Capabilities) -> list[tuple[str, str]]:
+    """Kind and apiVersion of what a gang has besides its pods; of all modes, since a run's may have been changed."""
+    versions = sorted(set(capabilities.pod_groups.values()))
+    return [("PodDisruptionBudget", capabilities.policy), *(("PodGroup", version) for version in versions)]
+
+
+def _is_same_role(key: str, other: str) -> bool:
+    """``Pod/NAME-rollout-i1-7`` and ``Pod/NAME-rollout-i2-9``: another incarnation or index of one role."""
+    return key.startswith("Pod/") and _without_numbers(key) == _without_numbers(other)
+
+
+def _without_numbers(key: str) -> str:
+    return re.sub(r"(-i[0-9]+)?-[0-9]+$", "", key)
 
 
 def _namespace_ends(error: ApiError) -> bool:

@@ -54,8 +54,7 @@ class Cache:
         def of(kind: WatchedKind) -> Any:
             return tuple(self._children[kind].get((namespace, uid), {}).values())
 
-        others = {f"NetworkPolicy/{child.name}": child.uid for child in of("NetworkPolicy")}
-        return Children(of("Pod"), of("Deployment"), of("Service"), others)
+        return Children(of("Pod"), of("Deployment"), of("Service"), of("NetworkPolicy"))
 
     # ---------------------------------------------------------------------------------------------------- changing
 

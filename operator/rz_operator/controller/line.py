@@ -121,7 +121,7 @@ class Line:
         return view(str(key), created, asked, status, (pod.member for pod in pods), now, refused)
 
 
-_OF_A_GANG = frozenset(("Pod", "PodGroup", "PodDisruptionBudget"))
+_OF_A_GANG = frozenset(("Pod", "PodGroup"))
 """What a gang does not start without."""
 
 

@@ -45,6 +45,7 @@ from rz_api import exit_codes, names
 from rz_api.names import Role
 from rz_operator.apiserver.bodies import Body, controller_of, is_controlled_by_run
 from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
+from rz_operator.controller.specs import spec_digest
 from rz_operator.decisions.failures import LOCAL_STORAGE_EXCEEDED, NODE_LOST
 from rz_operator.decisions.look import LATE_SECONDS
 from rz_operator.decisions.members import DEPLOYED, MemberPhase, Observation, Observed, Reached
@@ -157,6 +158,8 @@ def seen_deployment(body: Body) -> SeenDeployment | None:
         deleting=metadata.get("deletionTimestamp") is not None,
         gone_by=unix_seconds(metadata.get("deletionTimestamp")),
         refusal=(_text(failure, "message") or _text(failure, "reason")) if failure.get("status") == "True" else "",
+        refused_since=unix_seconds(failure.get("lastTransitionTime")) or 0.0,
+        nudged=unix_seconds(_dict(metadata, "annotations").get(names.ANNOTATION_TRY_AGAIN)) or 0.0,
     )
 
 
@@ -171,8 +174,8 @@ def seen_service(body: Body) -> SeenService | None:
         name=owner.name,
         resource_version=owner.version,
         uid=_text(_dict(body, "metadata"), "uid"),
-        incarnation=_whole(_text(_dict(_dict(body, "spec"), "selector"), names.LABEL_INCARNATION)),
         leads_to=_leads_to(body, owner),
+        digest=spec_digest({**body, "kind": "Service"}),
     )
 
 
@@ -188,12 +191,18 @@ def _leads_to(body: Body, owner: _Owner) -> Role | None:
 
 
 def seen_other(body: Body) -> SeenOther | None:
-    """A child of which nothing matters but that it is there; None where it is none."""
+    """A child of which nothing matters but that it is there, and as it was rendered; None where it is none."""
     owner = _owner(body)
     if owner is None:
         return None
-    uid = _text(_dict(body, "metadata"), "uid")
-    return SeenOther(key=owner.key, run_uid=owner.run_uid, name=owner.name, resource_version=owner.version, uid=uid)
+    return SeenOther(
+        key=owner.key,
+        run_uid=owner.run_uid,
+        name=owner.name,
+        resource_version=owner.version,
+        uid=_text(_dict(body, "metadata"), "uid"),
+        digest=spec_digest(body),
+    )
 
 
 # --------------------------------------------------------------------------------------------------- observation

@@ -13,6 +13,7 @@ from rz_api.conditions import Reason
 from rz_api.status import Progress, RunStatus
 from rz_operator.controller.facts import Facts
 from rz_operator.controller.observe import api_time
+from rz_operator.controller.words import cut
 from rz_operator.decisions.reached import LedgerStatus
 
 PROGRESS_SECONDS = 60.0
@@ -48,6 +49,15 @@ def blocking_role(ledger: LedgerStatus) -> str | None:
     """Whom the step under way waits for, one of ``BLOCKED``; None where the ledger does not say."""
     role = ledger.get("blocking_role")
     return role if isinstance(role, str) and role in BLOCKED else None
+
+
+def storage_trouble(ledger: LedgerStatus | None) -> str:
+    """What is wrong with the run's storage, as the ledger says it; empty where nothing is."""
+    found = ledger.get("storage_trouble") if ledger is not None else None
+    if not isinstance(found, str):
+        return ""
+    # Half of a surrogate pair, which JSON can write, would be another text whenever it is read back.
+    return cut(found.encode(errors="replace").decode())
 
 
 def _as_progress(old: Progress, ledger: LedgerStatus) -> Progress:

@@ -37,7 +37,7 @@ from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
-from rz_operator.controller.apply import Applier
+from rz_operator.controller.apply import Applier, nudge_due
 from rz_operator.controller.cache import Cache
 from rz_operator.controller.facts import Facts
 from rz_operator.controller.frozen import Frozen
@@ -122,6 +122,8 @@ class Reconciler:
         self._frozen = FrozenStore(cluster)
         self._renderer = Renderer(capabilities, options)
         self._holdups = Holdups(cluster)
+        self._swept: dict[str, tuple[bool, int]] = {}
+        """By run UID: whether no gang was wanted, and its incarnation, when leftovers were last looked for."""
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Bring one run nearer to what its spec asks for. Returns the seconds until the next look; None: only when
@@ -186,7 +188,7 @@ class Reconciler:
         # After the write: a look that loses the race for it decides again, and would tell everything twice.
         for event in decision.events:
             self._watcher.tell(run.body, event)
-        await self._act(run, verdict, decision, status, applier, now)
+        all_done = await self._act(run, verdict, decision, status, applier, now)
         # After the write: who is woken here reads this run from the cache.
         self._line.move(run.key, now)
         # A second write, as refusals are known only now: rare, since none is tried again within a minute.
@@ -195,7 +197,9 @@ class Reconciler:
             await self._write_status(run, status)
         if await self._delete_when_expired(run, context.plan, status, now):
             return None
-        return self._line.wait_seconds() if older else self._next_look(context.plan, status, now)
+        if not all_done:
+            return SOON_SECONDS
+        return self._line.wait_seconds() if older else self._next_look(context.plan, status, now, run.children)
 
     async def _decide(
         self, run: _Run, asked: Wanted, reached: Reached | None, older: str, now: float
@@ -229,6 +233,7 @@ class Reconciler:
             self._statuses.keep_only(live)
             self._frozen.keep_only(live)
             self._renderer.keep_only(live)
+            self._swept = {uid: swept for uid, swept in self._swept.items() if uid in live}
             return None
         metadata = body["metadata"]
         if metadata.get("deletionTimestamp"):
@@ -328,17 +333,22 @@ class Reconciler:
 
     async def _act(
         self, run: _Run, verdict: Verdict, decision: Decision, status: RunStatus, applier: Applier, now: float
-    ) -> None:
+    ) -> bool:
+        """Whether everything was done that there is to do now."""
+        gang, actions = status.gang.incarnation, decision.actions
         if not verdict.may_start:
-            await applier.act([action for action in decision.actions if isinstance(action, Stop)], status.gang.restarts)
-            return
-        actions: Sequence[Action] = decision.actions
+            return await applier.act([each for each in actions if isinstance(each, Stop)], status.gang.restarts)
         if status.phase in ("Running", "Suspending"):
             if not await self._keep_sources(run, actions, applier, now):
-                actions = [action for action in actions if isinstance(action, Stop)]
-            await applier.keep_statics(status.gang.incarnation)
+                actions = tuple(each for each in actions if isinstance(each, Stop))
+            await applier.keep_statics(gang)
             await applier.keep_reward_replicas()
-        await applier.act(actions, status.gang.restarts)
+            await applier.nudge_refused()
+        if status.phase == "Running":
+            await applier.keep_budget(gang)
+        done = await applier.act(actions, status.gang.restarts)
+        # Last: what an old gang left is in nobody's way.
+        return await self._sweep(run, status, applier) and done
 
     async def _keep_sources(self, run: _Run, actions: Sequence[Action], applier: Applier, now: float) -> bool:
         """Have what every pod mounts there before pods are started, and where some wait for it. False: pods would only
@@ -353,6 +363,18 @@ class Reconciler:
             return True
         return await self._frozen.verify(run.key, run.uid, applier, now)
 
+    async def _sweep(self, run: _Run, status: RunStatus, applier: Applier) -> bool:
+        """Once for each gang, and once when none is wanted any more: PodGroups and budgets of other gangs go."""
+        idle = status.phase in (*FINAL_PHASES, "Suspended")
+        now_swept = (idle, status.gang.incarnation)
+        # Before the second gang there is nothing of another one.
+        if status.gang.incarnation < (1 if idle else 2) or self._swept.get(run.uid) == now_swept:
+            return True
+        if not await applier.sweep(None if idle else status.gang.incarnation):
+            return False
+        self._swept[run.uid] = now_swept
+        return True
+
     async def _delete_when_expired(self, run: _Run, planned: Plan, status: RunStatus, now: float) -> bool:
         due = _expires_at(planned, status)
         if due is None or now < due:
@@ -361,7 +383,9 @@ class Reconciler:
         await self._cluster.delete(names.KIND, run.key.namespace, run.key.name, uid=run.uid)
         return True
 
-    def _next_look(self, planned: Plan, status: RunStatus, now: float) -> float | None:
+    def _next_look(
+        self, planned: Plan, status: RunStatus, now: float, children: Children | None = None
+    ) -> float | None:
         """A finished or suspended run is looked at when something happens to it; another one is polled."""
         if status.phase in FINAL_PHASES:
             due = _expires_at(planned, status)
@@ -371,6 +395,7 @@ class Reconciler:
         waits = [status.gang.not_before]
         waits += [entry.not_before for entry in status.members.values()]
         waits += [entry.not_before for entry in status.retries.values()]
+        waits += [nudge_due(each) for each in (children or Children()).deployments if each.refusal]
         due = min((each - now for each in waits if each > now), default=self._options.poll_seconds)
         return max(SOON_SECONDS / 4, min(self._options.poll_seconds, due))
 

@@ -12,6 +12,7 @@ from rz_api.names import Role
 from rz_api.status import MemberState, RunStatus
 from rz_operator.controller import words
 from rz_operator.controller.facts import Facts, Finding
+from rz_operator.controller.quotas import advice
 from rz_operator.decisions.members import member_key
 
 _EVERYBODY = ("ConfigMap", "Secret")
@@ -23,8 +24,11 @@ _SIDE = {"PodDisruptionBudget": "trainer", "NetworkPolicy": "ledger"}
 def refusal(status: RunStatus, facts: Facts, role: Role, is_ready: bool = False) -> str:
     """What the API server refuses and the role needs, as a sentence; empty where there is nothing. A role that is ready
     has its token: a quota refuses a second one also where the first one serves."""
-    needed = (key for key in status.retries if _is_needed_by(key, status, facts, role))
-    return words.refusals((key for key in needed if not (is_ready and key.startswith("Secret/"))), status.retries)
+    keys = [key for key in status.retries if _is_needed_by(key, status, facts, role)]
+    keys = [key for key in keys if not (is_ready and key.startswith("Secret/"))]
+    said = words.refusals(keys, status.retries)
+    what_to_do = advice(status.retries[min(keys)].message, role) if keys else ""
+    return f"{said}; {what_to_do}" if what_to_do else said
 
 
 def with_side_notes(finding: Finding, status: RunStatus, role: Role) -> Finding:

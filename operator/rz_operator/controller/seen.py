@@ -6,8 +6,7 @@ into a small operator. Values only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rz_api.names import Role
 from rz_operator.decisions.members import Observed
@@ -64,33 +63,39 @@ class SeenDeployment:
     gone_by: float | None = None
     refusal: str = ""
     """Message of its ReplicaFailure condition: the API server refuses its pods (quota, a webhook)."""
+    refused_since: float = 0.0
+    """Unix seconds: since when it has that condition."""
+    nudged: float = 0.0
+    """Unix seconds of the annotation ``reasonerzero.dev/try-again``; 0 where there is none."""
 
 
 @dataclass(frozen=True)
 class SeenService:
-    """A Service of a run; the rendezvous Service selects one incarnation of the trainer gang."""
+    """A Service of a run."""
 
     key: RunKey
     run_uid: str
     name: str
     resource_version: str
     uid: str
-    incarnation: int | None = None
-    """Value of ``reasonerzero.dev/incarnation`` in its selector."""
     leads_to: Role | None = None
     """The role whose pods answer behind it: it selects this run's pods of that role. None for one that somebody has
     bent to lead elsewhere."""
+    digest: str = ""
+    """Of what its spec means (``specs.spec_digest``)."""
 
 
 @dataclass(frozen=True)
 class SeenOther:
-    """A child of which nothing matters but that it is there."""
+    """A child of which nothing matters but that it is there, and as it was rendered."""
 
     key: RunKey
     run_uid: str
     name: str
     resource_version: str
     uid: str
+    digest: str = ""
+    """Of what its spec means (``specs.spec_digest``)."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ class Children:
     pods: tuple[SeenPod, ...] = ()
     deployments: tuple[SeenDeployment, ...] = ()
     services: tuple[SeenService, ...] = ()
-    others: Mapping[str, str] = field(default_factory=dict)
-    """UIDs of further watched children by ``Kind/name`` (NetworkPolicy)."""
+    policies: tuple[SeenOther, ...] = ()
+    """NetworkPolicies."""
 
     def of(self, *roles: Role) -> tuple[SeenPod, ...]:
         """The pods of these roles."""

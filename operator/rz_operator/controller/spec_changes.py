@@ -23,6 +23,9 @@ LIVE: tuple[str, ...] = (
 )
 """Paths below spec that act at once, from the newest spec in which they are good."""
 
+LIVE_AFTER_THE_END: tuple[str, ...] = ("ttlSecondsAfterFinished",)
+"""Those of them that act on a run that has finished."""
+
 OF_THE_GANG: tuple[str, ...] = ("trainer", "scheduling", "storage.retention")
 """Sections on which only the trainer's pods depend (docs/decisions/0006)."""
 
@@ -54,6 +57,13 @@ def _same(one: Any, other: Any) -> bool:
     if one is _GONE or other is _GONE:
         return one is other
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def is_same(one: ReasonerZeroRunSpec, other: ReasonerZeroRunSpec, path: Path) -> bool:
+    """Whether two specs have the same value at ``path``, whatever each of its users wrote there: ``1`` is ``1.0`` in a
+    field that is a number with decimals, and a default written out is the default."""
+    documents = [spec.model_dump(mode="json", by_alias=True) for spec in (one, other)]
+    return _same(_get(documents[0], path), _get(documents[1], path))
 
 
 def overlay(spec: ReasonerZeroRunSpec, paths: Iterable[Path], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ has lasted for a minute. What is for people: conditions, progress, counts of rol
 | LedgerReady, RewardReady,  | as many pods are ready as are wanted           | what is in the way: image, nodes,      |
 | RolloutsReady              |                                                | queue, quota, an older gang, back-off  |
 | TrainerReady               | all pods of the current incarnation are ready  | the same                               |
-| Progressing                | the trainer is there, and weights are          | what it waits for                      |
+| Progressing                | the trainer is there, and weights are          | what it waits for, full storage first  |
 | Stalled                    | no step for failurePolicy.stallSeconds, or no  | that steps come                        |
 |                            | answer from the ledger for SILENT_SECONDS      |                                        |
 | Succeeded, Failed,         | the phase is                                   | the phase                              |
@@ -31,7 +31,7 @@ from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict
 from rz_operator.controller.facts import Facts, Finding, no
 from rz_operator.controller.observe import api_time
-from rz_operator.controller.progress import BLOCKED, blocking_role, progress
+from rz_operator.controller.progress import BLOCKED, blocking_role, progress, storage_trouble
 from rz_operator.controller.readiness import roles
 from rz_operator.decisions.members import DEPLOYED
 
@@ -125,7 +125,9 @@ def _findings(status: RunStatus, facts: Facts, now: float) -> dict[ConditionType
         of_roles = roles(status, facts, now)
         found |= {_CONDITION[role]: finding for role, finding in of_roles.items()}
         found["Stalled"] = _stalled(status, facts, of_roles["trainer"], now)
-        found["Progressing"] = _progressing(status, of_roles["trainer"], found["Stalled"])
+        found["Progressing"] = _progressing(
+            status, of_roles["trainer"], found["Stalled"], storage_trouble(facts.ledger)
+        )
     return found | _phase_findings(status)
 
 
@@ -164,9 +166,11 @@ def _phase_findings(status: RunStatus) -> dict[ConditionType, Finding]:
     return {"Succeeded": succeeded, "Failed": failed, "Suspended": suspended}
 
 
-def _progressing(status: RunStatus, trainer: Finding, stalled: Finding) -> Finding:
+def _progressing(status: RunStatus, trainer: Finding, stalled: Finding, trouble: str) -> Finding:
     if status.phase == "Suspending":
         return no(Reason.SUSPENDING, words.BEING_SUSPENDED)
+    if trouble:  # before the rest: it is why, and nothing but a person mends it
+        return no(Reason.BLOCKED_BY_STORAGE, trouble)
     if stalled.status == "True":
         return no(Reason.NO_PROGRESS, stalled.message)
     if trainer.status != "True":

@@ -114,10 +114,8 @@ def too_large(size: int, most: int) -> Problem:
 
 def waiting(paths: Sequence[tuple[str, ...]], for_the_gang: bool) -> str:
     """Of changed fields that do not act yet: they wait for the next gang, or for all pods to start anew."""
-    shown = ", ".join("spec." + ".".join(path) for path in paths[:_PATHS_SHOWN])
-    more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
     when = "with the next trainer incarnation" if for_the_gang else "with the next start of all pods"
-    said = f"{VALID}; {shown}{more} changed and will act {when}: suspend and resume the run to have it act now"
+    said = f"{VALID}; {_listed(paths)} changed and will act {when}: suspend and resume the run to have it act now"
     return cut(said, MAX_PROBLEM_LENGTH)
 
 
@@ -150,6 +148,18 @@ def lost(problem: str, newer: bool) -> str:
             "from its spec, with this operator's images. Until then pods go on, and none is started"
         )
     return cut(f"{cut(problem, 500)}; pods are made from the frozen run alone: {change}", MAX_PROBLEM_LENGTH)
+
+
+def too_late(paths: Sequence[tuple[str, ...]]) -> str:
+    """Of fields that were changed of a run that has finished."""
+    said = f"{VALID}; {_listed(paths)} changed and will not act, because {FINISHED}: submit it as a new run"
+    return cut(said, MAX_PROBLEM_LENGTH)
+
+
+def _listed(paths: Sequence[tuple[str, ...]]) -> str:
+    """``spec.a.b, spec.c and 3 more``"""
+    shown = ", ".join("spec." + ".".join(path) for path in paths[:_PATHS_SHOWN])
+    return f"{shown} and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else shown
 
 
 # -------------------------------------------------------------------------------------------- conditions of roles

@@ -27,6 +27,7 @@ from rz_api.status import FINAL_PHASES, GangState, RunStatus
 from rz_operator.decisions.failures import Failure, judge
 from rz_operator.decisions.look import KILL_SECONDS, Look
 from rz_operator.decisions.members import Action, Event, Observation, Observed, Wanted
+from rz_operator.decisions.pruning import pruned
 from rz_operator.decisions.upkeep import keep_gang, keep_individuals
 
 
@@ -78,10 +79,10 @@ def decide(wanted: Wanted, status: RunStatus, observation: Observation, now: flo
     for step in (_already_final, _user_error, _success, _hopeless_rollouts, _out_of_numbers, _drain):
         done = step(look)
         if done is not None:
-            return Decision(done.actions, done.status, done.events)
+            return Decision(done.actions, pruned(done).status, done.events)
     look = keep_gang(_resume(look))
     look = _clean_up(replace(look, actions=())) if look.status.phase == "Failed" else keep_individuals(look)
-    return Decision(look.actions, look.status, look.events)
+    return Decision(look.actions, pruned(look).status, look.events)
 
 
 def begin_again(status: RunStatus) -> RunStatus:
@@ -104,8 +105,10 @@ def _adopt(look: Look) -> Look:
     look = _know_the_group(look)
     for member in look.of("ledger", "reward", "rollout"):
         if member.incarnation > look.entry(member.role, member.index).incarnation:
-            # A new pod has a count of its own, which begins at 0.
-            look = look.change_entry(member.role, member.index, incarnation=member.incarnation, restarts_seen=0)
+            # A new pod has a count of its own. What it says already may have been counted: never twice.
+            look = look.change_entry(
+                member.role, member.index, incarnation=member.incarnation, restarts_seen=member.restarts
+            )
     return look
 
 

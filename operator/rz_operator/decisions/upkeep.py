@@ -123,8 +123,11 @@ def keep_individuals(look: Look) -> Look:
             count = 0 if wanted.role == "rollout" and stands_back(look) else wanted.count
             surplus = [m for m in look.of(wanted.role) if m.index >= count]
             look = look.stop(surplus, wanted.grace_seconds)
+            members: dict[int, list[Observed]] = {}
+            for member in look.of(wanted.role):
+                members.setdefault(member.index, []).append(member)
             for index in range(count):
-                look = _keep_individual(look, wanted, [m for m in look.of(wanted.role) if m.index == index], index)
+                look = _keep_individual(look, wanted, members.get(index, []), index)
     return look
 
 

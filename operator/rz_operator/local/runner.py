@@ -89,6 +89,7 @@ class Runner:
         self._clock = clock
         self.status = RunStatus()
         self._newest: LedgerStatus | None = None
+        self._unwritten = False
 
     def run(self) -> int:
         """Returns the exit code: 0 succeeded, 64 user error, 1 failed, 130 interrupted and everything stopped."""
@@ -121,12 +122,35 @@ class Runner:
         self.status = decision.status
         self._newest = ledger or self._newest
         # Before acting: an incarnation is on the disk before anything runs under it, so it is never used twice.
-        self._workdir.write_status(self.status, self._shown(now))
+        if not self._remember(now):
+            self._view.show(self.status, seen, self._newest)
+            return None
         self._executor.act(decision.actions)
         self._view.show(self.status, seen, self._newest)
         for event in decision.events:
             self._view.tell(event)
         return None if any(member.live for member in members) else self._outcome(started=len(decision.actions) > 0)
+
+    def _remember(self, now: float) -> bool:
+        """Write ``status.json``. False while that cannot be written (a full disk): then nothing is started or stopped,
+        and what runs goes on; a person is told once, and the next turn tries again."""
+        try:
+            self._workdir.write_status(self.status, self._shown(now))
+        except OSError as error:
+            if not self._unwritten:
+                why = error.strerror or str(error)
+                self._view.tell(
+                    Event(
+                        "Warning",
+                        "StatusNotWritten",
+                        f"cannot write into the workdir {self._workdir.path} ({why}): nothing is started or stopped "
+                        "until that works; free space on its disk, or make it writable",
+                    )
+                )
+            self._unwritten = True
+            return False
+        self._unwritten = False
+        return True
 
     def _outcome(self, started: bool) -> int | None:
         """What the run's end means; ``started``: actions of this turn may still have to take effect."""

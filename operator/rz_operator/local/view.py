@@ -77,8 +77,13 @@ class PlainView:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._step = 0
+        self._trouble = ""
 
     def show(self, status: RunStatus, seen: Observation, ledger: LedgerStatus | None) -> None:
+        trouble = storage_trouble(ledger)
+        if ledger is not None and trouble != self._trouble:
+            self._print(f"warning: {trouble}" if trouble else "the storage does what it should again")
+            self._trouble = trouble
         if ledger is not None and ledger.get("step", 0) > self._step:
             self._step = ledger["step"]
             self._print(step_line(ledger))
@@ -121,6 +126,7 @@ def render(name: str, status: RunStatus, members: Sequence[str], ledger: LedgerS
     """The whole picture: phase and step, figures, seconds per phase, members."""
     from rich.panel import Panel
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -128,6 +134,10 @@ def render(name: str, status: RunStatus, members: Sequence[str], ledger: LedgerS
     if ledger is not None:
         grid.add_row("step", f"{_steps(ledger)}   {progress_text(ledger)}")
         grid.add_row("", "  ".join(f"{key} [green]{value}[/]" for key, value in figures(ledger)))
+    if storage_trouble(ledger):
+        # As text: what a storage says may have brackets in it, which are markup.
+        grid.add_row("storage", Text(storage_trouble(ledger), style="bold red"))
+    if ledger is not None:
         phases = phase_seconds(ledger)
         if phases:
             grid.add_row("seconds", "  ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases))
@@ -149,6 +159,12 @@ def progress_text(ledger: LedgerStatus) -> str:
         text += f", waits for {ledger['blocking_role']}"
     phase = ledger.get("phase")
     return text if phase in (None, "running") else f"{phase}, {text}"
+
+
+def storage_trouble(ledger: LedgerStatus | None) -> str:
+    """What the ledger says is wrong with the run's storage; empty where nothing is, or it is no text."""
+    found = ledger.get("storage_trouble") if ledger is not None else None
+    return found if isinstance(found, str) else ""
 
 
 def phase_seconds(ledger: LedgerStatus) -> list[tuple[str, Any]]:

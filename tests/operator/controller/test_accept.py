@@ -16,6 +16,7 @@ from kube_builders import IMAGES, SPEC, START, run_body
 from rz_api.conditions import Condition, Reason
 from rz_api.resource import SpecError, load_run
 from rz_api.rules import IMMUTABLE
+from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
 from rz_operator.controller.frozen import MAX_FROZEN_BYTES, Frozen
 from rz_operator.controller.spec_changes import LIVE
@@ -318,11 +319,16 @@ CHANGES: dict[str, tuple[dict[str, Any], bool, dict[str, Any], bool]] = {
         False,
     ),
     "an empty section is no change": ({"trainer__resources": {}}, False, {"trainer.nodes": 2}, False),
-    "a default that is written out changes nothing that is immutable": (
-        {"algorithm__epochs": 20},
-        False,
-        {"algorithm.epochs": 20},
+    "a default that is written out is no change": ({"algorithm__epochs": 20}, False, {"algorithm.epochs": 20}, False),
+    "nor is it while the gang exists": ({"trainer__dtype": "bfloat16"}, True, {"trainer.dtype": "bfloat16"}, False),
+    "a whole number for one with decimals is no change": ({"algorithm__gamma": 1}, True, {"algorithm.gamma": 1}, False),
+    "an empty list that is written out is no change": ({"data__eval": []}, True, {"data.eval": []}, False),
+    "a 0 that is written out is no change": ({"algorithm__seed": 0}, True, {"algorithm.seed": 0}, False),
+    "the frozen image that is written out is no change": (
+        {"rollout__image": "worker:1"},
         True,
+        {"rollout.image": "worker:1"},
+        False,
     ),
 }
 
@@ -339,6 +345,47 @@ def test_good_changes(change: dict[str, Any], gang_exists: bool, fields: dict[st
         assert verdict.freeze == Frozen(verdict.freeze.run, new)
         assert verdict.run == verdict.freeze.run
         assert again(verdict.freeze, new).freeze is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"algorithm__gamma": 1},
+        {"algorithm__seed": 0},
+        {"data__eval": []},
+        {"trainer__dtype": "bfloat16"},
+        {"rollout__image": "worker:1"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_is_only_written_otherwise_is_not_said_to_wait(change: dict[str, Any]) -> None:
+    assert again(first(), spec(**change), gang_exists=True).message == words.VALID
+
+
+def test_beside_what_is_written_otherwise_only_the_change_is_named() -> None:
+    message = again(first(), spec(algorithm__gamma=1, trainer__nodes=4), gang_exists=True).message
+    assert "spec.trainer.nodes changed" in message
+    assert "gamma" not in message
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+@pytest.mark.parametrize("gang_exists", [True, False])
+def test_a_change_of_a_run_that_has_finished_is_too_late(phase: str, gang_exists: bool) -> None:
+    new = spec(trainer__nodes=4, rollout__replicas=9, algorithm__gamma=1, ttlSecondsAfterFinished=60)
+    body = run_body(new) | {"status": {"phase": phase}}
+    verdict = accept(body, first(), IMAGES, (), gang_exists)
+    assert verdict.freeze is None
+    assert field(verdict, "ttlSecondsAfterFinished") == 60
+    assert field(verdict, "trainer.nodes") == 2
+    assert verdict.message == (
+        "the spec is valid; spec.trainer.nodes, spec.rollout.replicas changed and will not act, because the run has "
+        "finished: submit it as a new run"
+    )
+
+
+def test_the_ttl_of_a_run_that_has_finished_acts_and_needs_no_words() -> None:
+    body = run_body(spec(ttlSecondsAfterFinished=60)) | {"status": {"phase": "Failed"}}
+    assert accept(body, first(), IMAGES, (), True).message == words.VALID
 
 
 def test_a_change_that_waits_is_named() -> None:

@@ -76,9 +76,7 @@ def test_a_changed_spec_that_acts_later_does_not_put_a_running_gang_back_into_th
     assert scene.look_at_young() == ""
 
 
-@pytest.mark.parametrize(
-    "key", ["Pod/old-trainer-i1-0", "PodDisruptionBudget/old-trainer-i1", "PodGroup/old-trainer-i1", "Start/trainer"]
-)
+@pytest.mark.parametrize("key", ["Pod/old-trainer-i1-0", "PodGroup/old-trainer-i1", "Start/trainer"])
 def test_a_gang_that_is_refused_holds_nobody_back(key: str) -> None:
     refused = running(retries={key: RetryState(failures=1, not_before=NOW + 60, message="quota")})
     scene = Scene(status=refused)

@@ -472,6 +472,20 @@ WHY: dict[str, tuple[str, RunStatus, Facts, str, str]] = {
         "False WaitingForModel",
         "has not published weights yet",
     ),
+    "storage that is full": (
+        "Progressing",
+        running(),
+        facts(ledger={**LEDGER, "storage_trouble": "the storage s3://runs/orz is full (507)"}),
+        "False BlockedByStorage",
+        "the storage s3://runs/orz is full (507)",
+    ),
+    "a word about storage that is no text": (
+        "Progressing",
+        running(),
+        facts(ledger={**LEDGER, "storage_trouble": ["full"]}),
+        "True StepsCommitted",
+        "",
+    ),
     "the first step": ("Progressing", running(), facts(ledger={**LEDGER, "step": 0}), "True Starting", "first step"),
     "no trainer, no progress": (
         "Progressing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -183,6 +184,25 @@ def test_status_json_is_written_before_anything_is_started(tmp_path: Path) -> No
     case.run()
     assert seen
     assert all(seen)
+
+
+def test_a_full_disk_under_the_workdir_is_told_once_and_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(tmp_path, {"trainer": SUCCEED})
+    write, failures = case.workdir.write_status, iter([OSError(errno.ENOSPC, "No space left on device")] * 3)
+
+    def sometimes(status: RunStatus, shown: dict[str, object]) -> None:
+        for failure in failures:
+            raise failure
+        write(status, shown)
+
+    monkeypatch.setattr(case.workdir, "write_status", sometimes)
+    assert case.run() == 0
+    told = [event.message for event in case.view.events if event.reason == "StatusNotWritten"]
+    assert len(told) == 1
+    assert f"{case.workdir.path} (No space left on device): nothing is started or stopped until" in told[0]
+    assert all(not seen.members for _, seen in case.view.looks[:3])
 
 
 def test_what_runs_ends_even_when_the_runner_breaks(tmp_path: Path) -> None:

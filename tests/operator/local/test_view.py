@@ -81,6 +81,27 @@ def test_the_table_shows_figures_phases_failures_and_members() -> None:
         assert words in text
 
 
+FULL = "the storage s3://runs/tiny is full (OSError: [Errno 28] No space left on device): free space in it"
+
+
+def test_the_plain_view_says_that_storage_is_full_once_and_when_it_is_not_any_more() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream)
+    for ledger in ({"step": 1}, *[{"step": 1, "storage_trouble": FULL}] * 3, None, {"step": 1}, {"step": 1}):
+        view.show(RunStatus(), Observation(), ledger)
+    assert stream.getvalue().splitlines() == [
+        "step 1/?  ETA -",
+        f"warning: {FULL}",
+        "the storage does what it should again",
+    ]
+
+
+def test_the_table_says_that_storage_is_full_brackets_and_all() -> None:
+    console = Console(file=io.StringIO(), width=150, record=True)
+    console.print(render("tiny", RunStatus(phase="Running"), [], LEDGER | {"storage_trouble": FULL}))
+    assert f"storage  {FULL}" in console.export_text()
+
+
 def test_the_live_view_draws_with_and_without_figures_and_takes_events_literally() -> None:
     console = Console(file=io.StringIO(), width=110, force_terminal=True)
     view = LiveView(console, "tiny")

@@ -29,7 +29,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from rz_api.run import ResolvedRun
 from rz_workers.ledger.app import create_app
 from rz_workers.ledger.metrics import LedgerCollector
-from rz_workers.ledger.service import Ledger
+from rz_workers.ledger.service import REPORT_SECONDS, Ledger
 from rz_workers.ledger.state import State
 from rz_workers.protocol.client import LedgerClient, ProtocolError
 from rz_workers.protocol.messages import (
@@ -41,6 +41,7 @@ from rz_workers.protocol.messages import (
     Publication,
     ReceiverState,
     StepReport,
+    StorageReport,
     TakeReply,
     WeightsReply,
 )
@@ -295,10 +296,37 @@ def test_a_storage_outage_shows_and_loses_nothing(store: FlakyStore) -> None:
         for shard in shards:
             assert client.complete(Completion(rollout_id="r0", lease_id="x", shard=shard)).accepted
         until(lambda: ledger.status().blocking_role == "storage")
+        assert "does not do what it should (StorageError: 503 slow down)" in str(ledger.status().storage_trouble)
         assert client.take_step(0, 1, wait_seconds=0.0).shards is None
         store.down.clear()
         assert client.take_step(0, 1, wait_seconds=20.0).shards == tuple(shards)
         assert ledger.status().blocking_role == "trainer"
+
+
+def test_what_others_see_of_storage_shows_until_it_is_over(store: FlakyStore) -> None:
+    claim(store, run_of())
+    with service(store) as (client, ledger):
+        client.report_storage(StorageReport(who="trainer-0", trouble="the storage s3://runs/x is full"))
+        status = ledger.status()
+        assert (status.phase, status.blocking_role) == ("waiting", "storage")
+        client.announce_weights(Publication(weights=store_weights(store, 0)))
+        until(lambda: ledger.status().phase != "waiting")
+        assert ledger.status().storage_trouble == "the storage s3://runs/x is full"
+        client.report_storage(StorageReport(who="rollout-1", trouble="another"))
+        client.report_storage(StorageReport(who="rollout-1", trouble=None))
+        assert ledger.status().storage_trouble == "the storage s3://runs/x is full"
+        client.report_storage(StorageReport(who="trainer-0", trouble=None))
+        status = ledger.status()
+        assert (status.storage_trouble, status.blocking_role) == (None, "rollout")
+
+
+def test_what_a_process_that_is_gone_said_of_storage_is_forgotten(store: FlakyStore) -> None:
+    times = iter((0.0, REPORT_SECONDS, REPORT_SECONDS + 1))
+    ledger = Ledger(run_of(), store, clock=lambda: next(times))
+    ledger.storage_reported(StorageReport(who="trainer-0", trouble="full"))
+    for trouble in ("full", None):
+        ledger._forget_old_reports()
+        assert ledger.status().storage_trouble == trouble
 
 
 def test_a_ledger_that_is_down_is_waited_for(store: FlakyStore) -> None:

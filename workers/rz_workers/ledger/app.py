@@ -22,6 +22,7 @@ from rz_workers.protocol.messages import (
     Message,
     Publication,
     StepReport,
+    StorageReport,
     TakeRequest,
     TransferRequest,
     TurnRequest,
@@ -91,6 +92,11 @@ def create_app(ledger: Ledger, token_file: Path | None) -> FastAPI:
     @app.post("/drain")
     async def drain(body: DrainRequest) -> Response:
         ledger.drain(body.draining)
+        return _json(Ack())
+
+    @app.post("/storage")
+    async def storage(body: StorageReport) -> Response:
+        ledger.storage_reported(body)
         return _json(Ack())
 
     return app

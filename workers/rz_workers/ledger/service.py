@@ -37,6 +37,7 @@ from rz_workers.protocol.messages import (
     Publication,
     ShardRef,
     StepReport,
+    StorageReport,
     TakeReply,
     TakeRequest,
     TransferReply,
@@ -51,6 +52,7 @@ from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import StepManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import find_unit_shards
+from rz_workers.storage.trouble import words
 from rz_workers.storage.versions import publications
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ MAX_WAIT_SECONDS = 30.0
 """Longest time that a request is held."""
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 15.0
+REPORT_SECONDS = 30.0
+"""How long what another process has reported of storage counts; it says it again every 10 s while it lasts."""
 
 
 def retry_seconds(failures: int) -> float:
@@ -97,6 +101,9 @@ class Ledger:
         self._stopping = False
         self._changed = asyncio.Event()
         self._troubles: dict[str, str] = {}
+        """What is wrong with storage, by the work of ours that failed, or by who has reported it."""
+        self._reported: dict[str, float] = {}
+        """Keys of ``_troubles`` that others have reported, and when they last did."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._defect: Exception | None = None
         """What ended one of the tasks: ``run`` raises it, so that the process is replaced."""
@@ -112,6 +119,7 @@ class Ledger:
             before = self.state
             after = leasing.tick(before, self._clock())
             self._put(after)
+            self._forget_old_reports()
             if self._defect is not None:
                 raise self._defect
             if _may_move(before) != _may_move(after):
@@ -136,7 +144,9 @@ class Ledger:
             poll = min(2 * poll, LAST_POLL_SECONDS)
         now = self._clock()
         until = None if saw_none else now + state.plan.lease_seconds
-        state = replace(state, draining=self._draining, ticked=now, adopting_until=until)
+        state = replace(
+            state, draining=self._draining, ticked=now, adopting_until=until, storage_trouble=self._trouble()
+        )
         # Those that came while storage was read are not in what was recovered.
         for publication in self._announced.values():
             state = progress.weights_published(state, publication.weights, now, publication.canary)
@@ -265,6 +275,20 @@ class Ledger:
             self._put(progress.drain(self.state, draining))
         self._wake()
 
+    def storage_reported(self, report: StorageReport) -> None:
+        """What another process sees of storage. It is forgotten when that process does not say it again."""
+        key = f"report of {report.who}"
+        self._reported[key] = self._clock()
+        if report.trouble is None:
+            del self._reported[key]
+        self._set_trouble(key, report.trouble)
+
+    def _forget_old_reports(self) -> None:
+        for key, told in list(self._reported.items()):
+            if self._clock() - told > REPORT_SECONDS:
+                del self._reported[key]
+                self._set_trouble(key, None)
+
     def _is_news(self, request: TakeRequest) -> bool:
         """Whether a trainer tells of a publication that this ledger missed. Raises SupersededError for an older one."""
         assert request.weights is not None
@@ -283,7 +307,7 @@ class Ledger:
         """From any thread."""
         state = self.state
         if state is None:
-            return waiting_status(self._run.name, self._draining, next(iter(self._troubles.values()), None))
+            return waiting_status(self._run.name, self._draining, self._trouble())
         return ledger_status(state, self._clock())
 
     # --------------------------------------------------------------------------------------------------- storage
@@ -347,7 +371,7 @@ class Ledger:
             except Exception as error:
                 failures += 1
                 log.warning("storage: %s failed (try %d), trying again: %s", name, failures, error)
-                self._set_trouble(name, str(error))
+                self._set_trouble(name, words(self._store.uri, error))
                 await asyncio.sleep(retry_seconds(failures))
             else:
                 self._set_trouble(name, None)
@@ -360,7 +384,11 @@ class Ledger:
             self._troubles[name] = trouble
         if self.state is not None:
             # Past `_put`: a trouble asks for no work of storage.
-            self.state = replace(self.state, storage_trouble=next(iter(self._troubles.values()), None))
+            self.state = replace(self.state, storage_trouble=self._trouble())
+
+    def _trouble(self) -> str | None:
+        """One of them, and the same one as long as nothing changes."""
+        return self._troubles[min(self._troubles)] if self._troubles else None
 
     async def _stored_step(self, step: int) -> TakeReply:
         manifest = await self._once(lambda: self._folder().step_manifest(step))

@@ -35,6 +35,7 @@ def waiting_status(run_name: str, draining: bool, storage_trouble: str | None) -
         units_total=0,
         units_leased=0,
         blocking_role="storage" if storage_trouble else "trainer",
+        storage_trouble=storage_trouble,
     )
 
 
@@ -64,6 +65,7 @@ def ledger_status(state: State, now: float) -> LedgerStatus:
         expired_leases=state.counters.expired,
         last_progress_seconds_ago=max(0.0, now - state.progressed),
         blocking_role=blocking_role(state),
+        storage_trouble=state.storage_trouble,
         seconds_per_step=seconds,
         eta_seconds=None if seconds is None else seconds * (state.plan.total_steps - state.committed),
     )

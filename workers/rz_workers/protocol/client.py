@@ -43,6 +43,7 @@ from rz_workers.protocol.messages import (
     LeaseRequest,
     Publication,
     StepReport,
+    StorageReport,
     TakeReply,
     TakeRequest,
     TransferReply,
@@ -241,6 +242,9 @@ class LedgerClient:
 
     def eval_shards(self, version: int) -> EvalReply:
         return self._peer.call("GET", f"/eval/{version}", EvalReply)
+
+    def report_storage(self, report: StorageReport) -> None:
+        self._peer.call("POST", "/storage", Ack, report)
 
     def drain(self, draining: bool = True) -> None:
         self._peer.call("POST", "/drain", Ack, DrainRequest(draining=draining))

@@ -16,6 +16,7 @@ POST /step/take               trainer            TakeRequest -> TakeReply       
 POST /step/commit             trainer            StepReport -> Ack               -
 GET  /eval/{version}          trainer            -> EvalReply                    -
 POST /drain                   operator, trainer  DrainRequest -> Ack             -
+POST /storage                 rollout, trainer   StorageReport -> Ack            -
 GET  /status /metrics         anyone, no token   -> LedgerStatus / text          (read-only port)
 POST /verify                  rollout            VerifyRequest -> VerifyReply    (the reward service) verdicts are there
 ============================  =================  ==============================  =============================
@@ -332,6 +333,15 @@ class DrainRequest(Message):
     draining: bool = True
 
 
+class StorageReport(Message):
+    """What one process sees of the run's storage; told when it changes, and again while it lasts."""
+
+    who: str
+    """``trainer-0``, ``rollout-3``."""
+    trouble: str | None
+    """A sentence for people, with the storage's name; None: all is well again."""
+
+
 # -------------------------------------------------------------------------------------------------------- status
 
 
@@ -372,6 +382,8 @@ class LedgerStatus(Message):
     expired_leases: int = 0
     last_progress_seconds_ago: float = 0.0
     blocking_role: Literal["none", "rollout", "trainer", "reward", "storage"] = "none"
+    storage_trouble: str | None = None
+    """What is wrong with the run's storage, as a sentence for people; None where nothing is known to be."""
     seconds_per_step: float | None = None
     eta_seconds: float | None = None
 

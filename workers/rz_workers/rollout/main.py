@@ -69,6 +69,7 @@ from rz_workers.storage.objects import ObjectExistsError, ObjectStore
 from rz_workers.storage.retry import RetryPolicy
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import find_shards, write_shard
+from rz_workers.storage_reports import start_reporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +103,7 @@ def main() -> None:
     spec = settings.run.spec
     make_engine = load_engine(spec, read_token(settings.token_file))
     store = ObjectStore(spec.storage.uri, spec.storage.secret_name, retry=OUTLAST)
+    start_reporting(rollout_id, settings)
     folder = wait_for_folder(store, settings.run, stop)
     local = fetch_model(folder, settings.scratch / f"rollout-{settings.index}" / "model")
     lease_seconds = spec.rollout.lease_seconds

@@ -23,9 +23,10 @@ from rz_workers.runtime import UserError, WorkerError
 from rz_workers.storage import explain
 from rz_workers.storage.backends import Backend, FsspecFiles, LocalFiles
 from rz_workers.storage.credentials import read_options
-from rz_workers.storage.metrics import METRICS, StorageMetrics
+from rz_workers.storage.metrics import METRICS, OPERATIONS, StorageMetrics
 from rz_workers.storage.records import FileEntry
 from rz_workers.storage.retry import RetryPolicy, is_refusal, is_storage_failure, is_transient
+from rz_workers.storage.trouble import TROUBLES, Troubles
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class ObjectStore:
         jitter: Callable[[], float] = random.random,
         backend: Backend | None = None,
         metrics: StorageMetrics = METRICS,
+        troubles: Troubles = TROUBLES,
     ) -> None:
         """``uri`` is an fsspec URL or a path of this machine (a relative one is taken from the working directory);
         ``secret_name`` is the Secret that the spec names for it.
@@ -81,6 +83,7 @@ class ObjectStore:
         self._sleep = sleep
         self._jitter = jitter
         self._metrics = metrics
+        self._troubles = troubles
 
     def __repr__(self) -> str:
         return f"ObjectStore({self.uri!r})"
@@ -267,10 +270,14 @@ class ObjectStore:
         for attempt in range(1, retry.attempts + 1):
             try:
                 with self._metrics.request(doing):
-                    return call()
+                    result = call()
+                self._troubles.works(self.uri, OPERATIONS[doing])
+                return result
             except FileExistsError as error:
+                self._troubles.works(self.uri, OPERATIONS[doing])
                 raise ObjectExistsError(f"{self.uri}: {key!r} exists already") from error
             except FileNotFoundError as error:
+                self._troubles.works(self.uri, OPERATIONS[doing])
                 raise ObjectMissingError(f"{self.uri}: there is no {key!r} ({explain.words(error)})") from error
             except Exception as error:
                 if not is_storage_failure(error):
@@ -278,6 +285,8 @@ class ObjectStore:
                 renewed = is_refusal(error) and self._renew_credentials()
                 is_last = not renewed and (not is_transient(error) or attempt == retry.attempts)
                 self._metrics.failed(doing, is_tried_again=not is_last)
+                if not renewed:
+                    self._troubles.failed(self.uri, OPERATIONS[doing], error)
                 if renewed:
                     # `call` looks up the new backend. It ends: credentials count as renewed only if they are others.
                     return self._retrying(doing, key, call, retry)

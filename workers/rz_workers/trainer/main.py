@@ -50,6 +50,7 @@ from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import read_shards
+from rz_workers.storage_reports import start_reporting
 from rz_workers.trainer import startup
 from rz_workers.trainer.canary import canary_tokens
 from rz_workers.trainer.durable import export
@@ -80,6 +81,7 @@ def main() -> None:
     at_work: list[Trainer] = []  # empty while models load, which may take long: the port answers from the start
     start_status_server(settings, lambda: at_work[0].status() if at_work else starting(settings))
     ranks = join(settings)
+    start_reporting(f"trainer-{ranks.rank}", settings)
     trainer = Trainer.start(settings, ranks, stop, watchdog)
     at_work.append(trainer)
     for step in range(trainer.next_step, trainer.total_steps):
