@@ -230,7 +230,8 @@ def _closed(part: Any, *, names: bool = False) -> Any:
     if not isinstance(part, dict):
         return part
     kept = {key: _closed(value, names=key == "properties") for key, value in part.items() if names or _says(key)}
-    if not names and "properties" in kept:
+    of_nothing = "object" in kept.get("type", ()) and "additionalProperties" not in kept  # managedFields of a server
+    if not names and ("properties" in kept or of_nothing):
         kept["additionalProperties"] = False
     if not names and isinstance(kept.get("$ref"), str):
         target = kept["$ref"].rpartition("/")[2]

@@ -7,6 +7,8 @@ is read or written): ``reasonerzero.dev/v1alpha1``.
 ``resource``                  the whole object, and ``load_run``, which judges a user's file
 ``status``, ``conditions``    what the operator reports and remembers
 ``run``                       an accepted run as the workers see it (``run.json``)
+``run_defaults``              what the operator's owner decides for the pods of all runs
+``requests``                  what a pod asks for where the spec does not say
 ``names``                     group, kind, labels, annotations, names of children
 ``exit_codes``                how the roles end, and what that means
 ``crd``, ``cel``              ``python -m rz_api.crd`` writes ``crds/reasonerzeroruns.yaml`` from all this

@@ -29,6 +29,7 @@ __all__ = [
     "estimate",
     "gpus_of",
     "host_memory",
+    "host_parts",
     "memory_problem",
     "trainer_memory",
 ]
@@ -195,9 +196,13 @@ def trainer_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, limit: float | 
 
 def host_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, limit: float | None) -> Memory:
     """Of the first trainer pod. Loading is over when the rest begins, so that the larger of the two counts."""
+    return Memory(host_parts(spec, shape.parameters(), critic_parameters(spec, shape)), limit)
+
+
+def host_parts(spec: ReasonerZeroRunSpec, policy: float, critic: float) -> dict[str, float]:
+    """Bytes of the first trainer pod's host by purpose, of a policy and a critic with so many parameters."""
     shards = spec.trainer.shard_size or ranks_of(spec)
     on_pod = max(1, spec.trainer.gpus_per_node)
-    policy, critic = shape.parameters(), critic_parameters(spec, shape)
     reference = policy if spec.algorithm.kl_coefficient > 0 else 0
     states = 12.0 * (policy + critic) * on_pod / shards
     loading = 4.0 * (policy + critic + reference)
@@ -212,7 +217,7 @@ def host_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, limit: float | Non
     }
     if loading > sum(steady.values()):
         steady = {"whole models while they load": loading, "processes": 3.0 * GB * on_pod}
-    return Memory({name: size for name, size in steady.items() if size}, limit)
+    return {name: size for name, size in steady.items() if size}
 
 
 def engine_memory(spec: ReasonerZeroRunSpec, shape: ModelShape, gpu: Gpu) -> Memory:

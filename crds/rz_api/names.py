@@ -57,6 +57,14 @@ MAIN_CONTAINER = "main"
 """Name of the container that holds the role, in every pod: what a podTemplate merges with."""
 MANAGER = "reasonerzero-operator"
 
+_OWN_LABELS = frozenset((LABEL_APP_NAME, LABEL_APP_INSTANCE, LABEL_APP_COMPONENT, LABEL_MANAGED_BY))
+
+
+def is_ours(key: str) -> bool:
+    """Whether a label or an annotation says who a child is: nobody else may set it."""
+    return key.startswith(f"{GROUP}/") or key in _OWN_LABELS
+
+
 # --------------------------------------------------------------------------------------------------- annotations
 
 ANNOTATION_RENDERING_VERSION = f"{GROUP}/rendering-version"

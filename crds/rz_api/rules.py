@@ -27,6 +27,7 @@ from rz_api.spec import (
     EnvVar,
     FailurePolicy,
     OptimizerSpec,
+    PodResourceClaim,
     ReasonerZeroRunSpec,
     RolloutSpec,
     SchedulingSpec,
@@ -183,6 +184,32 @@ RULES: tuple[Rule, ...] = (
         "set gangTimeoutSeconds to at most 86400, a day",
     ),
     Rule(
+        SchedulingSpec,
+        "queueName",
+        "$gang != 'kai' || $has(queueName)",
+        lambda scheduling: scheduling.gang != "kai" or scheduling.queue_name is not None,
+        "gang kai schedules nothing without a queue: set queueName to a KAI queue, or use another gang",
+        ("gang",),
+    ),
+    Rule(
+        SchedulingSpec,
+        "resourceClaims",
+        "$gpuResource != '' || ($has(resourceClaims) && self.resourceClaims.size() > 0)",
+        lambda scheduling: bool(scheduling.gpu_resource or scheduling.resource_claims),
+        "without a gpuResource GPUs come from claims alone: add a claim for each role that has GPUs, or name the "
+        "resource in gpuResource",
+        ("gpuResource",),
+    ),
+    Rule(
+        PodResourceClaim,
+        "resourceClaimTemplateName",
+        "$has(resourceClaimTemplateName) != $has(resourceClaimName)",
+        lambda claim: (claim.resource_claim_template_name is None) != (claim.resource_claim_name is None),
+        "a claim is made from a template or is one that exists: set resourceClaimTemplateName or resourceClaimName, "
+        "never both",
+        ("name", "resourceClaimName"),
+    ),
+    Rule(
         FailurePolicy,
         "maxBackoffSeconds",
         "$maxBackoffSeconds >= $backoffSeconds",
@@ -213,6 +240,19 @@ RULES: tuple[Rule, ...] = (
         ),
         "only the vllm engine shards a model: set rollout.tensorParallel to 1, or use rollout.engine vllm",
         ("rollout.engine", "trainer.gpusPerNode"),
+    ),
+    Rule(
+        ReasonerZeroRunSpec,
+        "trainer.gpusPerNode",
+        "!($scheduling.gpuResource).startsWith('nvidia.com/mig-') || "
+        "($trainer.gpusPerNode <= 1 && $rollout.tensorParallel == 1)",
+        lambda spec: (
+            not spec.scheduling.gpu_resource.startswith("nvidia.com/mig-")
+            or (spec.trainer.gpus_per_node <= 1 and spec.rollout.tensor_parallel == 1)
+        ),
+        "a process sees one MIG instance, however many its pod has: set trainer.gpusPerNode and rollout.tensorParallel "
+        "to 1 (raise trainer.nodes), or use whole GPUs",
+        ("scheduling.gpuResource", "rollout.tensorParallel"),
     ),
     Rule(
         ReasonerZeroRunSpec,

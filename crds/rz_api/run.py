@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rz_api.run_defaults import RunDefaults
 from rz_api.spec import Name, ReasonerZeroRunSpec, SpecModel
 from rz_api.stored import Path, Unknown, put_back, read_tolerantly, show_path, split
 
@@ -27,6 +28,11 @@ or given another meaning, which no older reader could make good."""
 MUST_UNDERSTAND = "mustUnderstand"
 """Beside the run's own fields in what is stored: paths of all that the result depends on and that is not at its
 default. Who does not know one of them would compute something else, without a word."""
+
+RENDERING_VERSION = 2
+"""Of runs that are accepted today. 2: requests for every pod, servers that listen on IPv6 too, a scheduler for
+``coscheduling``, trainers that nobody disrupts. A run keeps the version under which it was accepted, because its images
+are as old as that."""
 
 _IDENTITY_SECTIONS: dict[str, tuple[str, ...] | None] = {
     "model": ("name", "revision", "tokenizer", "initFrom"),
@@ -60,8 +66,11 @@ class ResolvedRun(SpecModel):
     """Identity that owns the storage folder: the object's UID, or one derived from the run file for `rz run`."""
     schema_version: int = SCHEMA_VERSION
     """Version of this form, `SCHEMA_VERSION`."""
-    rendering_version: int = 1
+    rendering_version: int = RENDERING_VERSION
     """Version of the rules by which the operator renders this run's children; frozen when the run is accepted."""
+    pod_defaults: RunDefaults | None = None
+    """What the operator's owner had decided for the pods of all runs when this one was accepted; absent on one machine,
+    and in runs that were accepted before there was such a thing."""
     spec: ReasonerZeroRunSpec
     """The resolved spec."""
 

@@ -237,10 +237,11 @@ class Resources(SpecModel):
     """Compute resources of one pod's main container, as in Kubernetes."""
 
     requests: dict[str, str | int] = {}
-    """What the scheduler reserves, e.g. `{cpu: "8", memory: 64Gi}`. GPUs are added from the fields that count them. On
-    one machine (`rz run`) `cpu` is the number of threads of each process."""
+    """What the scheduler reserves, e.g. `{cpu: "8", memory: 64Gi}`. GPUs are added from the fields that count them; on
+    a cluster CPU, memory and ephemeral storage with neither request nor limit get a request by the size that the
+    model's name says. On one machine (`rz run`) `cpu` is the number of threads of each process."""
     limits: dict[str, str | int] = {}
-    """What the container may use at most."""
+    """What the container may use at most. Absent has no limit, but for one that the cluster brings (a LimitRange)."""
 
 
 class PodOptions(SpecModel):
@@ -435,18 +436,46 @@ class StorageSpec(SpecModel):
     """What is deleted when."""
 
 
+class PodResourceClaim(SpecModel):
+    """Devices of a pod by dynamic resource allocation (DRA): an entry of its `resourceClaims`, and of those of its main
+    container."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
+    """Name of the claim within the pod."""
+    resource_claim_template_name: SecretName | None = None
+    """ResourceClaimTemplate in the run's namespace: each pod gets a claim of its own."""
+    resource_claim_name: SecretName | None = None
+    """ResourceClaim in the run's namespace, which all pods share."""
+    roles: Annotated[list[Literal["rollout", "trainer"]], Field(min_length=1, max_length=2)] = ["rollout", "trainer"]
+    """Whose pods have it: a trainer pod needs another template than a rollout where they have other numbers of GPUs."""
+
+
 class SchedulingSpec(SpecModel):
     """How pods get onto nodes."""
 
-    gang: Literal["operator", "kueue", "coscheduling", "volcano"] = "operator"
-    """Who sees to it that all pods of the gang start or none: the operator itself, or an installed scheduler."""
+    gang: Literal["operator", "kueue", "coscheduling", "volcano", "kai", "workload"] = "operator"
+    """Who sees to it that all pods of the gang start or none: the operator itself, or an installed scheduler.
+    `workload` is Kubernetes' own (PodGroups of `scheduling.k8s.io`); on a server that does not serve them it is
+    `operator`."""
     min_rollouts: Annotated[int, Field(ge=0, le=10_000)] = 1
     """Rollout pods that belong to the gang, with all trainer pods: without them the trainers' nodes would be held for
     nothing. Fewer where `rollout.replicas` is less; none with placement `colocated`. Every gang but `operator` starts
     and stops them with the trainers."""
     queue_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Kueue LocalQueue or Volcano queue. With gang `operator`: runs of a namespace that name different queues do not
-    wait for each other."""
+    """Kueue LocalQueue, Volcano or KAI queue. With gang `operator`: runs of a namespace that name different queues do
+    not wait for each other."""
+    scheduler_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)] | None = (
+        None
+    )
+    """Scheduler of the rollout and trainer pods. Absent takes the gang's: `volcano`, `kai-scheduler`, for
+    `coscheduling` that of the plugins' Helm chart (`scheduler-plugins-scheduler`), else the cluster's default."""
+    gpu_resource: Annotated[
+        str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
+    ] = "nvidia.com/gpu"
+    """Extended resource that counts GPUs, such as `amd.com/gpu` or a MIG profile (`nvidia.com/mig-3g.40gb`, one a pod).
+    Empty: no such resource, `resourceClaims` bring the GPUs."""
+    resource_claims: Annotated[list[PodResourceClaim], Field(max_length=16)] = []
+    """Devices by dynamic resource allocation, besides `gpuResource` or in its place."""
     priority_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     """PriorityClass of all pods of the run."""
     gang_timeout_seconds: Annotated[int, Field(ge=10)] = 300

@@ -25,7 +25,6 @@ from rz_operator.decisions.members import DEPLOYED, ROLES, RestartStyle, Wanted,
 from rz_operator.errors import UserError
 
 PortName = Literal["api", "status", "rendezvous", "transfer"]
-GPU_RESOURCE = "nvidia.com/gpu"
 RUN_FILE, TOKEN_FILE = "run.json", "token"
 
 GRACE_SECONDS = {"ledger": 10.0, "reward": 10.0, "rollout": 30.0}
@@ -91,7 +90,8 @@ class RoleSet:
     """The role in whose nodes the processes run: itself, or the trainer for colocated rollouts."""
     gpus_per_node: int
     resources: Resources
-    """Of one node, GPUs included; nothing where another role hosts it."""
+    """Of one node, as the spec says, GPUs included where an extended resource counts them; nothing where another role
+    hosts it."""
     grace_seconds: float
     env_from_cluster: tuple[FreeForm, ...]
     """The user's ``env`` entries with ``valueFrom``: only a cluster can resolve them."""
@@ -281,7 +281,15 @@ def _rollout(spec: ReasonerZeroRunSpec) -> RoleSet:
             _process("rollout", index, env, rollout, ports=("status",), node=node, local=local, devices=devices)
         )
     if not colocated:
-        return _role_set(rollout, "rollout", tuple(processes), count, GRACE_SECONDS["rollout"], gpus=gpus)
+        return _role_set(
+            rollout,
+            "rollout",
+            tuple(processes),
+            count,
+            GRACE_SECONDS["rollout"],
+            gpus=gpus,
+            gpu_resource=spec.scheduling.gpu_resource,
+        )
     return _role_set(rollout, "rollout", tuple(processes), trainer.nodes, GRACE_SECONDS["rollout"], hosted_by="trainer")
 
 
@@ -316,6 +324,7 @@ def _trainer(spec: ReasonerZeroRunSpec) -> RoleSet:
         float(trainer.termination_grace_seconds),
         style="gang",
         gpus=trainer.gpus_per_node,
+        gpu_resource=spec.scheduling.gpu_resource,
     )
 
 
@@ -388,11 +397,12 @@ def _role_set(
     *,
     style: RestartStyle = "individual",
     gpus: int = 0,
+    gpu_resource: str = "",
     hosted_by: Role | None = None,
 ) -> RoleSet:
     resources = options.resources
-    if gpus:
-        count = {GPU_RESOURCE: gpus}
+    if gpus and gpu_resource:
+        count = {gpu_resource: gpus}
         resources = Resources(requests=resources.requests | count, limits=resources.limits | count)
     assert role in ROLES
     return RoleSet(

@@ -30,6 +30,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "contains": str.__contains__,
     "indexOf": str.find,
     "lastIndexOf": str.rfind,
+    "size": len,
     "matches": lambda text, pattern: re.search(pattern, text) is not None,
 }
 _MACROS: dict[str, Callable[[list[bool]], bool]] = {"all": all, "exists_one": lambda found: sum(found) == 1}

@@ -38,6 +38,15 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "the largest lease unit": {"spec.rollout": {"samplesPerLease": 128, "groupsPerLease": 128}},
     "kueue with a queue": {"spec.scheduling": {"gang": "kueue", "queueName": "team-a"}},
     "a gang that may wait for a day": {"spec.scheduling.gangTimeoutSeconds": 86_400},
+    "kai with a queue": {"spec.scheduling": {"gang": "kai", "queueName": "team-a"}},
+    "GPUs of another maker": {"spec.scheduling.gpuResource": "amd.com/gpu"},
+    "one MIG instance a pod": {
+        "spec.scheduling.gpuResource": "nvidia.com/mig-3g.40gb",
+        "spec.trainer": {"nodes": 4, "gpusPerNode": 1},
+    },
+    "GPUs by claims alone": {
+        "spec.scheduling": {"gpuResource": "", "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "h100"}]}
+    },
     "equal waits": {"spec.failurePolicy": {"backoffSeconds": 5, "maxBackoffSeconds": 5}},
     "a variable with a value": {"spec.trainer.env": [{"name": "A", "value": "1"}]},
     "a context that just fits": {
@@ -112,6 +121,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"spec.scheduling.gangTimeoutSeconds": 86_401},
         "spec.scheduling.gangTimeoutSeconds",
         "at most 86400",
+    ),
+    "kai without a queue": ({"spec.scheduling.gang": "kai"}, "spec.scheduling.queueName", "set queueName to a KAI"),
+    "GPUs from nowhere": ({"spec.scheduling.gpuResource": ""}, "spec.scheduling.resourceClaims", "add a claim"),
+    "GPUs from an empty list of claims": (
+        {"spec.scheduling": {"gpuResource": "", "resourceClaims": []}},
+        "spec.scheduling.resourceClaims",
+        "add a claim",
+    ),
+    "a claim of nothing": (
+        {"spec.scheduling.resourceClaims": [{"name": "gpu"}]},
+        "spec.scheduling.resourceClaims[0].resourceClaimTemplateName",
+        "never both",
+    ),
+    "a claim that is two things": (
+        {
+            "spec.scheduling.resourceClaims": [
+                {"name": "gpu", "resourceClaimName": "a", "resourceClaimTemplateName": "b"}
+            ]
+        },
+        "spec.scheduling.resourceClaims[0].resourceClaimTemplateName",
+        "never both",
+    ),
+    "two MIG instances a pod": (
+        {"spec.scheduling.gpuResource": "nvidia.com/mig-3g.40gb", "spec.trainer.gpusPerNode": 2},
+        "spec.trainer.gpusPerNode",
+        "a process sees one MIG instance",
     ),
     "a longest wait shorter than the first": (
         {"spec.failurePolicy.backoffSeconds": 301},

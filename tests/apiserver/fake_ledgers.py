@@ -102,6 +102,7 @@ def ledger_status(run: str, **fields: Any) -> Object:
         "blocking_role": "none",
         "seconds_per_step": None,
         "eta_seconds": None,
+        "storage_trouble": None,
     }
     unknown = fields.keys() - body.keys()
     assert not unknown, f"a ledger's status has no {sorted(unknown)}"

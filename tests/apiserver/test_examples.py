@@ -85,7 +85,7 @@ def comparable(item: Object) -> Object:
             key: value for key, value in spec.items() if key not in addresses or spec[key] in (["None"], "None")
         }
     if item["kind"] == "ConfigMap":
-        found["data"] = {key: json.loads(text) for key, text in item["data"].items()}
+        found["data"] = {key: json.loads(text) for key, text in item["data"].items() if key.endswith(".json")}
     if item["kind"] == "Secret":
         found["data"] = {key: len(base64.b64decode(value)) > 20 for key, value in item["data"].items()}
     return found

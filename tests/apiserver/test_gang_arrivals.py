@@ -20,6 +20,7 @@ from kubelet_double import Kubelet
 from kueue_double import KueueDouble
 from operator_process import OperatorProcess
 from players import Players, gpus_of, now
+from webhook_double import LabellingWebhook
 
 from rz_api import names
 
@@ -312,15 +313,37 @@ KUEUE = {"spec.scheduling.gang": "kueue", "spec.scheduling.queueName": "queue"}
 
 
 @pytest.fixture
-def kueue(api: Api, kubelet: Kubelet, players: Players, wait_for: Wait) -> Iterator[KueueDouble]:
-    """A server that has Kueue's API, and somebody who does what Kueue does."""
+def kueue_api(api: Api, wait_for: Wait) -> Iterator[None]:
+    """A server that has Kueue's API."""
     apply_crd(api, KUEUE_CRD)
     wait_for(lambda: api.request("GET", "/apis/kueue.x-k8s.io"), 10)
-    double = KueueDouble(api, num_gpus=3)
+    yield
+    api.delete("CustomResourceDefinition", "", KUEUE_CRD["metadata"]["name"])
+
+
+@pytest.fixture
+def kueue(cluster: Cluster, kueue_api: None, kubelet: Kubelet, players: Players) -> Iterator[KueueDouble]:
+    """And somebody who does what Kueue does, with its integration of pods."""
+    double = KueueDouble(cluster.api, num_gpus=3)
     kubelet.holds = double.holds
     players.players.insert(0, double)
-    yield double
-    api.delete("CustomResourceDefinition", "", KUEUE_CRD["metadata"]["name"])
+    with LabellingWebhook(cluster.api, cluster.namespace, {KueueDouble.QUEUE: "queue"}, KueueDouble.FINALIZER):
+        yield double
+
+
+def test_where_kueue_does_not_queue_pods_none_runs_and_the_condition_says_what_is_off(
+    cluster: Cluster, kueue_api: None, operator: Operator
+) -> None:
+    operator(cluster.namespace)
+    cluster.submit("run", 2, **KUEUE)
+
+    def said() -> str:
+        found = {each["type"]: each for each in cluster.status("run").get("conditions", [])}
+        return str(found.get("TrainerReady", {}).get("message", ""))
+
+    cluster.wait(lambda: "integration of pods is off" in said(), "the trainer's condition names Kueue's configuration")
+    cluster.hold(1)
+    assert cluster.gangs().get("run", ()) == (), "no pod is left that a scheduler could bind"
 
 
 def groups(pods: list[Object]) -> set[tuple[str | None, str | None]]:

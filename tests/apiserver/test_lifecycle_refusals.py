@@ -13,6 +13,14 @@ from webhook_double import DenyingWebhook
 from rz_api import names
 from rz_operator.controller.apply import QUOTA_SECONDS
 
+PODS_OF = ("ledger", "reward", "rollout", "trainer")
+PODS_OF_CONDITIONS = {
+    "LedgerReady": "ledger",
+    "RewardReady": "reward",
+    "RolloutsReady": "rollout",
+    "TrainerReady": "trainer",
+}
+
 
 def refused(words: str) -> Step:
     return Step(
@@ -61,7 +69,7 @@ def test_a_quota_that_is_exceeded_is_named_and_tried_again_within_a_minute(scene
     use_quota(api, namespace, "gpus")
     scene.submit({"spec.trainer.gpusPerNode": 3})
     check_that_it_is_not_tried_again(scene, "exceeded quota: gpus", QUOTA_SECONDS, restart=True)
-    assert "lower spec.trainer.gpusPerNode, or raise the quota" in scene.condition("TrainerReady")["message"]
+    assert "to change in the run: spec.trainer.gpusPerNode" in scene.condition("TrainerReady")["message"]
 
     second = time.time()
     scene.take(
@@ -117,3 +125,71 @@ def test_a_pod_template_that_the_server_refuses_is_explained_and_can_be_mended(
         )
     )
     assert not scene.status.get("retries")
+
+
+# ------------------------------------------------------------------------------- clusters that want or bring limits
+
+EVERYBODY_LIMITED = {f"spec.{role}.resources.limits": {"cpu": "1", "memory": "2Gi"} for role in PODS_OF}
+WANTS_LIMITS = {"kind": "ResourceQuota", "spec": {"hard": {"limits.memory": "100Gi"}}}
+BRINGS_LIMITS = {"kind": "LimitRange", "spec": {"limits": [{"type": "Container", "default": {"memory": "512Mi"}}]}}
+
+
+def rule(scene: Scene, body: Object) -> None:
+    """A quota or a limit range of the namespace's."""
+    scene.api.create({"apiVersion": "v1", "metadata": {"name": "memory"}, **body}, scene.namespace)
+    if body["kind"] == "ResourceQuota":
+        use_quota(scene.api, scene.namespace, "memory")
+
+
+def named(*fields: str) -> str:
+    return f"to change in the run: {', '.join(fields)}"
+
+
+def test_a_quota_that_wants_limits_is_answered_with_the_field_of_every_role(scene: Scene) -> None:
+    rule(scene, WANTS_LIMITS)
+    scene.submit()
+    for condition, role in PODS_OF_CONDITIONS.items():
+        words = named(f"spec.{role}.resources.limits.memory")
+        scene.wait(lambda kind=condition, words=words: words in scene.condition(kind).get("message", ""), what=words)
+
+
+def test_a_limit_range_below_a_request_is_answered_with_the_limit_and_the_small_pods_run_under_it(
+    scene: Scene,
+) -> None:
+    rule(scene, BRINGS_LIMITS)
+    scene.submit()
+    scene.take(
+        Step(
+            "the trainer's condition names its limit",
+            want_condition=("TrainerReady", "False", "CreateRefused", named("spec.trainer.resources.limits.memory")),
+        )
+    )
+    for condition in ("LedgerReady", "RewardReady"):
+        scene.wait(lambda kind=condition: scene.condition(kind).get("status") == "True", what=condition)
+
+
+@pytest.mark.parametrize("body", [WANTS_LIMITS, BRINGS_LIMITS], ids=["a quota wants limits", "a limit range of 512Mi"])
+def test_a_run_that_says_its_limits_runs_there(scene: Scene, body: Object) -> None:
+    rule(scene, body)
+    scene.submit(EVERYBODY_LIMITED)
+    scene.take(Step("everybody runs", want_running=(*gang(1), *ROLLOUTS)))
+
+
+def test_no_pod_of_the_minimal_run_is_best_effort_and_a_lost_nodes_ledger_moves_after_30_seconds(scene: Scene) -> None:
+    scene.submit()
+    scene.take(Step("everybody runs", want_running=(*gang(1), *ROLLOUTS)))
+    labels = {names.LABEL_RUN: scene.name}
+    pods = {pod["metadata"]["labels"][names.LABEL_ROLE]: pod for pod in scene.api.list("Pod", scene.namespace, labels)}
+    assert {role: pod["status"]["qosClass"] for role, pod in pods.items()} == dict.fromkeys(PODS_OF, "Burstable")
+
+    def seconds(role: str) -> set[int]:
+        return {
+            each["tolerationSeconds"] for each in pods[role]["spec"]["tolerations"] if each["effect"] == "NoExecute"
+        }
+
+    assert {role: seconds(role) for role in PODS_OF} == {
+        "ledger": {30},
+        "reward": {30},
+        "rollout": {300},
+        "trainer": {300},
+    }, "what nobody decides about is the server's own default"

@@ -94,7 +94,7 @@ def test_budgets_of_gangs_that_were_skipped_and_that_ended_go(scene: Scene) -> N
 
 
 def names_the_field(message: str) -> bool:
-    return "lower spec.ledger.resources, or raise the quota" in message
+    return "to change in the run: spec.ledger.resources.requests.memory" in message
 
 
 def test_a_quota_for_the_ledger_is_named_by_its_field_and_its_pod_comes_within_a_minute(scene: Scene) -> None:
@@ -110,9 +110,7 @@ def test_a_quota_for_the_ledger_is_named_by_its_field_and_its_pod_comes_within_a
             "the condition names quota and field",
             want_running=EVERYBODY,
             want_condition=("LedgerReady", "False", "CreateRefused", "exceeded quota: memory"),
-            want=lambda scene: (
-                "lower spec.ledger.resources, or raise the quota" in scene.condition("LedgerReady")["message"]
-            ),
+            want=lambda scene: names_the_field(scene.condition("LedgerReady")["message"]),
         )
     )
 

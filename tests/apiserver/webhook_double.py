@@ -1,6 +1,7 @@
-"""A validating webhook of somebody else's, as an HTTPS server of the test: it denies pods, and says why.
+"""Webhooks of somebody else's, as HTTPS servers of the test: one denies pods, and says why, one labels them.
 
-Used by ``test_lifecycle_refusals.py``: ``with DenyingWebhook(api, namespace, {label: value}, "no trainers today"):``.
+``with DenyingWebhook(api, namespace, {label: value}, "no trainers today"):`` and, for what Kueue does,
+``with LabellingWebhook(api, namespace, {queue: name}, "kueue.x-k8s.io/managed"):``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import json
 import ssl
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -33,12 +34,23 @@ class _Server(ThreadingHTTPServer):
         """Silent: the API server leaves its connections open."""
 
 
-class DenyingWebhook:
-    """Denies every create of a pod with these labels in this namespace while the ``with`` block lasts."""
+class Webhook:
+    """Somebody's answer to every create of a pod with these labels in this namespace, while ``with`` lasts."""
 
-    def __init__(self, api: Api, namespace: str, labels: Mapping[str, str], words: str) -> None:
-        self._api, self._namespace, self._labels, self._words = api, namespace, dict(labels), words
-        self.name = f"{namespace}.webhook.test"
+    kind: ClassVar[str]
+    """``Validating`` or ``Mutating``."""
+
+    def __init__(self, api: Api, namespace: str, labels: Mapping[str, str]) -> None:
+        self._api, self._namespace, self._labels = api, namespace, dict(labels)
+        self.name = f"{namespace}.{self.kind.lower()}.webhook.test"
+
+    def respond(self, review: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields of the AdmissionReview's response."""
+        raise NotImplementedError
+
+    def is_seen(self, answer: Mapping[str, Any] | ApiError) -> bool:
+        """Whether the server's answer to a create shows that the webhook acts."""
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         certificate, key = _certificate()
@@ -47,7 +59,7 @@ class DenyingWebhook:
             chain = Path(folder, "chain.pem")
             chain.write_bytes(key + certificate)
             context.load_cert_chain(chain)
-        self._server = _Server(("127.0.0.1", 0), _handler(self._words))
+        self._server = _Server(("127.0.0.1", 0), _handler(self.respond))
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="webhook", daemon=True)
         self._thread.start()
@@ -58,7 +70,7 @@ class DenyingWebhook:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._api.delete("ValidatingWebhookConfiguration", "", self.name)
+        self._api.delete(f"{self.kind}WebhookConfiguration", "", self.name)
         self._wait_until_it_acts(acts=False)
         self._server.shutdown()
         self._server.server_close()
@@ -67,7 +79,7 @@ class DenyingWebhook:
     def _configuration(self, url: str, certificate: bytes) -> dict[str, Any]:
         return {
             "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "ValidatingWebhookConfiguration",
+            "kind": f"{self.kind}WebhookConfiguration",
             "metadata": {"name": self.name},
             "webhooks": [
                 {
@@ -93,25 +105,58 @@ class DenyingWebhook:
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         body["spec"] = {"containers": [{"name": "c", "image": "image"}]}
         for _ in range(500):
+            answer: Mapping[str, Any] | ApiError
             try:
-                self._api.create(body, self._namespace, dryRun="All")
-                denied = False
+                answer = self._api.create(body, self._namespace, dryRun="All")
             except ApiError as error:
-                denied = "denied the request" in error.message
-            if denied is acts:
+                answer = error
+            if self.is_seen(answer) is acts:
                 return
             end.wait(0.02)
         raise AssertionError(f"the API server has not seen the change of the webhook {self.name} after 10 s")
 
 
-def _handler(words: str) -> type[BaseHTTPRequestHandler]:
+class DenyingWebhook(Webhook):
+    """Denies them, in these words."""
+
+    kind = "Validating"
+
+    def __init__(self, api: Api, namespace: str, labels: Mapping[str, str], words: str) -> None:
+        super().__init__(api, namespace, labels)
+        self._words = words
+
+    def respond(self, review: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"allowed": False, "status": {"code": 403, "message": self._words}}
+
+    def is_seen(self, answer: Mapping[str, Any] | ApiError) -> bool:
+        return isinstance(answer, ApiError) and "denied the request" in answer.message
+
+
+class LabellingWebhook(Webhook):
+    """Puts a label onto them, as Kueue's integration of pods does."""
+
+    kind = "Mutating"
+
+    def __init__(self, api: Api, namespace: str, labels: Mapping[str, str], key: str, value: str = "true") -> None:
+        super().__init__(api, namespace, labels)
+        self._key, self._value = key, value
+
+    def respond(self, review: Mapping[str, Any]) -> Mapping[str, Any]:
+        path = "/metadata/labels/" + self._key.replace("~", "~0").replace("/", "~1")
+        patch = json.dumps([{"op": "add", "path": path, "value": self._value}])
+        return {"allowed": True, "patchType": "JSONPatch", "patch": base64.b64encode(patch.encode()).decode()}
+
+    def is_seen(self, answer: Mapping[str, Any] | ApiError) -> bool:
+        return not isinstance(answer, ApiError) and self._key in answer["metadata"].get("labels", {})
+
+
+def _handler(respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status = {"code": 403, "message": words}
-            response = {"uid": review["request"]["uid"], "allowed": False, "status": status}
+            response = {"uid": review["request"]["uid"], **respond(review)}
             answer = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
             content = json.dumps(answer).encode()
             self.send_response(200)

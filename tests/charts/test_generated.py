@@ -11,11 +11,13 @@ import yaml
 from helm import CHART, ROOT, Helm, one
 
 from rz_api import crd
+from rz_api.run_defaults import CaBundle, Proxy, RunDefaults, SecretReference
 from rz_operator.controller.options import Options, default_images
 from rz_operator.service.settings import Settings
 
 NOT_SET = {
     "RZ_BIND_HOST": "all addresses are right in a pod",
+    "RZ_WATCH_NAMESPACE": "one more of RZ_WATCH_NAMESPACES, for who installs without the chart",
     "RZ_LEDGER_STATUS_URL": "the Service of a ledger is where the operator put it",
 }
 """Settings that the chart leaves alone, and why."""
@@ -94,7 +96,17 @@ def test_every_setting_of_the_operator_can_be_set_and_has_its_default(helm: Helm
 def test_values_reach_the_settings(helm: Helm) -> None:
     values = {
         "watchNamespace": "team",
+        "watchNamespaces": ["rivals", "team"],
+        "runDefaults": {
+            "securityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+            "proxy": {"https": "http://proxy.example.com:3128"},
+            "caBundle": {"configMap": "trusted"},
+            "imagePullSecrets": [{"name": "registry"}],
+        },
         "operator": {
+            "clientQps": 0,
+            "clientBurst": 7,
+            "logFormat": "json",
             "concurrency": 3,
             "pollSeconds": 1.5,
             "resyncSeconds": 1000000,
@@ -120,10 +132,19 @@ def test_values_reach_the_settings(helm: Helm) -> None:
                 "rollout": "r.example.com/t/w:3",
                 "trainer": f"r.example.com/t/reasonerzero-worker@sha256:{'ab' * 32}",
             },
+            run_defaults=RunDefaults(
+                security_context={"fsGroupChangePolicy": "OnRootMismatch"},
+                proxy=Proxy(https="http://proxy.example.com:3128"),
+                ca_bundle=CaBundle(config_map="trusted"),
+                image_pull_secrets=[SecretReference(name="registry")],
+            ),
             poll_seconds=1.5,
             max_gang_timeout_seconds=600,
         ),
-        watch_namespace="team",
+        watch_namespaces=("team", "rivals"),
+        client_qps=0,
+        client_burst=7,
+        log_format="json",
         concurrency=3,
         resync_seconds=1_000_000,
         request_seconds=4,

@@ -117,6 +117,18 @@ def test_the_disruption_budget_is_of_the_servers_version(helm: Helm, server: str
     assert one(objects, "PodDisruptionBudget")["apiVersion"] == version
 
 
+@pytest.mark.parametrize(("server", "policy"), [("1.20.2", None), ("1.21.0", "PreferDualStack")])
+def test_its_service_has_an_address_of_each_family(helm: Helm, server: str, policy: str | None) -> None:
+    assert one(helm.template(kube_version=server), "Service")["spec"].get("ipFamilyPolicy") == policy
+
+
+def test_several_namespaces_have_a_role_each_and_nothing_of_the_cluster_but_the_crd(helm: Helm) -> None:
+    objects = helm.template({"watchNamespaces": ["a", "b"], "watchNamespace": "c"})
+    assert kinds(objects) & {"ClusterRole", "ClusterRoleBinding"} == set()
+    for kind in ("Role", "RoleBinding"):
+        assert [each["metadata"]["namespace"] for each in objects if each["kind"] == kind] == ["c", "a", "b"]
+
+
 def test_a_platform_that_chooses_users_is_not_told_one(helm: Helm) -> None:
     spec = one(helm.template(CASES["a platform that chooses users"]), "Deployment")["spec"]["template"]["spec"]
     assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -28,10 +28,12 @@ NEEDED: dict[str, str] = {
     "secrets": "create",
     "events": "get list create patch",
     "deployments.apps": "get list watch create delete patch",
-    "networkpolicies.networking.k8s.io": "get list watch create",
-    "poddisruptionbudgets.policy": "get create delete",
-    "podgroups.scheduling.x-k8s.io": "get create delete",
-    "podgroups.scheduling.volcano.sh": "get create delete",
+    "networkpolicies.networking.k8s.io": "get list watch create patch",
+    "poddisruptionbudgets.policy": "get list create delete",
+    "podgroups.scheduling.x-k8s.io": "get list create delete",
+    "podgroups.scheduling.volcano.sh": "get list create delete",
+    "podgroups.scheduling.run.ai": "get list create delete",
+    "podgroups.scheduling.k8s.io": "get list create delete",
 }
 """Resource -> verbs. Written down a second time, on purpose: who changes the rules has to change this too."""
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
@@ -66,7 +68,7 @@ def watched(request: pytest.FixtureRequest, control_plane: ControlPlane, helm: H
     if api.find("Namespace", "", OURS) is None:
         for name in (OURS, THEIRS):
             control_plane.create_namespace(name)
-        for group in ("scheduling.x-k8s.io", "scheduling.volcano.sh"):
+        for group in ("scheduling.x-k8s.io", "scheduling.volcano.sh", "scheduling.run.ai"):
             apply_crd(api, pod_group(group))
     objects = helm.template({"watchNamespace": single}, kube_version=f"1.{control_plane.minor}.0")
     made = [body for body in objects if "Role" in body["kind"] or body["kind"] in ("ServiceAccount", CRD)]
@@ -132,6 +134,7 @@ ROWS = [
     ("create", "pods/exec", OURS, False),
     ("create", "podgroups.scheduling.x-k8s.io", OURS, True),
     ("create", "podgroups.scheduling.volcano.sh", OURS, True),
+    ("create", "podgroups.scheduling.run.ai", OURS, True),
     ("list", RUNS, THEIRS, None),
     ("create", "pods", THEIRS, None),
     ("create", "secrets", THEIRS, None),

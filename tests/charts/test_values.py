@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "workers of no namespace": (
         {"networkPolicy": {"workers": {"enabled": True}}},
-        ["networkPolicy.workers.namespaces empty", "name them, or set watchNamespace"],
+        ["networkPolicy.workers.namespaces empty", "name them, or set watchNamespaces"],
     ),
 }
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "locks"))
 
 from project import EXTRAS, Lock
 
-from rz_operator.manifests.pod import USER_ID
+from rz_api.run_defaults import USER_ID
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "docker"

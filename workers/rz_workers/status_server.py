@@ -33,6 +33,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from rz_api.redact import redact
+from rz_workers.listening import listener
 from rz_workers.runtime import Settings, UserError
 
 log = logging.getLogger(__name__)
@@ -100,11 +101,14 @@ class StatusServer:
         limits: Limits = Limits(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        listener = _listen(host, port)
-        self.port: int = listener.getsockname()[1]
+        try:
+            found = listener(host, port, backlog=BACKLOG)
+        except OSError as error:
+            raise port_in_use(host, port, error) from error
+        self.port: int = found.getsockname()[1]
         pages = _Pages(lambda path: answer(path, status, healthy, registry), limits.page_seconds, clock)
         self._loop = asyncio.new_event_loop()
-        self._server = _Server(listener, pages, limits)
+        self._server = _Server(found, pages, limits)
         self._thread = threading.Thread(target=self._run, name="status-server", daemon=True)
         self._thread.start()
 
@@ -134,15 +138,6 @@ def answer(path: str, status: Status, healthy: Callable[[], bool], registry: Col
         log.exception("the status port failed on %s", path)
         return 500, "text/plain", redact(f"{type(error).__name__}: {error}\n").encode()
     return NOT_FOUND
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises UserError for a port in use."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise port_in_use(host, port, error) from error
 
 
 class _Pages:

@@ -20,15 +20,15 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rz_workers.listening import listener
 from rz_workers.runtime import read_token
 from rz_workers.status_server import port_in_use
 
 
 def take_port(host: str, port: int) -> socket.socket:
     """A bound, listening socket. Raises UserError when another process has the port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return listener(host, port, backlog=2048)
     except OSError as error:
         raise port_in_use(host, port, error) from error
 

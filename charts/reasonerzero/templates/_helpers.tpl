@@ -68,6 +68,25 @@ app.kubernetes.io/component: operator
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
+{{/* The namespaces that are served, as a JSON list; empty: all. */}}
+{{- define "reasonerzero.namespaces" -}}
+{{- concat (compact (list .Values.watchNamespace)) .Values.watchNamespaces | uniq | toJson -}}
+{{- end -}}
+
+{{/* Where the notes' commands are tried first. */}}
+{{- define "reasonerzero.firstNamespace" -}}
+{{- first (append (include "reasonerzero.namespaces" . | fromJsonArray) "NAMESPACE") -}}
+{{- end -}}
+
+{{/* What the operator lays below the pods of runs, as it reads it (RZ_RUN_DEFAULTS). */}}
+{{- define "reasonerzero.runDefaults" -}}
+{{- $defaults := deepCopy .Values.runDefaults -}}
+{{- if not $defaults.caBundle.configMap -}}
+{{- $_ := unset $defaults "caBundle" -}}
+{{- end -}}
+{{- $defaults | toJson -}}
+{{- end -}}
+
 {{/* Restricted Pod Security, of pod and container. */}}
 {{- define "reasonerzero.podSecurity" -}}
 runAsNonRoot: true

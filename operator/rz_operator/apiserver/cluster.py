@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from rz_api import names
 from rz_operator.apiserver.credentials import Credentials, NoCredentialsError
-from rz_operator.apiserver.versions import Capabilities, choose
+from rz_operator.apiserver.rate import Bucket
+from rz_operator.apiserver.versions import OF_OTHER_KINDS, Capabilities, choose
 
 Body = dict[str, Any]
 
@@ -93,9 +94,12 @@ class Cluster:
         source: Credentials,
         request_seconds: float = REQUEST_SECONDS,
         observer: Observer | None = None,
+        bucket: Bucket | None = None,
     ):
+        """``bucket`` holds back requests that are too many; None: none."""
         self._api = api
         self._source = source
+        self._bucket = bucket
         self._seconds = request_seconds
         self._observer = observer or (lambda verb, kind, status, seconds: None)
 
@@ -107,6 +111,7 @@ class Cluster:
         request_seconds: float = REQUEST_SECONDS,
         observer: Observer | None = None,
         service_account: Path = SERVICE_ACCOUNT,
+        bucket: Bucket | None = None,
     ) -> AsyncIterator[Cluster]:
         """A connection as ``kubectl`` makes it: the given kubeconfig, $KUBECONFIG, the pod's own ServiceAccount, or
         ~/.kube/config. Raises ApiError (status 0) when none of them can be used."""
@@ -118,7 +123,7 @@ class Cluster:
         configuration.connection_pool_maxsize = 64
         async with client.ApiClient(configuration) as api:
             api.user_agent = names.MANAGER
-            yield Cluster(api, source, request_seconds, observer)
+            yield Cluster(api, source, request_seconds, observer, bucket)
 
     async def credentials(self) -> dict[str, Any]:
         """What kopf's own client needs to know: the fields of its ``ConnectionInfo``, read anew. Raises ApiError as
@@ -268,7 +273,12 @@ class Cluster:
             group["name"]: [each["version"] for each in group.get("versions") or []]
             for group in listed.get("groups") or []
         }
-        return choose(version, groups)
+        others: list[str] = []
+        group, _, of_group = OF_OTHER_KINDS.partition("/")
+        if of_group in groups.get(group, ()):
+            found = await self._json("GET", "APIResourceList", f"/apis/{OF_OTHER_KINDS}")
+            others = [str(each.get("name")) for each in found.get("resources") or []]
+        return choose(version, groups, others)
 
     async def _json(
         self,
@@ -304,6 +314,8 @@ class Cluster:
     ) -> Any:
         """The raw answer (aiohttp); raises ApiError unless it is a success. ``seconds``: 0 is the usual limit, None
         none. Credentials that are refused are read again, and used if they have changed: a 401 has done nothing."""
+        if self._bucket is not None:
+            await self._bucket.take()  # before the time limit begins: the server is not to blame
         limit = self._seconds if seconds == 0 else seconds
         for may_renew in (True, False):
             began, status, is_renewed = time.monotonic(), 0, False

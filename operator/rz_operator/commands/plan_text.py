@@ -75,14 +75,14 @@ def objects_of(document: Mapping[str, Any], namespace: str, incarnation: int = 1
     from rz_operator import manifests
     from rz_operator.apiserver.versions import PODGROUP_VERSIONS, Capabilities
     from rz_operator.controller.accept import accept
-    from rz_operator.controller.options import default_images
+    from rz_operator.controller.completion import Completion
 
     shown = {**document, "metadata": {**document["metadata"], "namespace": namespace, "uid": SHOWN_UID}}
-    verdict = accept(shown, None, default_images(), (), False)
+    verdict = accept(shown, None, Completion(), (), False)
     if verdict.run is None:
         raise UserError(verdict.message)
     pod_groups = {mode: f"{group}/{versions[0]}" for mode, (group, versions) in PODGROUP_VERSIONS.items()}
-    server = Capabilities(minor=36, pod_groups=pod_groups, kueue=True)
+    server = Capabilities(minor=37, pod_groups=pod_groups, kueue=True, resource_claims=True)
     context = manifests.Context(make_plan(verdict.run), namespace, SHOWN_UID, server)
     return manifests.all_of(context, incarnation)
 

@@ -30,7 +30,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rz_api.conditions import Reason
-from rz_api.names import API_VERSION, KIND, Role
+from rz_api.names import API_VERSION, KIND
 from rz_api.problems import Problem, problems_of
 from rz_api.resource import SpecError, load_run
 from rz_api.rules import immutable_violations, violations
@@ -39,6 +39,7 @@ from rz_api.spec import ReasonerZeroRunSpec
 from rz_api.status import FINAL_PHASES
 from rz_operator.apiserver.bodies import at
 from rz_operator.controller import words
+from rz_operator.controller.completion import Completion
 from rz_operator.controller.frozen import MAX_FROZEN_BYTES, Frozen
 from rz_operator.controller.json_values import is_text, no_json
 from rz_operator.controller.observe import unix_seconds
@@ -56,7 +57,6 @@ from rz_operator.controller.spec_changes import (
     with_leaves,
 )
 from rz_operator.controller.storage_claims import StorageClaim, owner
-from rz_operator.plan import resolve
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,20 @@ class Verdict:
 def accept(
     body: Mapping[str, Any],
     frozen: Frozen | None,
-    images: Mapping[Role, str],
+    completion: Completion,
     others: Iterable[StorageClaim],
     gang_exists: bool,
     others_exist: bool = False,
 ) -> Verdict:
     """The verdict on a run's object (see the module).
 
-    ``frozen`` is what its ConfigMap holds, None where it was never accepted; ``images`` are the operator's defaults;
-    ``others`` are the other runs; ``gang_exists``: a pod of the current trainer incarnation is there;
+    ``frozen`` is what its ConfigMap holds, None where it was never accepted; ``completion`` is what the operator fills
+    in; ``others`` are the other runs; ``gang_exists``: a pod of the current trainer incarnation is there;
     ``others_exist``: something of ledger, reward or rollout is there, which was rendered from what is frozen now.
     """
     if frozen is None:
-        return _first(body, images, others)
-    verdict = _again(body, frozen, images, gang_exists, others_exist)
+        return _first(body, completion, others)
+    verdict = _again(body, frozen, completion, gang_exists, others_exist)
     # What its user has written; a newer operator's defaults are nobody's concern.
     unknown = [path for path in frozen.unknown if is_written(frozen.submitted, path)]
     if not verdict.accepted or not unknown:
@@ -121,7 +121,7 @@ def unrenderable(body: Mapping[str, Any], frozen: Frozen | None, problem: str) -
 # ------------------------------------------------------------------------------------------------ the first time
 
 
-def _first(body: Mapping[str, Any], images: Mapping[Role, str], others: Iterable[StorageClaim]) -> Verdict:
+def _first(body: Mapping[str, Any], completion: Completion, others: Iterable[StorageClaim]) -> Verdict:
     spec = body.get("spec")
     suspend = isinstance(spec, Mapping) and spec.get("suspend") is True
     metadata = body.get("metadata")
@@ -131,7 +131,7 @@ def _first(body: Mapping[str, Any], images: Mapping[Role, str], others: Iterable
         return Verdict(False, reason, words.problems(name, problems), None, None, suspend)
 
     try:
-        run = _resolved(body, metadata, images)
+        run = _resolved(body, metadata, completion)
     except SpecError as error:
         return refuse(_name(metadata), Reason.SPEC_INVALID, *error.problems)
     assert isinstance(spec, Mapping)  # a spec without model, data and storage is none
@@ -141,10 +141,10 @@ def _first(body: Mapping[str, Any], images: Mapping[Role, str], others: Iterable
     freeze = Frozen(run, dict(spec))
     if freeze.num_bytes() > MAX_FROZEN_BYTES:
         return refuse(run.name, Reason.SPEC_INVALID, words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES))
-    return Verdict(True, Reason.SPEC_VALID, words.VALID, run, freeze, run.spec.suspend)
+    return Verdict(True, Reason.SPEC_VALID, _valid(run, spec), run, freeze, run.spec.suspend)
 
 
-def _resolved(body: Mapping[str, Any], metadata: Mapping[str, Any], images: Mapping[Role, str]) -> ResolvedRun:
+def _resolved(body: Mapping[str, Any], metadata: Mapping[str, Any], completion: Completion) -> ResolvedRun:
     """The run of a new object, complete. Raises SpecError."""
     name, uid, namespace = metadata.get("name"), metadata.get("uid"), metadata.get("namespace", "default")
     parts = {"metadata.uid": uid, "metadata.namespace": namespace, "metadata.name": name, "spec": body.get("spec")}
@@ -155,7 +155,7 @@ def _resolved(body: Mapping[str, Any], metadata: Mapping[str, Any], images: Mapp
         if problem is not None:
             raise SpecError(_name(metadata), (problem,))
     spec = _judge(name, body.get("spec"))
-    return _complete(ResolvedRun(name=str(name), namespace=str(namespace), uid=str(uid), spec=spec), images)
+    return completion.first(ResolvedRun(name=str(name), namespace=str(namespace), uid=str(uid), spec=spec))
 
 
 def _name(metadata: Mapping[str, Any]) -> str:
@@ -169,21 +169,18 @@ def _judge(name: Any, spec: Any) -> ReasonerZeroRunSpec:
     return load_run({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}).spec
 
 
-def _complete(run: ResolvedRun, images: Mapping[Role, str]) -> ResolvedRun:
-    """With an image for every role that names none, and the engine that ``auto`` means."""
-    sections: dict[str, Any] = {}
-    for role in images:
-        options = getattr(run.spec, role)
-        if options.image is None:
-            sections[role] = options.model_copy(update={"image": images[role]})
-    return resolve(run.model_copy(update={"spec": run.spec.model_copy(update=sections)}) if sections else run)
+def _valid(run: ResolvedRun, spec: Mapping[str, Any]) -> str:
+    """What the condition says of a good spec: that it is one, and what its run has in place of a thing it asks for."""
+    scheduling = spec.get("scheduling")
+    asked = scheduling.get("gang") if isinstance(scheduling, Mapping) else None
+    return words.NO_WORKLOADS if asked == "workload" and run.spec.scheduling.gang == "operator" else words.VALID
 
 
 # ------------------------------------------------------------------------------------------------------ later
 
 
 def _again(
-    body: Mapping[str, Any], frozen: Frozen, images: Mapping[Role, str], gang_exists: bool, others_exist: bool
+    body: Mapping[str, Any], frozen: Frozen, completion: Completion, gang_exists: bool, others_exist: bool
 ) -> Verdict:
     """The verdict on a run that was accepted before: whatever its spec says now, the run goes on."""
     name, found = frozen.run.name, body.get("spec")
@@ -202,19 +199,19 @@ def _again(
     fixed = [path for path in changed if not is_live(path)]
     final = at(body, "status", "phase") in FINAL_PHASES
     if not fixed:
-        return _as_it_is(name, run, problems, changed if final else ())
+        return _as_it_is(name, run, problems, found, changed if final else ())
     try:
         # Both: the spec as its user wrote it, and over frozen values that may be another operator's defaults.
         _judge(name, found)
         spec = _judge(name, overlay(frozen.run.spec, changed, found))
     except SpecError as error:
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, error.problems))
-    new = _complete(frozen.run.model_copy(update={"spec": spec}), images)
+    new = completion.again(frozen.run.model_copy(update={"spec": spec}))
     # What is only written otherwise (1 for 1.0, a default written out) is no change.
     fixed = [path for path in fixed if not is_same(frozen.run.spec, new.spec, path)]
     if final or not fixed:
         acting = [path for path in changed if is_live(path)]
-        return _as_it_is(name, run, problems, [*fixed, *acting] if final else ())
+        return _as_it_is(name, run, problems, found, [*fixed, *acting] if final else ())
     broken = immutable_violations(frozen.run.spec, new.spec)
     if broken:
         return _go_on(run, Reason.SPEC_CHANGED, words.problems(name, words.broken(broken)))
@@ -229,22 +226,25 @@ def _again(
         if len(waiting) == len(fixed):
             return Verdict(True, Reason.SPEC_VALID, message, run, None, run.spec.suspend, later=new)
         later = new
-        new = _complete(frozen.run.model_copy(update={"spec": spec}), images)
+        new = completion.again(frozen.run.model_copy(update={"spec": spec}))
         freeze = frozen.again(new, with_leaves(copy.deepcopy(dict(frozen.submitted)), acting, found))
         return Verdict(True, Reason.SPEC_VALID, message, new, freeze, new.spec.suspend, later=later)
     freeze = frozen.again(new, dict(body["spec"]))
     if freeze.num_bytes() > MAX_FROZEN_BYTES:
         problem = words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES)
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, (problem,)))
-    return Verdict(True, Reason.SPEC_VALID, words.VALID, new, freeze, new.spec.suspend)
+    return Verdict(True, Reason.SPEC_VALID, _valid(new, found), new, freeze, new.spec.suspend)
 
 
-def _as_it_is(name: str, run: ResolvedRun, problems: Sequence[Problem], too_late: Sequence[Path]) -> Verdict:
+def _as_it_is(
+    name: str, run: ResolvedRun, problems: Sequence[Problem], spec: Mapping[str, Any], too_late: Sequence[Path]
+) -> Verdict:
     """The verdict where at most live fields changed; ``too_late``: those that were changed of a run that finished."""
     if problems:
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, problems))
     late = [path for path in too_late if not any(is_below(path, field) for field in LIVE_AFTER_THE_END)]
-    return Verdict(True, Reason.SPEC_VALID, words.too_late(late) if late else words.VALID, run, None, run.spec.suspend)
+    said = words.too_late(late) if late else _valid(run, spec)
+    return Verdict(True, Reason.SPEC_VALID, said, run, None, run.spec.suspend)
 
 
 def _go_on(run: ResolvedRun, reason: str, message: str) -> Verdict:

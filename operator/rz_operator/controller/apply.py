@@ -19,9 +19,11 @@ from rz_operator import manifests
 from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
 from rz_operator.apiserver.versions import Capabilities
+from rz_operator.controller import words
 from rz_operator.controller.cache import REDUCE, Cache
 from rz_operator.controller.observe import api_time
 from rz_operator.controller.quotas import is_quota
+from rz_operator.controller.refusal_fields import with_fields
 from rz_operator.controller.rendering import in_words
 from rz_operator.controller.seen import Children, SeenDeployment, SeenPod
 from rz_operator.controller.slow_start import slow_start, together
@@ -353,12 +355,24 @@ class Applier:
                 raise
             if _namespace_ends(error):
                 raise TransientError(error.message) from error
-            self._remember_refusal(kind, key, error.message)
+            self._remember_refusal(kind, key, self._with_fields(body, error.message))
+            return False
+        if kind == "Pod" and manifests.is_out_of_its_queue(created):
+            # Before anything of it runs: a gang without its queue takes nodes that are others' turn.
+            await self._cluster.delete(kind, self._context.namespace, name, created["metadata"]["uid"], 0)
+            self._remember_refusal(kind, key, words.NO_POD_QUEUES)
             return False
         self.retries.pop(key, None)
         if kind in REDUCE:
             self._cache.see_child(kind, created)
         return True
+
+    def _with_fields(self, body: Body, message: str) -> str:
+        """The server's words about a pod, with the fields of the run that they are about."""
+        if body["kind"] != "Pod":
+            return message
+        role = body["metadata"]["labels"][names.LABEL_ROLE]
+        return with_fields(message, role, self._context.run.spec.scheduling.gpu_resource)
 
     async def _settle_taken_name(self, body: Body, key: str) -> bool:
         """The name is taken: by this run (fine), by what an earlier run of the same name left (it is being removed), or

@@ -133,7 +133,8 @@ def _is_of_a_gang(key: str, run: str) -> bool:
 def _asked_by(body: Body) -> Wanted:
     """What another run asks for that was not looked at yet, as far as its place in the line depends on it."""
     spec = at(body, "spec")
-    by_us = (at(spec, "scheduling", "gang") or "operator") == "operator"
+    # ``workload`` may be ``operator`` on this server; until its first look it had better stand in line.
+    by_us = (at(spec, "scheduling", "gang") or "operator") in ("operator", "workload")
     colocated = at(spec, "rollout", "placement") == "colocated"
     trainers, rollouts = _count(at(spec, "trainer", "nodes")), _count(at(spec, "rollout", "replicas"))
     roles = (WantedRole("rollout", 0 if colocated else rollouts, "individual", 0.0),)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rz_api.names import Role
+from rz_api.run_defaults import RunDefaults
 
 __all__ = ["Options", "default_images"]
 
@@ -27,6 +28,8 @@ def default_images() -> dict[Role, str]:
 class Options:
     images: Mapping[Role, str] = field(default_factory=default_images)
     """Image of a role whose spec names none; frozen into a run when it is accepted."""
+    run_defaults: RunDefaults = field(default_factory=RunDefaults)
+    """For the pods of all runs; frozen into a run when it is accepted."""
     poll_seconds: float = 15.0
     """Between two looks at a running run (and polls of its ledger), seconds."""
     max_gang_timeout_seconds: float = 3600.0

@@ -14,7 +14,7 @@ from rz_api.names import Role
 from rz_api.status import RunStatus
 from rz_operator.controller import words
 from rz_operator.controller.facts import Facts, Finding, no, reason_of
-from rz_operator.controller.quotas import advice
+from rz_operator.controller.refusal_fields import with_fields
 from rz_operator.controller.refusals import refusal, with_side_notes
 from rz_operator.controller.seen import SeenPod
 from rz_operator.decisions.members import member_key
@@ -61,9 +61,7 @@ def _deployment(status: RunStatus, facts: Facts, role: Role, wanted: int) -> Fin
     if ready >= wanted:
         return Finding("True", Reason.READY, count)
     if found.refusal:
-        what_to_do = advice(found.refusal, role)
-        said = words.refused_pods(found.refusal)
-        return no(Reason.CREATE_REFUSED, count, said, *([what_to_do] if what_to_do else []))
+        return no(Reason.CREATE_REFUSED, count, words.refused_pods(with_fields(found.refusal, role)))
     return _trouble(pods, count, facts) or _unready(ready, any(pod.member.restarts for pod in pods), count)
 
 

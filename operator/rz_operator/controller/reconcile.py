@@ -39,6 +39,7 @@ from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
 from rz_operator.controller.apply import Applier, nudge_due
 from rz_operator.controller.cache import Cache
+from rz_operator.controller.completion import Completion
 from rz_operator.controller.facts import Facts
 from rz_operator.controller.frozen import Frozen
 from rz_operator.controller.frozen_store import FrozenStore, Lost
@@ -113,6 +114,7 @@ class Reconciler:
         self._cluster = cluster
         self._cache = cache
         self._options = options
+        self._completion = Completion(options.images, options.run_defaults, "workload" in capabilities.pod_groups)
         self._ledgers = ledgers
         self._watcher = watcher
         self._clock = clock
@@ -269,7 +271,7 @@ class Reconciler:
         gang_exists = any(pod.member.incarnation >= incarnation for pod in run.children.of("trainer"))
         others_exist = bool(run.children.deployments or run.children.of("ledger", "reward", "rollout"))
         try:
-            verdict = accept(run.body, frozen, self._options.images, self._claims(run), gang_exists, others_exist)
+            verdict = accept(run.body, frozen, self._completion, self._claims(run), gang_exists, others_exist)
             return verdict, self._renderer.context(run.key, run.uid, verdict)
         except Exception as error:  # whatever it is: the run is decided about, and can be suspended
             return self._without_its_spec(run, frozen, in_words(run.key, error), Reason.SPEC_INVALID)

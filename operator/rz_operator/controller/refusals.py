@@ -12,7 +12,6 @@ from rz_api.names import Role
 from rz_api.status import MemberState, RunStatus
 from rz_operator.controller import words
 from rz_operator.controller.facts import Facts, Finding
-from rz_operator.controller.quotas import advice
 from rz_operator.decisions.members import member_key
 
 _EVERYBODY = ("ConfigMap", "Secret")
@@ -26,9 +25,7 @@ def refusal(status: RunStatus, facts: Facts, role: Role, is_ready: bool = False)
     has its token: a quota refuses a second one also where the first one serves."""
     keys = [key for key in status.retries if _is_needed_by(key, status, facts, role)]
     keys = [key for key in keys if not (is_ready and key.startswith("Secret/"))]
-    said = words.refusals(keys, status.retries)
-    what_to_do = advice(status.retries[min(keys)].message, role) if keys else ""
-    return f"{said}; {what_to_do}" if what_to_do else said
+    return words.refusals(keys, status.retries)
 
 
 def with_side_notes(finding: Finding, status: RunStatus, role: Role) -> Finding:

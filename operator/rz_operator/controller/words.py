@@ -30,6 +30,10 @@ _ROOM_FOR_THE_REST = 500
 _PATHS_SHOWN = 8
 
 VALID = "the spec is valid"
+NO_WORKLOADS = (
+    f"{VALID}; found scheduling.gang workload, and this cluster does not serve PodGroups of scheduling.k8s.io "
+    "(Kubernetes 1.37, off by default): the operator sees to the gang"
+)
 NOT_THERE_YET = "its Deployment is not there yet"
 CREATED_AGAIN = "its Deployment was deleted and is created again when it is gone"
 NO_ROLLOUTS = "spec.rollout.replicas is 0, so nothing is generated: raise it"
@@ -216,6 +220,13 @@ def held_up(since_seconds: float, cause: str) -> str:
 def colocated(trainer: str) -> str:
     """Of rollouts without pods of their own: what is said of the trainer."""
     return cut(f"rollouts run in the trainer pods: {trainer}")
+
+
+NO_POD_QUEUES = (
+    "Kueue let the pod through without queueing it: its integration of pods is off, or leaves this namespace out. Add "
+    "pod to integrations.frameworks of Kueue's configuration (see managedJobsNamespaceSelector), or set "
+    "spec.scheduling.gang to operator"
+)
 
 
 def refused_pods(message: str) -> str:

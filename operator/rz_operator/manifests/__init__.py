@@ -11,6 +11,7 @@ module                what it renders
 ``environment``       variables and command of a container, of one process or several
 ``credentials``       which Secrets which role gets
 ``pod``               the pod of a node: container, probes, volumes, hardening
+``defaults``          what lies below a run's own words: the owner's defaults, requests, tolerations of lost nodes
 ``pod_template``      the user's ``podTemplate`` over it
 ``scheduling``        gang modes, PodGroups, disruption budget
 ``workloads``         Deployments and Pods
@@ -26,7 +27,7 @@ from typing import Any
 from rz_api import names
 from rz_operator.decisions.members import ROLES, Start
 from rz_operator.manifests.context import Context
-from rz_operator.manifests.scheduling import Group, gang_objects
+from rz_operator.manifests.scheduling import Group, gang_objects, is_out_of_its_queue
 from rz_operator.manifests.services import network_policy, rendezvous_selector, rendezvous_service, role_service
 from rz_operator.manifests.workloads import deployment, rollout_pod, trainer_pod
 from rz_operator.plan import RUN_FILE, TOKEN_FILE, wanted
@@ -37,6 +38,7 @@ __all__ = [
     "check",
     "config_map",
     "for_start",
+    "is_out_of_its_queue",
     "rendezvous_selector",
     "scale_patch",
     "statics",
@@ -90,8 +92,13 @@ def for_start(context: Context, start: Start, gang_restarts: int) -> tuple[dict[
             return (rollout_pod(context, start.index, start.incarnation, group),)
         case "trainer":
             group = Group(start.incarnation, start.gang_rollouts)
-            before = gang_objects(context, group) if start.index == 0 else ()
-            return (*before, trainer_pod(context, start.index, group, gang_restarts))
+            pod = trainer_pod(context, start.index, group, gang_restarts)
+            if start.index:
+                return (pod,)
+            pods = [(pod, context.plan.role("trainer").nodes)]
+            if group.rollouts:
+                pods.append((rollout_pod(context, 0, 1, group), group.rollouts))
+            return (*gang_objects(context, group, pods), pod)
 
 
 def scale_patch(replicas: int) -> dict[str, Any]:

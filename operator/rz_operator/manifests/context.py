@@ -14,7 +14,8 @@ from typing import Any
 from rz_api import names
 from rz_api.names import Role
 from rz_api.run import ResolvedRun
-from rz_api.spec import PodOptions
+from rz_api.run_defaults import RunDefaults
+from rz_api.spec import PodOptions, PodResourceClaim
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.plan import Plan, Process
 
@@ -53,6 +54,15 @@ class Context:
             "trainer": spec.trainer,
         }
         return by_role[role]
+
+    @cached_property
+    def defaults(self) -> RunDefaults:
+        """What was frozen of the owner's defaults; a run without has those of an operator that was told nothing."""
+        return self.run.pod_defaults or RunDefaults()
+
+    def claims(self, role: Role) -> tuple[PodResourceClaim, ...]:
+        """Devices that the pods of a role claim."""
+        return tuple(claim for claim in self.run.spec.scheduling.resource_claims if role in claim.roles)
 
     @cached_property
     def processes(self) -> Mapping[tuple[Role, int], tuple[Process, ...]]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from rz_api.rules import show
 from rz_operator.errors import UserError
+from rz_operator.manifests import defaults
 from rz_operator.manifests.context import Body, Context
 from rz_operator.manifests.place import MODEL_FOLDER, SCRATCH_FOLDER, SECRETS_FOLDER, PodPlace
 from rz_operator.plan import Process, RoleSet, render_env
@@ -47,7 +48,8 @@ def command(processes: Sequence[Process]) -> list[str]:
 
 
 def container_environment(context: Context, processes: Sequence[Process], incarnation: int) -> list[Body]:
-    """``env`` of the container; each name once. Raises UserError when colocated roles want two values of one name."""
+    """``env`` of the container; each name once: the owner's defaults, the operator's own over them, the user's over
+    both. Raises UserError when colocated roles want two values of one name."""
     host = context.plan.role(processes[0].role)
     rendered = [render_env(each, PodPlace(context, each, incarnation)) | _devices(host, each) for each in processes]
     shared = {name: value for name, value in rendered[0].items() if all(env.get(name) == value for env in rendered)}
@@ -56,7 +58,8 @@ def container_environment(context: Context, processes: Sequence[Process], incarn
     env |= shared
     if len(processes) > 1:
         env["RZ_NODE"] = _node(processes, [_without(each, shared) for each in rendered])
-    entries: dict[str, Body] = {name: {"name": name, "value": value} for name, value in env.items()}
+    entries: dict[str, Body] = {entry["name"]: entry for entry in defaults.environment(context)}
+    entries |= {name: {"name": name, "value": value} for name, value in env.items()}
     for entry in _from_cluster(context, processes):
         entries.pop(entry["name"], None)
         entries[entry["name"]] = entry

@@ -51,7 +51,8 @@ class PodPlace:
             case Here.INCARNATION:
                 return str(self._incarnation)
             case Here.BIND_HOST:
-                return "0.0.0.0"
+                # IPv4 too, and IPv4 alone on a node without IPv6 (``rz_workers.web``).
+                return "::" if self._context.run.rendering_version >= 2 else "0.0.0.0"
             case Here.SCRATCH:
                 return f"{SCRATCH_FOLDER}/{self._process.role}-{self._process.index}"
             case Here.LAST_WORDS:

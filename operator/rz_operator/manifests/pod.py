@@ -12,7 +12,7 @@ from typing import Any
 
 from rz_api import names
 from rz_api.names import Role
-from rz_operator.manifests import credentials, environment
+from rz_operator.manifests import credentials, defaults, environment
 from rz_operator.manifests.context import Body, Context
 from rz_operator.manifests.place import (
     API_PORT,
@@ -28,9 +28,6 @@ from rz_operator.manifests.place import (
 from rz_operator.manifests.pod_template import merge
 from rz_operator.manifests.scheduling import Group, add_scheduling
 from rz_operator.plan import RUN_FILE, Process
-
-USER_ID = 65532
-"""User and group of all containers, the usual number of images without a user of their own."""
 
 WITH_MODEL: frozenset[Role] = frozenset(("rollout", "trainer"))
 """Roles that hold a model: a folder for downloads, and shared memory for their processes."""
@@ -65,6 +62,7 @@ def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Bod
     role_set, options = context.plan.role(role), context.options(role)
     processes = context.processes[role, node]
     secrets = credentials.secret_names(context.run.spec, frozenset(process.role for process in processes))
+    metadata, soft = defaults.metadata(context, role, metadata)
     spec: Body = {
         # A rank that is restarted alone finds no peers: the gang begins anew as one.
         "restartPolicy": "Never" if role_set.style == "gang" else "Always",
@@ -73,30 +71,22 @@ def pod(context: Context, role: Role, node: int, incarnation: int, metadata: Bod
         "enableServiceLinks": False,
         # No worker asks the API server, and identities of clouds bring tokens of their own (docs/clouds.md).
         "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            # Else the kubelet changes the owner of every file of a volume at every start.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": defaults.security_context(context),
         "containers": [_container(context, role, processes, incarnation, secrets)],
-        "volumes": _volumes(context, role, secrets),
+        "volumes": [*_volumes(context, role, secrets), *defaults.volumes(context)],
     }
     if role_set.style == "gang":
         # Only both together give a pod a name in DNS, below its headless Service.
         spec |= {"hostname": metadata["name"], "subdomain": names.trainer_service(context.name)}
     if options.service_account_name is not None:
         spec["serviceAccountName"] = options.service_account_name
-    if options.node_selector:
-        spec["nodeSelector"] = dict(options.node_selector)
-    if options.tolerations:
-        spec["tolerations"] = list(options.tolerations)
+    spec |= defaults.placement(context, role)
+    claims = list(defaults.resource_claims(context, role))
+    if claims:
+        spec["resourceClaims"] = claims
     rendered = {"metadata": metadata, "spec": spec}
     add_scheduling(context, rendered, role, incarnation, group)
-    return merge(rendered, options.pod_template, role)
+    return merge(rendered, options.pod_template, role, soft)
 
 
 def _container(
@@ -111,7 +101,7 @@ def _container(
         "env": environment.container_environment(context, processes, incarnation),
         "ports": _ports(processes),
         **_probes(PROBES[role]),
-        "resources": role_set.resources.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "resources": defaults.resources(context, role_set),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -120,12 +110,12 @@ def _container(
         "terminationMessagePath": TERMINATION_LOG,
         # A process that a signal kills writes no last words: the end of its log takes their place.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": _mounts(role, secrets),
+        "volumeMounts": [*_mounts(role, secrets), *defaults.mounts(context)],
     }
     if options.image_pull_policy is not None:
         container["imagePullPolicy"] = options.image_pull_policy
     # The user's own sources come last: of two that have a key, the kubelet takes the last.
-    sources = credentials.env_from(secrets) + environment.env_from(context, processes)
+    sources = [*context.defaults.env_from, *credentials.env_from(secrets), *environment.env_from(context, processes)]
     if sources:
         container["envFrom"] = sources
     return container

@@ -9,7 +9,7 @@ is ``main``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any
 
@@ -62,20 +62,17 @@ PROTECTED: Mapping[str, str] = {
 KEPT = frozenset(("metadata", "metadata.labels", "metadata.annotations", "spec", "spec.containers"))
 """Places that ``null`` does not remove: without them it would be no pod, or nobody's."""
 
-_OWN_LABELS = frozenset(
-    (names.LABEL_APP_NAME, names.LABEL_APP_INSTANCE, names.LABEL_APP_COMPONENT, names.LABEL_MANAGED_BY)
-)
 
-
-def merge(rendered: Body, given: Mapping[str, Any] | None, role: Role) -> Body:
-    """``rendered`` (metadata and spec of a pod) with the user's template over it; neither is changed.
+def merge(rendered: Body, given: Mapping[str, Any] | None, role: Role, soft: Collection[str] = frozenset()) -> Body:
+    """``rendered`` (metadata and spec of a pod) with the user's template over it; neither is changed. ``soft``:
+    rendered labels and annotations that are nobody's sign, so that the user's may replace them.
 
     Raises UserError for a template that says who the pod is, or whose parts are not of the right kind.
     """
     if not given:
         return rendered
     at = f"spec.{role}.podTemplate"
-    _check(rendered, given, at)
+    _check(rendered, given, at, soft)
     merged = _fields(rendered, given, "", at)
     if merged["spec"].get("hostNetwork") and "dnsPolicy" not in (given.get("spec") or {}):
         # The default would resolve names as the node does, and none of the run's Services.
@@ -83,7 +80,7 @@ def merge(rendered: Body, given: Mapping[str, Any] | None, role: Role) -> Body:
     return merged
 
 
-def _check(rendered: Body, given: Mapping[str, Any], at: str) -> None:
+def _check(rendered: Body, given: Mapping[str, Any], at: str, soft: Collection[str]) -> None:
     for field in given:
         if field not in ("metadata", "spec"):
             raise UserError(
@@ -103,15 +100,12 @@ def _check(rendered: Body, given: Mapping[str, Any], at: str) -> None:
                 raise UserError(
                     f"{at}.metadata.{kind}: found {show(value)} at {key}; a string is required: put it in quotes"
                 )
-            if str(key) in rendered["metadata"].get(kind, {}) or _is_ours(str(key)):
+            is_rendered = str(key) in rendered["metadata"].get(kind, {}) and key not in soft
+            if is_rendered or names.is_ours(str(key)):
                 raise UserError(
                     f"{at}.metadata.{kind}: found {key}; the operator knows the run's pods by it: remove it, or use "
                     "another key"
                 )
-
-
-def _is_ours(key: str) -> bool:
-    return key.startswith(f"{names.GROUP}/") or key in _OWN_LABELS
 
 
 def _combine(rendered: Any, given: Any, path: str, at: str) -> Any:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import kopf
@@ -48,7 +48,7 @@ def lives(
             loop.call_soon_threadsafe(tell, kind, body, deleted)
 
         login = Login(fresh, pulse.trace(), retry_seconds)
-        return KopfThread(registry(hand_over, login), kopf_settings(settings), login, settings.watch_namespace)
+        return KopfThread(registry(hand_over, login), kopf_settings(settings), login, settings.watch_namespaces)
 
     return begin
 
@@ -61,10 +61,10 @@ class KopfThread:
         registry: kopf.OperatorRegistry,
         settings: kopf.OperatorSettings,
         login: Login,
-        namespace: str = "",
+        namespaces: Sequence[str] = (),
     ) -> None:
-        """``namespace`` empty: all of them."""
-        self._registry, self._settings, self._login, self._namespace = registry, settings, login, namespace
+        """No ``namespaces``: all of them."""
+        self._registry, self._settings, self._login, self._namespaces = registry, settings, login, namespaces
         self._starter = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._starter.create_future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,8 +105,8 @@ class KopfThread:
             identity=identity,
             registry=self._registry,
             settings=self._settings,
-            namespaces=[self._namespace] if self._namespace else [],
-            clusterwide=not self._namespace,
+            namespaces=list(self._namespaces),
+            clusterwide=not self._namespaces,
             standalone=True,
         )
         stop = asyncio.create_task(self._stop.wait(), name="stop")

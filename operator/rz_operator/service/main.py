@@ -20,17 +20,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from rz_api import exit_codes, names
 from rz_operator.apiserver.cluster import ApiError, Cluster
+from rz_operator.apiserver.rate import Bucket
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.cache import REDUCE, Cache, WatchedKind
 from rz_operator.controller.reconcile import Reconciler
 from rz_operator.controller.seen import RunKey
 from rz_operator.decisions.members import Event
 from rz_operator.errors import UserError
+from rz_operator.service import logs
 from rz_operator.service.events import EventWriter
 from rz_operator.service.handlers import OURS, WATCHED, Tell
 from rz_operator.service.kopf_thread import lives
@@ -71,7 +73,9 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
     stop = stop or asyncio.Event()
     metrics = OperatorMetrics()
     async with (
-        Cluster.connect(request_seconds=settings.request_seconds, observer=metrics.api_request) as cluster,
+        Cluster.connect(
+            request_seconds=settings.request_seconds, observer=metrics.api_request, bucket=_bucket(settings)
+        ) as cluster,
         Ledgers(settings, metrics) as ledgers,
     ):
         cache = Cache()
@@ -105,13 +109,13 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
         )
         await _fill(cluster, cache, queue, settings, stop)
         probes.ready = True
-        log.info("serving %s", settings.watch_namespace or "all namespaces")
+        log.info("serving %s", ", ".join(settings.watch_namespaces) or "all namespaces")
         tasks = [
             asyncio.create_task(queue.run(), name="queue"),
             asyncio.create_task(events.run(), name="events"),
             asyncio.create_task(
                 keep_listing(
-                    lambda: resync(cluster, cache, queue, settings.watch_namespace),
+                    lambda: resync(cluster, cache, queue, settings.watch_namespaces),
                     watches,
                     settings.resync_seconds,
                     limits.retry_seconds,
@@ -148,6 +152,10 @@ def _teller(cache: Cache, queue: WorkQueue[RunKey]) -> Tell:
     return tell
 
 
+def _bucket(settings: Settings) -> Bucket | None:
+    return Bucket(settings.client_qps, settings.client_burst) if settings.client_qps else None
+
+
 async def _probe(cluster: Cluster, stop: asyncio.Event) -> Capabilities | None:
     while not stop.is_set():
         try:
@@ -163,7 +171,7 @@ async def _fill(
 ) -> None:
     while not stop.is_set():
         try:
-            await resync(cluster, cache, queue, settings.watch_namespace)
+            await resync(cluster, cache, queue, settings.watch_namespaces)
             return
         except ApiError as error:
             hint = "; is the CRD installed (crds/reasonerzeroruns.yaml)?" if error.not_found else ""
@@ -187,21 +195,23 @@ async def keep_listing(
             await asyncio.sleep(degraded_seconds)
 
 
-async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], namespace: str) -> None:
-    """List everything, put the cache right, and have every run looked at."""
+async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], namespaces: Sequence[str]) -> None:
+    """List everything, put the cache right, and have every run looked at. No namespaces: all of the cluster."""
     # Runs first: a status that is older than the pods is put right by them, the other way round pods seem to be gone.
-    runs = await cluster.snapshot(names.KIND, namespace)
-    for gone in cache.replace_runs(runs.items, runs.resource_version):
+    places = namespaces or ("",)
+    runs = [await cluster.snapshot(names.KIND, namespace) for namespace in places]
+    # Of the first list: what changes while the others are read is younger than that, and kept.
+    for gone in cache.replace_runs((body for page in runs for body in page.items), runs[0].resource_version):
         queue.add(gone)
     for kind in REDUCE:
         present: set[str] = set()
         version = ""
-        async for page in cluster.pages(kind, namespace, OURS):
-            # Of the first page: what changes while the others are read is younger than that, and kept.
-            version = version or page.resource_version
-            for body in page.items:
-                cache.see_child(kind, body)
-                present.add(body["metadata"]["uid"])
+        for namespace in places:
+            async for page in cluster.pages(kind, namespace, OURS):
+                version = version or page.resource_version  # of the first page, as above
+                for body in page.items:
+                    cache.see_child(kind, body)
+                    present.add(body["metadata"]["uid"])
         cache.keep_only(kind, present, version)
     for key, _ in cache.runs():
         queue.add(key)
@@ -223,19 +233,11 @@ def main() -> None:
     """``python -m rz_operator``: settings from the environment; ends with 0 after SIGTERM, 64 for a wrong setting."""
     try:
         settings = Settings.from_environment(os.environ)
-        _log_to_stderr(settings.log_level)
+        logs.set_up(settings.log_level, settings.log_format)
         asyncio.run(_serve_until_signal(settings))
     except (UserError, ApiError) as error:
         print(f"rz-operator: {error}", file=sys.stderr)
         raise SystemExit(exit_codes.USER_ERROR) from None
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for noisy in ("kopf", "httpx", "aiohttp.access"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It warns at each start that it takes no signals: they are ours.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 async def _serve_until_signal(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from rz_api.resource import SpecError, load_run
 from rz_api.rules import IMMUTABLE
 from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
+from rz_operator.controller.completion import Completion
 from rz_operator.controller.frozen import MAX_FROZEN_BYTES, Frozen
 from rz_operator.controller.spec_changes import LIVE
 from rz_operator.controller.storage_claims import StorageClaim
@@ -45,14 +46,14 @@ def spec(**changes: Any) -> dict[str, Any]:
 
 def first(**changes: Any) -> Frozen:
     """What is frozen of a new run with this spec."""
-    verdict = accept(run_body(spec(**changes)), None, IMAGES, (), False)
+    verdict = accept(run_body(spec(**changes)), None, Completion(IMAGES), (), False)
     assert verdict.accepted, verdict.message
     assert verdict.freeze is not None
     return verdict.freeze
 
 
 def again(frozen: Frozen, new: Any, gang_exists: bool = False) -> Verdict:
-    return accept(run_body(new), frozen, TODAYS_IMAGES, (), gang_exists)
+    return accept(run_body(new), frozen, Completion(TODAYS_IMAGES), (), gang_exists)
 
 
 def field(verdict: Verdict, path: str) -> Any:
@@ -68,7 +69,7 @@ def field(verdict: Verdict, path: str) -> Any:
 
 
 def test_a_good_run_is_frozen_complete() -> None:
-    verdict = accept(run_body(), None, IMAGES, (), False)
+    verdict = accept(run_body(), None, Completion(IMAGES), (), False)
     assert (verdict.accepted, verdict.reason, verdict.suspend) == (True, Reason.SPEC_VALID, False)
     assert verdict.run is not None
     assert verdict.freeze == Frozen(verdict.run, SPEC)
@@ -145,7 +146,7 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("body", "words"), BAD_BODIES.values(), ids=BAD_BODIES)
 def test_a_bad_object_is_refused_in_words(body: dict[str, Any], words: str) -> None:
-    verdict = accept(body, None, IMAGES, (), False)
+    verdict = accept(body, None, Completion(IMAGES), (), False)
     assert (verdict.accepted, verdict.reason, verdict.run, verdict.freeze) == (False, Reason.SPEC_INVALID, None, None)
     assert words in verdict.message
 
@@ -154,19 +155,19 @@ def test_the_words_are_those_of_every_other_place() -> None:
     body = run_body(spec(rollout__maxModelLength=100, trainer__shardSize=3))
     with pytest.raises(SpecError) as error:
         load_run(body)
-    assert accept(body, None, IMAGES, (), False).message == str(error.value)
+    assert accept(body, None, Completion(IMAGES), (), False).message == str(error.value)
 
 
 def test_thousands_of_problems_are_cut_to_whole_ones() -> None:
     body = run_body(spec(rollout__tolerations=["x" * 200] * 5000, **{"trainer__" + "k" * 50_000: 1}))
-    verdict = accept(body, None, IMAGES, (), False)
+    verdict = accept(body, None, Completion(IMAGES), (), False)
     assert 10_000 < len(verdict.message) <= MAX_VERDICT_LENGTH
     assert verdict.message.splitlines()[-1].endswith("more problems: repair the ones above first")
     Condition(type="Accepted", status="False", reason=verdict.reason, message=verdict.message, last_transition_time=0)
 
 
 def test_suspend_of_a_refused_run_is_known() -> None:
-    assert accept(run_body(spec(suspend=True, trainer__nodes=0)), None, IMAGES, (), False).suspend
+    assert accept(run_body(spec(suspend=True, trainer__nodes=0)), None, Completion(IMAGES), (), False).suspend
 
 
 # ------------------------------------------------------------------------------------------------------ storage
@@ -201,7 +202,7 @@ CLAIMS: dict[str, tuple[StorageClaim, str, bool]] = {
 
 @pytest.mark.parametrize(("claim", "uri", "accepted"), CLAIMS.values(), ids=CLAIMS)
 def test_one_folder_has_one_run(claim: StorageClaim, uri: str, accepted: bool) -> None:
-    verdict = accept(run_body(spec(storage__uri=uri, storage__adopt=True)), None, IMAGES, [claim], False)
+    verdict = accept(run_body(spec(storage__uri=uri, storage__adopt=True)), None, Completion(IMAGES), [claim], False)
     assert verdict.accepted is accepted
     if not accepted:
         assert verdict.reason == Reason.STORAGE_REFUSED
@@ -212,7 +213,7 @@ def test_one_folder_has_one_run(claim: StorageClaim, uri: str, accepted: bool) -
 
 
 def test_a_folder_inside_another_is_refused_with_both_their_names() -> None:
-    verdict = accept(run_body(spec(storage__uri="s3://runs/orz/x")), None, IMAGES, [OTHER], False)
+    verdict = accept(run_body(spec(storage__uri="s3://runs/orz/x")), None, Completion(IMAGES), [OTHER], False)
     assert "found s3://runs/orz/x, and one of it and s3://runs/orz lies inside the other" in verdict.message
 
 
@@ -224,11 +225,13 @@ def test_no_claim_of_another_namespace_changes_a_verdict(
     assume(namespace != body["metadata"]["namespace"])
     hearsay = StorageClaim(f"{namespace}/older", "u-0", created, uri, final, holds)
     same = replace(hearsay, uri="s3://runs/orz")
-    assert accept(body, None, IMAGES, [hearsay, same], False) == accept(body, None, IMAGES, [], False)
+    assert accept(body, None, Completion(IMAGES), [hearsay, same], False) == accept(
+        body, None, Completion(IMAGES), [], False
+    )
 
 
 def test_a_run_that_was_accepted_keeps_its_folder() -> None:
-    verdict = accept(run_body(), first(), IMAGES, [replace(OTHER, holds=True)], False)
+    verdict = accept(run_body(), first(), Completion(IMAGES), [replace(OTHER, holds=True)], False)
     assert verdict.accepted
 
 
@@ -373,7 +376,7 @@ def test_beside_what_is_written_otherwise_only_the_change_is_named() -> None:
 def test_a_change_of_a_run_that_has_finished_is_too_late(phase: str, gang_exists: bool) -> None:
     new = spec(trainer__nodes=4, rollout__replicas=9, algorithm__gamma=1, ttlSecondsAfterFinished=60)
     body = run_body(new) | {"status": {"phase": phase}}
-    verdict = accept(body, first(), IMAGES, (), gang_exists)
+    verdict = accept(body, first(), Completion(IMAGES), (), gang_exists)
     assert verdict.freeze is None
     assert field(verdict, "ttlSecondsAfterFinished") == 60
     assert field(verdict, "trainer.nodes") == 2
@@ -385,7 +388,7 @@ def test_a_change_of_a_run_that_has_finished_is_too_late(phase: str, gang_exists
 
 def test_the_ttl_of_a_run_that_has_finished_acts_and_needs_no_words() -> None:
     body = run_body(spec(ttlSecondsAfterFinished=60)) | {"status": {"phase": "Failed"}}
-    assert accept(body, first(), IMAGES, (), True).message == words.VALID
+    assert accept(body, first(), Completion(IMAGES), (), True).message == words.VALID
 
 
 def test_a_change_that_waits_is_named() -> None:
@@ -398,12 +401,12 @@ def test_a_change_that_waits_is_named() -> None:
 
 def test_between_two_gangs_only_what_is_the_trainers_alone_is_frozen_anew() -> None:
     new = spec(trainer__nodes=4, rollout__tensorParallel=2, ledger__image="mine:2")
-    verdict = accept(run_body(new), first(), IMAGES, (), gang_exists=False, others_exist=True)
+    verdict = accept(run_body(new), first(), Completion(IMAGES), (), gang_exists=False, others_exist=True)
     assert (field(verdict, "trainer.nodes"), field(verdict, "rollout.tensorParallel")) == (4, 1)
     assert "spec.rollout.tensorParallel, spec.ledger.image changed" in verdict.message
     assert verdict.freeze is not None
     assert verdict.freeze.submitted == spec(trainer__nodes=4)
-    later = accept(run_body(new), verdict.freeze, IMAGES, (), gang_exists=False, others_exist=False)
+    later = accept(run_body(new), verdict.freeze, Completion(IMAGES), (), gang_exists=False, others_exist=False)
     assert (field(later, "trainer.nodes"), field(later, "rollout.tensorParallel")) == (4, 2)
     assert later.freeze == Frozen(later.freeze.run, new) if later.freeze else False
 
@@ -505,7 +508,7 @@ BAD_CHANGES: dict[str, tuple[Any, str, dict[str, Any]]] = {
 @pytest.mark.parametrize(("new", "words", "fields"), BAD_CHANGES.values(), ids=BAD_CHANGES)
 def test_bad_changes(new: Any, words: str, fields: dict[str, Any]) -> None:
     body = {**run_body(), "spec": new}
-    verdict = accept(body, first(), TODAYS_IMAGES, (), False)
+    verdict = accept(body, first(), Completion(TODAYS_IMAGES), (), False)
     assert (verdict.accepted, verdict.reason, verdict.freeze) == (False, Reason.SPEC_INVALID, None)
     assert words in verdict.message
     assert {path: field(verdict, path) for path in fields} == fields
@@ -562,7 +565,7 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 def check(body: Any) -> None:
     for frozen in (None, FROZEN):
         for gang_exists in (False, True):
-            verdict = accept(body, frozen, IMAGES, [OTHER], gang_exists)
+            verdict = accept(body, frozen, Completion(IMAGES), [OTHER], gang_exists)
             assert len(verdict.message) <= MAX_VERDICT_LENGTH
             verdict.message.encode()
             if frozen is not None:

@@ -19,6 +19,7 @@ from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.accept import accept
 from rz_operator.controller.apply import ACTIONS_A_LOOK, QUOTA_SECONDS, Applier, nudge_due
 from rz_operator.controller.cache import Cache
+from rz_operator.controller.completion import Completion
 from rz_operator.controller.observe import seen_deployment
 from rz_operator.controller.slow_start import AT_ONCE
 from rz_operator.decisions.members import Action, Start, Stop
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self, rollouts: int = 3, capabilities: Capabilities = GROUPS, **scheduling: Any) -> None:
         spec = merged(SPEC, {"rollout": {"replicas": rollouts}, "scheduling": scheduling})
-        verdict = accept(run_body(spec), None, IMAGES, (), False)
+        verdict = accept(run_body(spec), None, Completion(IMAGES), (), False)
         assert verdict.run is not None, verdict.message
         self.context = manifests.Context(plan(verdict.run), NAMESPACE, UID, capabilities)
         self.cluster, self.cache, self.now, self.seconds = FakeCluster(), Cache(), START, 0.0

@@ -23,6 +23,7 @@ from kube_builders import (
 from rz_api.conditions import Condition, Reason, find
 from rz_api.status import GangState, MemberState, RetryState, RunStatus
 from rz_operator.controller.accept import accept
+from rz_operator.controller.completion import Completion
 from rz_operator.controller.facts import Facts
 from rz_operator.controller.observe import seen_deployment, seen_pod
 from rz_operator.controller.seen import Children
@@ -72,7 +73,7 @@ def without(*names: str) -> list[dict[str, Any]]:
 
 def facts(bodies: Any = EVERYONE, ledger: Any = LEDGER, spec: Any = None, generation: int = 1, **fields: Any) -> Facts:
     body = run_body({**SPEC, **(spec or {})}, generation=generation)
-    verdict = accept(body, None, IMAGES, (), False)
+    verdict = accept(body, None, Completion(IMAGES), (), False)
     children = Children(
         tuple(pod for each in bodies if "replicas" not in each["spec"] and (pod := seen_pod(each))),
         tuple(found for each in bodies if "replicas" in each["spec"] and (found := seen_deployment(each))),
@@ -522,7 +523,7 @@ def test_a_frozen_run_that_can_not_be_written_says_so() -> None:
 def test_a_refused_run_says_why_it_is_pending() -> None:
     body = run_body()
     claim = StorageClaim("team/older", "u-0", START - 1, "s3://runs/orz", False)
-    verdict = accept(body, None, IMAGES, [claim], False)
+    verdict = accept(body, None, Completion(IMAGES), [claim], False)
     found = report(RunStatus(), Facts(body, verdict, None, Children(), None), NOW)
     assert (found.phase, found.reason, found.message) == ("Pending", Reason.STORAGE_REFUSED, verdict.message)
     assert (found.start_time, found.frozen) == (None, False)

@@ -29,8 +29,14 @@ IMAGES: dict[Role, str] = {
 }
 EVERYTHING_INSTALLED = Capabilities(
     minor=36,
-    pod_groups={"coscheduling": "scheduling.x-k8s.io/v1alpha1", "volcano": "scheduling.volcano.sh/v1beta1"},
+    pod_groups={
+        "coscheduling": "scheduling.x-k8s.io/v1alpha1",
+        "volcano": "scheduling.volcano.sh/v1beta1",
+        "kai": "scheduling.run.ai/v2alpha2",
+        "workload": "scheduling.k8s.io/v1beta1",
+    },
     kueue=True,
+    resource_claims=True,
 )
 
 BASIC: dict[str, Any] = {
@@ -50,6 +56,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kueue": {"scheduling": {"gang": "kueue", "queueName": "research", "priorityClassName": "low"}},
     "coscheduling": {"scheduling": {"gang": "coscheduling", "disruptionBudget": True}},
     "volcano": {"scheduling": {"gang": "volcano", "queueName": "research", "priorityClassName": "low"}},
+    "kai": {"scheduling": {"gang": "kai", "queueName": "research", "priorityClassName": "low"}},
+    "workload": {"scheduling": {"gang": "workload", "priorityClassName": "low"}},
+    "mig": {
+        "trainer": {"nodes": 2, "gpusPerNode": 1},
+        "scheduling": {"gang": "volcano", "gpuResource": "nvidia.com/mig-3g.40gb", "schedulerName": "packing"},
+    },
+    "claims": {
+        "trainer": {"nodes": 1, "gpusPerNode": 8},
+        "scheduling": {
+            "gpuResource": "",
+            "resourceClaims": [
+                {"name": "gpus", "resourceClaimTemplateName": "eight-h100", "roles": ["trainer"]},
+                {"name": "gpu", "resourceClaimTemplateName": "one-h100", "roles": ["rollout"]},
+                {"name": "fabric", "resourceClaimName": "shared-fabric"},
+            ],
+        },
+    },
     "pod-options": {
         "trainer": {
             "nodes": 1,
@@ -59,7 +82,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "serviceAccountName": "bucket-reader",
             "nodeSelector": {"gpu": "h100"},
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-            "resources": {"requests": {"cpu": "8", "memory": "64Gi"}, "limits": {"memory": "96Gi"}},
+            "resources": {"requests": {"cpu": "8"}, "limits": {"memory": "96Gi"}},
             "env": [
                 {"name": "RZ_LOG_LEVEL", "value": "DEBUG"},
                 {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "token"}}},

@@ -126,8 +126,9 @@ def test_a_token_of_the_api_server_is_mounted_for_whoever_asks_for_it_in_so_many
 @every_run
 def test_a_run_without_gpus_asks_for_none_and_sees_none(name: str) -> None:
     for _, spec in pods(name):
-        gpus = spec["containers"][0]["resources"].get("limits", {}).get("nvidia.com/gpu", 0)
-        assert (env_of(spec).get("NVIDIA_VISIBLE_DEVICES") == "void") is (gpus == 0)
+        limits = spec["containers"][0]["resources"].get("limits", {})
+        gpus = "resourceClaims" in spec or any(name.startswith("nvidia.com/") for name in limits)
+        assert (env_of(spec).get("NVIDIA_VISIBLE_DEVICES") == "void") is not gpus
 
 
 SECRETS: list[tuple[str, tuple[Any, ...], tuple[str, ...]]] = [
@@ -216,6 +217,20 @@ def test_an_old_server_gets_the_old_disruption_budget() -> None:
     old = context(capabilities=Capabilities(20, "policy/v1beta1"), scheduling={"disruptionBudget": True})
     budget, _ = for_start(old, Start("trainer", 0, 1), 0)
     assert budget["apiVersion"] == "policy/v1beta1"
+
+
+@pytest.mark.parametrize(("minor", "policy"), [(0, None), (20, None), (21, "PreferDualStack"), (37, "PreferDualStack")])
+def test_services_have_an_address_of_each_family_where_the_server_knows_such_a_thing(
+    minor: int, policy: str | None
+) -> None:
+    services = [body for body in statics(context(capabilities=Capabilities(minor))) if body["kind"] == "Service"]
+    assert [body["spec"].get("ipFamilyPolicy") for body in services] == [policy] * 3
+
+
+def test_every_process_listens_on_both_families() -> None:
+    for name in CASES:
+        for _, spec in pods(name):
+            assert env_of(spec)["RZ_BIND_HOST"] == "::"
 
 
 @pytest.mark.parametrize("gang", ["kueue", "coscheduling", "volcano"])

@@ -37,6 +37,12 @@ CHOICES: list[Row] = [
         ),
     ),
     (
+        "KAI and dynamic resource allocation",
+        {"minor": "36"},
+        OF_1_36 | {"scheduling.run.ai": ["v2alpha2"], "resource.k8s.io": ["v1"]},
+        Capabilities(36, "policy/v1", {"kai": "scheduling.run.ai/v2alpha2"}, resource_claims=True),
+    ),
+    (
         "a PodGroup of a version that nobody here has seen",
         {"minor": "36"},
         OF_1_36 | {"scheduling.x-k8s.io": ["v9"]},
@@ -50,3 +56,22 @@ def test_what_is_chosen(
     version: Mapping[str, Any], groups: Mapping[str, Collection[str]], chosen: Capabilities
 ) -> None:
     assert choose(version, groups) == chosen
+
+
+OWN = {"scheduling.k8s.io": ["v1", "v1beta1"]}
+"""Of a server from 1.37 on with its gangs enabled; before 1.22 the second was of PriorityClasses."""
+
+
+@pytest.mark.parametrize(
+    ("minor", "others", "mode"),
+    [
+        ("37", ["podgroups", "podgroups/status", "workloads"], {"workload": "scheduling.k8s.io/v1beta1"}),
+        ("20", ["priorityclasses"], {}),
+        ("37", [], {}),
+    ],
+    ids=["PodGroups of its own", "an old server's PriorityClasses", "nothing"],
+)
+def test_kubernetes_own_gangs_are_those_whose_podgroups_are_served(
+    minor: str, others: list[str], mode: dict[str, str]
+) -> None:
+    assert choose({"minor": minor}, OWN, others).pod_groups == mode

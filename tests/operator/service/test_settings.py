@@ -45,6 +45,14 @@ def test_the_operator_is_one_of_those_who_reach_the_status_ports_of_runs() -> No
         ),
         ({"RZ_CONCURRENCY": "0"}, "RZ_CONCURRENCY is '0'; a number of at least 1 is required"),
         ({"RZ_WATCH_SECONDS": "0.5"}, "RZ_WATCH_SECONDS is '0.5'; a number of at least 1 is required"),
+        ({"RZ_LOG_FORMAT": "xml"}, "RZ_LOG_FORMAT is 'xml'; text or json is required"),
+        ({"RZ_CLIENT_QPS": "-1"}, "RZ_CLIENT_QPS is '-1'; a number of at least 0 is required"),
+        ({"RZ_RUN_DEFAULTS": "{"}, "RZ_RUN_DEFAULTS: runDefaults: Invalid JSON"),
+        ({"RZ_RUN_DEFAULTS": '{"lables": {}}'}, "RZ_RUN_DEFAULTS: runDefaults.lables: Extra inputs"),
+        (
+            {"RZ_RUN_DEFAULTS": '{"labels": {"reasonerzero.dev/role": "x"}}'},
+            "runDefaults.labels: Value error, found reasonerzero.dev/role; the operator knows",
+        ),
         ({"RZ_POLL_SECONDS": "soon"}, "RZ_POLL_SECONDS is 'soon'; a number of at least 0.1 is required"),
         (
             {"RZ_MAX_GANG_TIMEOUT_SECONDS": "1"},
@@ -59,6 +67,11 @@ def test_the_operator_is_one_of_those_who_reach_the_status_ports_of_runs() -> No
         "no such level",
         "too few workers",
         "a watch of no whole second",
+        "no such format",
+        "a negative number",
+        "defaults that are no JSON",
+        "a default that nobody knows",
+        "a label of the operator's",
         "no number",
         "no time for a gang",
         "peers that are no JSON",
@@ -74,6 +87,20 @@ def test_a_wrong_setting_is_named(variable: dict[str, str], words: str) -> None:
 
 def test_the_server_takes_whole_seconds_of_a_watch() -> None:
     assert Settings.from_environment({"RZ_WATCH_SECONDS": "1.5"}).watch_seconds == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "served"),
+    [
+        ({}, ()),
+        ({"RZ_WATCH_NAMESPACE": "team"}, ("team",)),
+        ({"RZ_WATCH_NAMESPACES": "a, b,,a"}, ("a", "b")),
+        ({"RZ_WATCH_NAMESPACES": "a", "RZ_WATCH_NAMESPACE": "b"}, ("a", "b")),
+    ],
+    ids=["all", "one, as ever", "several, each once", "both variables"],
+)
+def test_the_namespaces_that_are_served(variables: dict[str, str], served: tuple[str, ...]) -> None:
+    assert Settings.from_environment(variables).watch_namespaces == served
 
 
 def test_the_process_ends_with_64_and_says_what_to_change() -> None:
