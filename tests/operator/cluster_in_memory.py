@@ -76,7 +76,10 @@ class ClusterInMemory:
 
     async def patch(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> Body:
         self._write()
-        return self._store(_merged(self._find(kind, namespace, name), body))
+        found, version = self._find(kind, namespace, name), body.get("metadata", {}).get("resourceVersion")
+        if version not in (None, found["metadata"]["resourceVersion"]):
+            raise ApiError(409, "Conflict", "somebody wrote in between")
+        return self._store(merged(found, body))
 
     async def delete(
         self,
@@ -104,8 +107,11 @@ class ClusterInMemory:
         ]
         return Page(found, str(self._version))
 
-    async def pages(self, kind: str, namespace: str = "", label_selector: str = "", **_: Any) -> AsyncIterator[Page]:
-        yield await self.snapshot(kind, namespace, label_selector)
+    async def pages(
+        self, kind: str, namespace: str = "", label_selector: str = "", api_version: str | None = None, **_: Any
+    ) -> AsyncIterator[Page]:
+        found = await self.snapshot(kind, namespace, label_selector)
+        yield found._replace(items=[each for each in found.items if api_version in (None, each.get("apiVersion"))])
 
     async def events_of(self, *_: Any, **__: Any) -> list[Body]:
         """Nobody says anything about anything."""
@@ -298,7 +304,7 @@ def _name(body: Body) -> Name:
     return body["kind"], body["metadata"]["namespace"], body["metadata"]["name"]
 
 
-def _merged(into: Any, patch: Any) -> Any:
+def merged(into: Any, patch: Any) -> Any:
     """A JSON merge patch (RFC 7396)."""
     if not isinstance(patch, Mapping):
         return patch
@@ -307,7 +313,7 @@ def _merged(into: Any, patch: Any) -> Any:
         if value is None:
             found.pop(key, None)
         else:
-            found[key] = _merged(found.get(key), value)
+            found[key] = merged(found.get(key), value)
     return found
 
 

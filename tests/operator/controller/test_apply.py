@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from fake_objects import FakeCluster, merged
+from cluster_in_memory import merged
 from kube_builders import IMAGES, NAME, NAMESPACE, SPEC, START, UID, owned_by_run, run_body, stamp
+from recording_cluster import RecordingCluster
 
 from rz_api import names
 from rz_api.status import RetryState
@@ -38,7 +39,7 @@ class World:
         verdict = accept(run_body(spec), None, Completion(IMAGES), (), False)
         assert verdict.run is not None, verdict.message
         self.context = manifests.Context(plan(verdict.run), NAMESPACE, UID, capabilities)
-        self.cluster, self.cache, self.now, self.seconds = FakeCluster(), Cache(), START, 0.0
+        self.cluster, self.cache, self.now, self.seconds = RecordingCluster(), Cache(), START, 0.0
         self.retries: Mapping[str, RetryState] = {}
         self.refusals: list[str] = []
 
@@ -70,7 +71,7 @@ class World:
             there = len(self.cluster.names(body["kind"]))
             return refusal if body["kind"] in kinds and there >= after else None
 
-        self.cluster.refuse = refuse
+        self.cluster.answer = refuse
 
 
 def rollouts(count: int, first: int = 0) -> list[Start]:
@@ -97,7 +98,7 @@ def there(world: World) -> set[str]:
 
 def test_a_long_line_of_starts_keeps_no_stop_and_no_other_role_waiting() -> None:
     world = World(rollouts=1000)
-    ended = world.cluster.put(manifests.for_start(world.context, Start("rollout", 999, 1), 0)[0])
+    ended = world.cluster.add(manifests.for_start(world.context, Start("rollout", 999, 1), 0)[0])
     world.cache.see_child("Pod", ended)
     stop = Stop("rollout", 999, 1, ended["metadata"]["uid"], 5.0)
     world.act(*rollouts(999), stop, Start("trainer", 0, 1))
@@ -111,7 +112,7 @@ def test_an_api_server_that_takes_its_time_ends_a_look_early() -> None:
     def slow(body: dict[str, Any]) -> None:
         world.seconds += 1.0
 
-    world.cluster.refuse = slow
+    world.cluster.answer = slow
     assert world.act(*rollouts(300)) is False
     assert len(there(world)) == 63, "1 + 2 + 4 + 8 + 16 + 16 + 16"
 
@@ -166,7 +167,7 @@ def test_a_pod_that_goes_where_a_later_one_is_refused_is_tried_at_once() -> None
     world.refuse(QUOTA, "Pod", after=2)
     world.act(*rollouts(3))
     assert list(world.retries) == [f"Pod/{names.rollout_pod(NAME, 2, 1)}"]
-    del world.cluster.objects["Pod", names.rollout_pod(NAME, 0, 1)]
+    world.cluster.forget(world.cluster.object("Pod", names.rollout_pod(NAME, 0, 1)))
     world.act(Start("rollout", 0, 2), Start("rollout", 2, 1))
     assert there(world) == {names.rollout_pod(NAME, 0, 2), names.rollout_pod(NAME, 1, 1)}
 
@@ -183,7 +184,7 @@ def test_a_refused_budget_holds_no_gang_back_and_comes_later() -> None:
     key = f"PodDisruptionBudget/{names.trainer_pod_group(NAME, 1)}"
     assert list(world.retries) == [key]
 
-    world.cluster.refuse = lambda body: None
+    world.cluster.answer = lambda body: None
     for seconds, budgets in ((59, 0), (1, 1)):
         world.now += seconds
         applier = world.look()
@@ -205,7 +206,7 @@ def test_leftovers_of_skipped_and_ended_gangs_go(keep: int | None, left: list[in
     world = World(gang="volcano", disruptionBudget=True)
     for number in (1, 2, 5, 7):
         for body in manifests.for_start(world.context, Start("trainer", 0, number), 0)[:-1]:
-            world.cluster.put(body)
+            world.cluster.add(body)
     assert asyncio.run(world.look().sweep(keep)) is True
     expected = [names.trainer_pod_group(NAME, number) for number in left]
     assert world.cluster.names("PodGroup") == world.cluster.names("PodDisruptionBudget") == expected
@@ -224,7 +225,7 @@ def test_what_only_looks_like_a_leftover_stays(metadata: dict[str, Any]) -> None
     world = World(disruptionBudget=True)
     body = manifests.for_start(world.context, Start("trainer", 0, 1), 0)[0]
     body["metadata"] |= metadata
-    world.cluster.put(body)
+    world.cluster.add(body)
     asyncio.run(world.look().sweep(None))
     assert world.cluster.names("PodDisruptionBudget") == [names.trainer_pod_group(NAME, 1)]
 
@@ -242,7 +243,7 @@ def keep(world: World, incarnation: int = 1) -> list[str]:
 
 def see(world: World) -> None:
     """The watches show what there is."""
-    for (kind, _), body in world.cluster.objects.items():
+    for (kind, _, _), body in world.cluster.objects.items():
         world.cache.see_child(kind, body)  # type: ignore[arg-type]
 
 
@@ -257,30 +258,30 @@ def test_the_rendezvous_service_selects_the_newest_gang() -> None:
     world = World()
     keep(world, 1)
     assert keep(world, 2) == ["patch orz-trainer"]
-    selector = world.cluster.objects["Service", "orz-trainer"]["spec"]["selector"]
+    selector = world.cluster.object("Service", "orz-trainer")["spec"]["selector"]
     assert selector[names.LABEL_INCARNATION] == "2"
 
 
 def test_a_policy_that_somebody_opens_is_closed_at_the_next_look() -> None:
     world = World()
     keep(world)
-    policy = world.cluster.objects["NetworkPolicy", "orz-run"]
+    policy = world.cluster.object("NetworkPolicy", "orz-run")
     rendered = policy["spec"]
-    world.cluster.put(policy | {"spec": rendered | {"ingress": [{}]}})
+    world.cluster.overwrite(policy | {"spec": rendered | {"ingress": [{}]}})
     see(world)
     assert keep(world) == ["patch orz-run"]
-    assert world.cluster.objects["NetworkPolicy", "orz-run"]["spec"] == rendered
+    assert world.cluster.object("NetworkPolicy", "orz-run")["spec"] == rendered
     assert keep(world) == []
 
 
 def test_a_service_whose_labels_were_taken_away_gets_them_back() -> None:
     world = World()
     keep(world)
-    service = world.cluster.objects["Service", "orz-reward"]
+    service = world.cluster.object("Service", "orz-reward")
     bare = service | {"metadata": {key: value for key, value in service["metadata"].items() if key != "labels"}}
-    world.cache.see_child("Service", world.cluster.put(bare))
+    world.cache.see_child("Service", world.cluster.overwrite(bare))
     assert keep(world) == ["create orz-reward", "patch orz-reward"]
-    assert world.cluster.objects["Service", "orz-reward"]["metadata"]["labels"][names.LABEL_RUN_UID] == UID
+    assert world.cluster.object("Service", "orz-reward")["metadata"]["labels"][names.LABEL_RUN_UID] == UID
     assert keep(world) == []
 
 
@@ -288,16 +289,16 @@ def test_a_webhook_that_always_writes_otherwise_is_not_fought_at_every_look() ->
     world = World()
     keep(world)
 
-    class Stubborn(FakeCluster):
+    class Stubborn(RecordingCluster):
         async def patch(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
             answer = await super().patch(kind, namespace, name, body)
-            return self.put(answer | {"spec": answer["spec"] | {"egress": [{}]}})
+            return self.overwrite(answer | {"spec": answer["spec"] | {"egress": [{}]}})
 
     stubborn = Stubborn()
-    stubborn.objects, stubborn._numbers = world.cluster.objects, world.cluster._numbers
+    stubborn.objects, stubborn._version = world.cluster.objects, world.cluster._version
     world.cluster = stubborn
-    policy = world.cluster.objects["NetworkPolicy", "orz-run"]
-    world.cluster.put(policy | {"spec": policy["spec"] | {"egress": [{}]}})
+    policy = world.cluster.object("NetworkPolicy", "orz-run")
+    world.cluster.overwrite(policy | {"spec": policy["spec"] | {"egress": [{}]}})
     see(world)
     assert keep(world) == ["patch orz-run"]
     assert keep(world) == []
@@ -308,8 +309,10 @@ def test_a_webhook_that_always_writes_otherwise_is_not_fought_at_every_look() ->
 def test_what_belongs_to_somebody_else_by_now_is_not_corrected() -> None:
     world = World()
     keep(world)
-    service = world.cluster.objects["Service", "orz-reward"]
-    world.cluster.put(service | {"metadata": service["metadata"] | {"ownerReferences": []}, "spec": {"ports": []}})
+    service = world.cluster.object("Service", "orz-reward")
+    world.cluster.overwrite(
+        service | {"metadata": service["metadata"] | {"ownerReferences": []}, "spec": {"ports": []}}
+    )
     children = world.cache.children(NAMESPACE, UID)
     old = next(each for each in children.services if each.name == "orz-reward")
     world.cache._drop("Service", old)
@@ -360,12 +363,12 @@ def test_a_controller_is_asked_to_try_refused_pods_again(
     """Its own back-off reaches 1000 s. Its Deployment's annotations are copied to the ReplicaSet, which is looked at
     when it changes; the pod template stays."""
     world = World()
-    body = world.cluster.put(refused_deployment(since, nudged))
+    body = world.cluster.add(refused_deployment(since, nudged))
     world.cache.see_child("Deployment", body)
     world.now = START + now
     asyncio.run(world.look().nudge_refused())
     assert world.cluster.asked("patch", "Deployment") == ([f"{NAME}-ledger"] if is_nudged else [])
-    after = world.cluster.objects["Deployment", f"{NAME}-ledger"]
+    after = world.cluster.object("Deployment", f"{NAME}-ledger")
     assert after["spec"] == body["spec"]
     seen = seen_deployment(after)
     assert seen is not None

@@ -23,7 +23,7 @@ from rz_api.conditions import find
 from rz_api.status import FINAL_PHASES, RunStatus
 from rz_operator.apiserver.cluster import ApiError
 from rz_operator.apiserver.versions import Capabilities
-from rz_operator.controller.apply import Applier, TransientError
+from rz_operator.controller.apply import TransientError
 from rz_operator.controller.cache import REDUCE, Cache
 from rz_operator.controller.options import Options
 from rz_operator.controller.reconcile import Reconciler
@@ -31,9 +31,8 @@ from rz_operator.controller.seen import RunKey
 from rz_operator.decisions.members import Event
 
 HISTORIES, PARTS = 240, 6
-SWEEPS = hasattr(Applier, "sweep")
 VERIFIES = importlib.util.find_spec("rz_operator.controller.frozen_store") is not None
-"""To be removed with the branches that bring them: until then PodGroups leak, and what pods mount stays deleted."""
+"""To be removed with the branch that brings it: until then what pods mount stays deleted."""
 TEAM, STRANGER = "team", "stranger"
 KEY = RunKey(TEAM, "orz")
 EVERYTHING = Capabilities(
@@ -209,7 +208,6 @@ class World:
         pods = [pod for pod in mine if pod["kind"] == "Pod" and not idle]
         pods = [pod for pod in pods if pod["status"].get("phase") not in ("Running", "Succeeded")]
         waiting = [pod["metadata"]["name"] for pod in pods]
-        surplus = {each for each in surplus if SWEEPS or not each.startswith("Pod") or each.startswith("Pod/")}
         wrong = missing or surplus or waiting
         return f"{status.phase}: missing {missing}, too much {surplus}, do not run: {waiting}" if wrong else ""
 

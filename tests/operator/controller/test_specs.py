@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_objects import merged
+from cluster_in_memory import merged
 
 from rz_operator.controller.specs import correction, spec_digest
 
