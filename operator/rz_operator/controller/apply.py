@@ -276,7 +276,11 @@ class Applier:
             async for page in self._cluster.pages(kind, self._context.namespace, selector, api_version=version):
                 return page.items
         except ApiError as error:
-            if not error.not_found:  # its API was uninstalled, and they with it
+            if error.status == 403:  # an operator that was upgraded before its role: a leak, and no more than that
+                log.warning(
+                    "%s: may not list %s, so those of old gangs stay: %s", self._context.name, kind, error.message
+                )
+            elif not error.not_found:  # its API was uninstalled, and they with it
                 raise
         return []
 

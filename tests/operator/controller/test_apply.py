@@ -15,7 +15,7 @@ from recording_cluster import RecordingCluster
 from rz_api import names
 from rz_api.status import RetryState
 from rz_operator import manifests
-from rz_operator.apiserver.cluster import ApiError
+from rz_operator.apiserver.cluster import ApiError, Page
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.accept import accept
 from rz_operator.controller.apply import ACTIONS_A_LOOK, QUOTA_SECONDS, Applier, nudge_due
@@ -211,6 +211,17 @@ def test_leftovers_of_skipped_and_ended_gangs_go(keep: int | None, left: list[in
     expected = [names.trainer_pod_group(NAME, number) for number in left]
     assert world.cluster.names("PodGroup") == world.cluster.names("PodDisruptionBudget") == expected
     assert len([verb for verb, _, _ in world.cluster.requests if verb == "list"]) == 2
+
+
+def test_an_operator_whose_role_is_older_leaves_leftovers_and_goes_on() -> None:
+    world = World()
+
+    class Older(RecordingCluster):
+        async def snapshot(self, kind: str, *args: Any, **options: Any) -> Page:
+            raise ApiError(403, "Forbidden", f"cannot list {kind}")
+
+    world.cluster = Older()
+    assert asyncio.run(world.look().sweep(None)) is True
 
 
 STRANGERS: dict[str, dict[str, Any]] = {
