@@ -89,5 +89,5 @@ def test_an_image_of_a_run_comes_from_the_registry_unless_it_names_one(helm: Hel
     images = {"rollout": {"image": "team-a/worker:1"}, "ledger": {"image": "quay.example.com/slim@sha256:0a"}}
     bodies = dict(pods(run(helm, values_of("shared-cluster"), **images)))
     found = {name: body["spec"]["containers"][0]["image"] for name, body in bodies.items()}
-    assert found["small-rollout-0"] == "registry.example.com/mirror/team-a/worker:1"
+    assert found["small-rollout-i1-0"] == "registry.example.com/mirror/team-a/worker:1"
     assert found["small-ledger"] == "quay.example.com/slim@sha256:0a"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib.util
 import random
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +30,6 @@ from rz_operator.controller.seen import RunKey
 from rz_operator.decisions.members import Event
 
 HISTORIES, PARTS = 240, 6
-VERIFIES = importlib.util.find_spec("rz_operator.controller.frozen_store") is not None
-"""To be removed with the branch that brings it: until then what pods mount stays deleted."""
 TEAM, STRANGER = "team", "stranger"
 KEY = RunKey(TEAM, "orz")
 EVERYTHING = Capabilities(
@@ -307,13 +304,13 @@ def somebody_deletes_a_pod(world: World) -> None:
 
 def somebody_deletes_an_object(world: World) -> None:
     """What the operator does not look at all the time: whatever a run cannot do without is made again."""
-    kinds = ("Service", "NetworkPolicy", "Deployment", *(("ConfigMap", "Secret") if VERIFIES else ()))
+    kinds = ("ConfigMap", "Secret", "Service", "NetworkPolicy", "Deployment")
     if found := [body for kind in kinds for body in world.cluster.of(kind, TEAM) if is_of(body, world.run)]:
         world.cluster.remove(world.rng.choice(found))
 
 
 def quota(world: World) -> None:
-    kinds = ["Pod", "Pod", "PodGroup", "PodDisruptionBudget", "Service", *(["Secret"] if VERIFIES else [])]
+    kinds = ["Pod", "Pod", "PodGroup", "PodDisruptionBudget", "Service", "Secret"]
     world.cluster.refuse ^= {world.rng.choice(kinds)}
 
 
