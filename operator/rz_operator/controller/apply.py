@@ -228,20 +228,25 @@ class Applier:
                 return False
         return True
 
-    async def keep_budget(self, incarnation: int) -> None:
-        """A refused budget of the gang is tried again: with the gang's first pod it comes only once."""
+    async def keep_budget(self, incarnation: int, known: bool) -> bool:
+        """Whether the gang's budget is there, as far as one is wanted. With the gang's first pod it is tried once: it
+        is tried again where it was refused, and, unless it is ``known`` to be there, where the operator may have died
+        before it could remember that."""
         key = f"PodDisruptionBudget/{names.trainer_pod_group(self._context.name, incarnation)}"
-        if key not in self.retries or self._waits(key):
-            return
+        wanted = self._context.run.spec.scheduling.disruption_budget and incarnation in {
+            pod.member.incarnation for pod in self._children.of("trainer")
+        }
+        if (key not in self.retries and (known or not wanted)) or self._waits(key):
+            return known
         try:
             bodies = manifests.for_start(self._context, Start("trainer", 0, incarnation), 0)
         except Exception:  # of the gang itself, which says so when it starts
-            return
+            return False
         for body in bodies:
             if _key(body) == key:
-                await self._create(body)
-                return
-        del self.retries[key]  # nobody asks for one any more
+                return await self._create(body)
+        self.retries.pop(key, None)  # nobody asks for one any more
+        return False
 
     async def sweep(self, keep: int | None) -> bool:
         """Delete PodGroups and budgets of this run's gangs, but those of incarnation ``keep``: of gangs that ended, and

@@ -126,6 +126,8 @@ class Reconciler:
         self._holdups = Holdups(cluster)
         self._swept: dict[str, tuple[bool, int]] = {}
         """By run UID: whether no gang was wanted, and its incarnation, when leftovers were last looked for."""
+        self._budgets: dict[str, int] = {}
+        """By run UID: the gang whose budget is known to be there."""
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Bring one run nearer to what its spec asks for. Returns the seconds until the next look; None: only when
@@ -236,6 +238,7 @@ class Reconciler:
             self._frozen.keep_only(live)
             self._renderer.keep_only(live)
             self._swept = {uid: swept for uid, swept in self._swept.items() if uid in live}
+            self._budgets = {uid: gang for uid, gang in self._budgets.items() if uid in live}
             return None
         metadata = body["metadata"]
         if metadata.get("deletionTimestamp"):
@@ -346,8 +349,8 @@ class Reconciler:
             await applier.keep_statics(gang)
             await applier.keep_reward_replicas()
             await applier.nudge_refused()
-        if status.phase == "Running":
-            await applier.keep_budget(gang)
+        if status.phase == "Running" and await applier.keep_budget(gang, self._budgets.get(run.uid) == gang):
+            self._budgets[run.uid] = gang
         done = await applier.act(actions, status.gang.restarts)
         # Last: what an old gang left is in nobody's way.
         return await self._sweep(run, status, applier) and done

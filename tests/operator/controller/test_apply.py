@@ -188,7 +188,7 @@ def test_a_refused_budget_holds_no_gang_back_and_comes_later() -> None:
     for seconds, budgets in ((59, 0), (1, 1)):
         world.now += seconds
         applier = world.look()
-        asyncio.run(applier.keep_budget(1))
+        asyncio.run(applier.keep_budget(1, known=True))
         world.retries = applier.retries
         assert len(world.cluster.names("PodDisruptionBudget")) == budgets
     assert not world.retries

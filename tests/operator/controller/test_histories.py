@@ -233,6 +233,8 @@ class World:
             assert "suspend the run, and resume it" in accepted.message
             self.helped = True
             self.cluster.change(self.run, spec={**self.run["spec"], "suspend": True})
+        elif self.helped and self.status.phase in FINAL_PHASES:
+            self.helped = False
         elif self.helped and self.status.phase == "Suspended":
             self.helped = False
             self.cluster.change(self.run, spec={**self.run["spec"], "suspend": False})
@@ -452,3 +454,23 @@ def test_a_group_that_was_made_for_more_pods_than_there_are_to_be_is_made_anew(m
     (group,) = world.cluster.of("PodGroup")
     assert group["spec"]["minMember"] == 2
     assert {pod["status"]["phase"] for pod in world.cluster.of("Pod")} == {"Running"}
+
+
+def test_a_budget_that_was_refused_just_before_the_operator_died_comes_all_the_same() -> None:
+    world = World("operator", "a budget")
+    world.cluster.refuse.add("PodDisruptionBudget")
+    world.look()
+    status = world.run["status"]
+    status["retries"] = {}  # the write that remembers the refusal did not happen
+    world.cluster.change(world.run, status=status)
+    world.cluster.refuse.clear()
+    world.start_operator()
+    assert world.cluster.of("PodDisruptionBudget") == []
+    world.look()
+    assert len(world.cluster.of("PodDisruptionBudget")) == 1
+    before = world.cluster.num_writes
+    settle(world)
+    world.watch()
+    world.look()
+    world.look()
+    assert world.cluster.num_writes <= before + 1, "it is asked for once"
