@@ -136,6 +136,27 @@ RULES = {
     "a gang that waits for more than a day": _rule(
         {"spec.scheduling.gangTimeoutSeconds": 10**9}, "spec.scheduling.gangTimeoutSeconds", "at most 86400"
     ),
+    "kai without a queue": _rule(
+        {"spec.scheduling.gang": "kai"}, "spec.scheduling.queueName", "set queueName to a KAI"
+    ),
+    "GPUs from nowhere": Bad(  # 1.20 takes an empty string for null, and has no claims that could bring them
+        {"spec.scheduling.gpuResource": ""},
+        "spec.scheduling.resourceClaims",
+        "add a claim for each role",
+        "refuses",
+        "rule",
+        field="gpuResource",
+    ),
+    "a claim of nothing": _rule(
+        {"spec.scheduling.resourceClaims": [{"name": "gpu"}]},
+        "spec.scheduling.resourceClaims[0].resourceClaimTemplateName",
+        "never both",
+    ),
+    "two MIG instances a pod": _rule(
+        {"spec.scheduling.gpuResource": "nvidia.com/mig-3g.40gb", "spec.trainer.gpusPerNode": 2},
+        "spec.trainer.gpusPerNode",
+        "a process sees one MIG instance",
+    ),
     "kueue without a queue": _rule({"spec.scheduling.gang": "kueue"}, "spec.scheduling.queueName", "set queueName"),
     "a longest wait shorter than the first": _rule(
         {"spec.failurePolicy.backoffSeconds": 301}, "spec.failurePolicy.maxBackoffSeconds", "must not be shorter"

@@ -26,8 +26,10 @@ from rz_api import names
 from rz_api.names import Role
 from rz_api.resource import load_run
 from rz_api.run import ResolvedRun
+from rz_api.run_defaults import RunDefaults
 from rz_operator import manifests
 from rz_operator.apiserver.versions import Capabilities
+from rz_operator.controller.completion import Completion
 from rz_operator.plan import plan
 
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
@@ -60,14 +62,10 @@ Wait = Callable[..., Any]
 def planned(body: Object, capabilities: Capabilities) -> list[Object]:
     """What the renderer gives for a stored run with the images of these tests' operators."""
     meta, accepted = body["metadata"], load_run({key: body[key] for key in ("apiVersion", "kind", "metadata", "spec")})
-    images = {
-        role: getattr(accepted.spec, role).model_copy(
-            update={"image": getattr(accepted.spec, role).image or QUICK[f"RZ_IMAGE_{role.upper()}"]}
-        )
-        for role in ROLES
-    }
-    spec = accepted.spec.model_copy(update=images)
-    run = ResolvedRun(name=meta["name"], namespace=meta["namespace"], uid=meta["uid"], spec=spec)
+    completion = Completion({role: QUICK[f"RZ_IMAGE_{role.upper()}"] for role in ROLES}, RunDefaults())
+    run = completion.first(
+        ResolvedRun(name=meta["name"], namespace=meta["namespace"], uid=meta["uid"], spec=accepted.spec)
+    )
     return list(manifests.all_of(manifests.Context(plan(run), meta["namespace"], meta["uid"], capabilities)))
 
 

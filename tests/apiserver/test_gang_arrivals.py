@@ -367,9 +367,13 @@ def test_kueue_sees_a_gang_as_one_group_and_the_operator_keeps_out_of_its_queue(
     cluster.wait(lambda: len(cluster.gangs().get("second", ())) == 2, "the second gang is made, for Kueue to queue")
     assert groups(cluster.gangs()["first"]) == {("first-trainer-i1", "3")}
     assert groups(cluster.gangs()["second"]) == {("second-trainer-i1", "3")}
-    rollouts = cluster.api.list("Pod", cluster.namespace, {names.LABEL_ROLE: "rollout"})
-    assert groups(rollouts) == {("first-trainer-i1", "3"), ("second-trainer-i1", "3")}, "one belongs to each gang"
-    assert {pod["metadata"]["labels"][KueueDouble.QUEUE] for pod in rollouts} == {"queue"}
+
+    def rollouts() -> list[Object]:
+        return cluster.api.list("Pod", cluster.namespace, {names.LABEL_ROLE: "rollout"})
+
+    both = {("first-trainer-i1", "3"), ("second-trainer-i1", "3")}
+    cluster.wait(lambda: groups(rollouts()) == both, "one belongs to each gang")
+    assert {pod["metadata"]["labels"][KueueDouble.QUEUE] for pod in rollouts()} == {"queue"}
     cluster.hold(3)
     assert cluster.running() == ["first"], "there is no room for two"
     cluster.finish("first")

@@ -44,7 +44,7 @@ def test_chart_and_run_are_valid_by_the_schemas_of_kubernetes(helm: Helm, name: 
 def test_every_pod_of_a_profile_is_restricted(helm: Helm, name: str) -> None:
     values = values_of(name)
     found = dict(pods([*chart(helm, values), *run(helm, values)]))
-    assert len(found) == 7
+    assert len(found) == 8
     assert {pod: violations(body["spec"]) for pod, body in found.items()} == {pod: [] for pod in found}
 
 
