@@ -344,6 +344,7 @@ def test_where_kueue_does_not_queue_pods_none_runs_and_the_condition_says_what_i
     cluster.wait(lambda: "integration of pods is off" in said(), "the trainer's condition names Kueue's configuration")
     cluster.hold(1)
     assert cluster.gangs().get("run", ()) == (), "no pod is left that a scheduler could bind"
+    assert (cluster.status("run")["gang"]["incarnation"], cluster.status("run").get("restarts", {})) == (1, {})
 
 
 def groups(pods: list[Object]) -> set[tuple[str | None, str | None]]:

@@ -206,20 +206,21 @@ def _requests_of(pods: Pods) -> dict[str, str]:
     """What these pods ask for, as they are rendered, the user's ``podTemplate`` and all."""
     total: dict[str, Decimal] = {}
     for pod, count in pods:
+        role = pod["metadata"]["labels"][names.LABEL_ROLE]
         for container in pod["spec"]["containers"]:
-            for name, amount in _asked(container.get("resources") or {}):
+            for name, amount in _asked(container.get("resources") or {}, role):
                 total[name] = total.get(name, Decimal()) + count * amount
     return {name: f"{amount.normalize():f}" for name, amount in total.items()}
 
 
-def _asked(resources: Mapping[str, Any]) -> Iterator[tuple[str, Decimal]]:
+def _asked(resources: Mapping[str, Any], role: str) -> Iterator[tuple[str, Decimal]]:
     """A limit without a request is a request of as much. Raises UserError for what is no quantity."""
     for name, text in ((resources.get("limits") or {}) | (resources.get("requests") or {})).items():
         try:
             yield name, exact_quantity(text)
         except ValueError:
             raise UserError(
-                f"spec.trainer.resources: found {text!r} as {name}; a Kubernetes quantity such as 64Gi is required: "
+                f"spec.{role}.resources: found {text!r} as {name}; a Kubernetes quantity such as 64Gi is required: "
                 "change it"
             ) from None
 

@@ -86,10 +86,11 @@ def test_volcanos_group_asks_for_what_its_pods_ask_for() -> None:
     assert group(of)["spec"]["minResources"] == {"memory": "3221225472", "x.y/z": "4", "cpu": "1"}
 
 
-def test_a_quantity_that_is_none_is_the_users_error() -> None:
+@pytest.mark.parametrize("role", ["trainer", "rollout"])
+def test_a_quantity_that_is_none_is_the_users_error(role: str) -> None:
     main = {"name": "main", "resources": {"requests": {"memory": "lots"}}}
-    of = context(scheduling={"gang": "volcano"}, trainer={"podTemplate": {"spec": {"containers": [main]}}})
-    with pytest.raises(UserError, match=r"found 'lots' as memory; a Kubernetes quantity such as 64Gi is required"):
+    of = context(scheduling={"gang": "volcano"}, **{role: {"podTemplate": {"spec": {"containers": [main]}}}})
+    with pytest.raises(UserError, match=rf"spec\.{role}\.resources: found 'lots' as memory; a Kubernetes quantity"):
         group(of)
 
 
