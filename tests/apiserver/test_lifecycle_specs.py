@@ -164,7 +164,13 @@ def test_what_can_not_change_is_refused_in_words_and_the_run_goes_on(scene: Scen
 
 
 @pytest.mark.parametrize(
-    "late", ["s3://bucket/{}/shared/", "s3a://bucket//{}/./shared", "s3://bucket/{}/shared/x", "s3://bucket/{}"]
+    "late",
+    [
+        pytest.param("s3://bucket/{}/shared/", id="with a slash"),
+        pytest.param("s3a://bucket//{}/./shared", id="written otherwise"),
+        pytest.param("s3://bucket/{}/shared/x", id="a folder inside it"),
+        pytest.param("s3://bucket/{}", id="a folder around it"),
+    ],
 )
 def test_two_runs_on_one_storage_uri_the_second_is_refused_until_the_first_is_gone(scene: Scene, late: str) -> None:
     scene.submit({"spec.storage.uri": f"s3://bucket/{scene.namespace}/shared"})
