@@ -14,7 +14,7 @@ be anything that JSON can say; nothing of it raises.
 | changed, good, no pod of the gang exists       | SpecValid                    | the changed fields are frozen anew   |
 | changed, good, the gang exists                 | SpecValid, says what waits   | frozen, with the live fields over it |
 | changed, and something immutable with it       | ImmutableFieldChanged        | frozen, with the live fields over it |
-| changed, bad                                   | SpecInvalid                  | frozen, with the good live ones      |
+| changed, bad, or no pod can be made of it      | SpecInvalid                  | frozen, with the good live ones      |
 
 So a field that nobody touched keeps its frozen value, also under an operator with other defaults, images or stricter
 rules.

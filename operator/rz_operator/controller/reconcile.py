@@ -2,11 +2,13 @@
 
 1. Read: the run and its children from the cache that the watches fill, the frozen run from its ConfigMap, progress
    from the ledger.
-2. Accept: is the spec good, what of it acts (``accept``); write the frozen run before anything is started.
+2. Accept: is the spec good, can pods be made of it, what of it acts (``accept``, ``rendering``); write the frozen run
+   before anything is started. Whatever fails here, the run goes on as it was frozen, or as it is (``stand_in``).
 3. Decide: what is to be started and stopped, and what must be remembered (``decide``, the same as for ``rz run``).
 4. Report: conditions and progress for people (``status_report``).
 5. Write the status, once, if it changed: PUT with resourceVersion. Whoever was too late looks again.
-6. Act: create, delete (``apply``). What the API server refuses is remembered in the status.
+6. Act: have ConfigMap and token there (``frozen_store``), create, delete (``apply``). What the API server refuses is
+   remembered in the status.
 
 It is level-triggered and may be killed anywhere: what a crash leaves undone, the next look finds undone. It may run
 twice at once: of two status writes one wins, a name can be created once, and deletes name a UID.
