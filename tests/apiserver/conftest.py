@@ -104,6 +104,14 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture
+def strangers(control_plane: ControlPlane, namespace: str) -> Iterator[str]:
+    """A namespace of somebody else's."""
+    name = control_plane.create_namespace(f"{namespace}-strangers")
+    yield name
+    control_plane.remove_namespace(name, CONTENTS)
+
+
+@pytest.fixture
 def ledgers() -> Iterator[FakeLedgers]:
     made = FakeLedgers()
     yield made

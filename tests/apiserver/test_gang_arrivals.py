@@ -19,7 +19,7 @@ from kube_api import Api, Object
 from kubelet_double import Kubelet
 from kueue_double import KueueDouble
 from operator_process import OperatorProcess
-from players import Players, gpus_of, now
+from players import Players, age, gpus_of, now
 from webhook_double import LabellingWebhook
 
 from rz_api import names
@@ -142,6 +142,8 @@ def test_a_run_whose_rollout_finds_no_node_gives_its_trainers_nodes_to_the_next(
     cluster: Cluster, operator: Operator
 ) -> None:
     cluster.kubelet.nodes = {"a": 2}
+    # Trainers first: the rollout is what is left over.
+    cluster.kubelet.order = lambda pod: (pod["metadata"]["labels"][names.LABEL_ROLE] != "trainer", age(pod))
     cluster.submit("large", nodes=2, **{"spec.scheduling.gangTimeoutSeconds": 10})
     time.sleep(SECOND)
     cluster.submit("small", nodes=1)
@@ -227,15 +229,6 @@ def test_a_gang_of_another_namespace_that_never_fits_holds_up_nobody_and_is_neve
     for name in ("mine", "cpu"):
         assert "giant" not in str(cluster.status(name))
         assert "giant" not in str(cluster.api.list("Event", cluster.namespace))
-
-
-@pytest.fixture
-def strangers(api: Api, namespace: str) -> Iterator[str]:
-    """A namespace of somebody else's."""
-    name = f"{namespace}-strangers"
-    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    yield name
-    api.delete("Namespace", "", name)
 
 
 def test_two_gangs_that_got_a_part_each_do_not_block_each_other(cluster: Cluster, operator: Operator) -> None:

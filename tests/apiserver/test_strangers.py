@@ -6,29 +6,18 @@ On a real API server with a real operator: what is the run's stays as it is, and
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from api_builders import document
-from kube_api import Api, Object
+from kube_api import Object
 from lifecycle_moves import fail
 from lifecycle_steps import BASE, ROLLOUTS, STARTED, Scene, Step, gang
 
 from rz_api import names
 
 Change = Callable[[Object], None]
-
-
-@pytest.fixture
-def strangers(api: Api, namespace: str) -> Iterator[str]:
-    """A namespace of somebody else's."""
-    name = f"{namespace}-strangers"
-    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    yield name
-    for run in api.list(names.KIND, name):
-        api.delete(names.KIND, name, run["metadata"]["name"])
-    api.delete("Namespace", "", name)
 
 
 def copy_of(pod: Object, change: Change = lambda pod: None) -> Object:
