@@ -12,7 +12,7 @@ from rz_operator.controller.observe import seen_pod
 from rz_operator.decisions.members import Start
 from rz_operator.manifests import all_of, for_start
 
-MODES = ("kueue", "coscheduling", "volcano")
+MODES = ("kueue", "coscheduling", "volcano", "kai", "workload")
 
 
 def group_of(mode: str, pod: dict[str, Any]) -> str | None:
@@ -22,6 +22,8 @@ def group_of(mode: str, pod: dict[str, Any]) -> str | None:
         "kueue": metadata["labels"].get("kueue.x-k8s.io/pod-group-name"),
         "coscheduling": metadata["labels"].get("scheduling.x-k8s.io/pod-group"),
         "volcano": metadata["annotations"].get("scheduling.k8s.io/group-name"),
+        "kai": metadata["annotations"].get("pod-group-name"),
+        "workload": pod["spec"].get("schedulingGroup", {}).get("podGroupName"),
     }[mode]
     return found
 
@@ -31,7 +33,10 @@ def sizes(mode: str, objects: tuple[dict[str, Any], ...]) -> set[int]:
     if mode == "kueue":
         pods = (each for each in objects if each["kind"] == "Pod" and group_of(mode, each))
         return {int(pod["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"]) for pod in pods}
-    return {each["spec"]["minMember"] for each in objects if each["kind"] == "PodGroup"}
+    specs = [each["spec"] for each in objects if each["kind"] == "PodGroup"]
+    if mode == "workload":
+        return {each["schedulingPolicy"]["gang"]["minCount"] for each in specs}
+    return {each["minMember"] for each in specs}
 
 
 def objects_of(mode: str, **sections: Any) -> tuple[dict[str, Any], ...]:
