@@ -57,8 +57,9 @@ def _what_is_there(spec: Mapping[str, Any], children: Children) -> ReasonerZeroR
             "data": {"train": [{"uri": "-"}]},
             # Its folder stays its own: other runs are compared with it.
             "storage": {"uri": uri if isinstance(uri, str) and 0 < len(uri) <= 2048 else "-"},
-            # Not the operator's own: a gang without all its nodes would be given back, and there is no other.
-            "scheduling": {"gang": "kueue", "queueName": "-"},
+            # Not the operator's own: a gang without all its nodes would be given back, and there is no other. Without
+            # rollouts in it, because one that is in no gang's group would be stopped to be started in one.
+            "scheduling": {"gang": "kueue", "queueName": "-", "minRollouts": 0},
             "trainer": {
                 "nodes": min(nodes, names.MAX_NODE_INDEX + 1),
                 "gpusPerNode": 0,
