@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_cluster import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kube_builders import IMAGES, NAME, SPEC, UID, container, stamp
+from kube_builders import IMAGES, NAME, NAMESPACE, SPEC, UID, container, stamp
+from one_run import World
 
 from rz_api import names
 from rz_api.run import ResolvedRun
@@ -125,10 +125,10 @@ def test_a_defect_of_the_operator_is_said_and_leaves_the_run_managed(
 
 def test_a_frozen_run_that_this_operator_cannot_plan_can_be_suspended(world: World) -> None:
     """Frozen by an operator that was content with this CPU request."""
-    config = world.cluster.objects["ConfigMap", CONFIG_MAP]
+    config = world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
     run = json.loads(config["data"]["run.json"])
     run["spec"]["trainer"]["resources"]["requests"] = {"cpu": "lots"}
-    world.cluster.put("ConfigMap", {**config, "data": config["data"] | {"run.json": json.dumps(run)}})
+    world.cluster.change(config, data=config["data"] | {"run.json": json.dumps(run)})
     world.restart()
     world.look()
     assert world.condition("Accepted")[:2] == ("False", "SpecInvalid")
@@ -171,29 +171,29 @@ def test_any_pod_options_of_a_running_run_leave_it_managed(role: str, options: d
 
 def break_a_gang(world: World) -> None:
     """A rank fails, and the time to wait is over."""
-    body = world.cluster.objects["Pod", f"{NAME}-trainer-i1-0"]
+    body = world.cluster.objects["Pod", NAMESPACE, f"{NAME}-trainer-i1-0"]
     ended = [container("main", ended={"exitCode": 1})]
-    world.cluster.put("Pod", {**body, "status": {"phase": "Failed", "containerStatuses": ended}})
+    world.cluster.change(body, status={"phase": "Failed", "containerStatuses": ended})
     world.look(2)
     world.now += 60
 
 
 def test_a_deleted_config_map_is_written_again_before_pods_start(world: World) -> None:
-    before = world.cluster.objects.pop(("ConfigMap", CONFIG_MAP))
+    before = world.cluster.objects.pop(("ConfigMap", NAMESPACE, CONFIG_MAP))
     break_a_gang(world)
     world.cluster.asked.clear()
     world.look()
-    assert world.cluster.objects["ConfigMap", CONFIG_MAP]["data"] == before["data"]
+    assert world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]["data"] == before["data"]
     created = [kind for verb, kind, _ in world.cluster.asked if verb == "create"]
     assert created.index("ConfigMap") < created.index("Pod")
 
 
 def test_a_deleted_token_is_made_anew_before_pods_start_and_is_not_immutable(world: World) -> None:
-    before = world.cluster.objects.pop(("Secret", SECRET))
+    before = world.cluster.objects.pop(("Secret", NAMESPACE, SECRET))
     break_a_gang(world)
     world.cluster.asked.clear()
     world.look()
-    again = world.cluster.objects["Secret", SECRET]
+    again = world.cluster.objects["Secret", NAMESPACE, SECRET]
     assert again["stringData"] != before["stringData"], "the operator cannot read it, and must not remember it"
     # Of an immutable Secret kubelets never bring the new token to the pods that run.
     assert "immutable" not in again
@@ -202,23 +202,23 @@ def test_a_deleted_token_is_made_anew_before_pods_start_and_is_not_immutable(wor
 
 
 def test_an_edited_config_map_is_put_right(world: World) -> None:
-    config = copy.deepcopy(world.cluster.objects["ConfigMap", CONFIG_MAP])
+    config = copy.deepcopy(world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP])
     edited = json.loads(config["data"]["run.json"])
     edited["spec"]["trainer"]["image"] = "mine:1"
-    world.cluster.put("ConfigMap", {**config, "data": config["data"] | {"run.json": json.dumps(edited)}})
+    world.cluster.change(config, data=config["data"] | {"run.json": json.dumps(edited)})
     break_a_gang(world)
     world.look()
-    assert world.cluster.objects["ConfigMap", CONFIG_MAP]["data"] == config["data"]
+    assert world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]["data"] == config["data"]
 
 
 def test_a_config_map_that_is_refused_starts_no_pods(world: World) -> None:
-    del world.cluster.objects["ConfigMap", CONFIG_MAP]
+    del world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
     break_a_gang(world)
-    world.cluster.refused["ConfigMap"] = "exceeded quota: configmaps"
+    world.cluster.words["ConfigMap"] = "exceeded quota: configmaps"
     world.look()
     assert not [name for name in world.pods if name.startswith("trainer-i2")]
     assert "exceeded quota: configmaps" in world.condition("TrainerReady")[2]
-    world.cluster.refused.clear()
+    world.cluster.words.clear()
     world.now += 61
     world.look(2)
     assert [name for name in world.pods if name.startswith("trainer")] == ["trainer-i2-0", "trainer-i2-1"]
@@ -226,17 +226,17 @@ def test_a_config_map_that_is_refused_starts_no_pods(world: World) -> None:
 
 def test_a_token_that_was_refused_is_tried_again_although_nothing_is_started() -> None:
     world = World()
-    world.cluster.refused["Secret"] = "exceeded quota: secrets"
+    world.cluster.words["Secret"] = "exceeded quota: secrets"
     world.look(2)
     assert "exceeded quota: secrets" in world.condition("LedgerReady")[2]
-    world.cluster.refused.clear()
+    world.cluster.words.clear()
     world.now += 61
     world.look()
     assert world.cluster.names_of("Secret") == [SECRET]
 
 
 def test_a_token_that_is_there_and_may_not_be_made_twice_is_no_trouble_of_pods_that_are_ready(world: World) -> None:
-    world.cluster.refused["Secret"] = "exceeded quota: secrets"
+    world.cluster.words["Secret"] = "exceeded quota: secrets"
     break_a_gang(world)
     world.look()
     world.start_pods()
@@ -252,7 +252,7 @@ def test_nothing_is_asked_for_while_nothing_happens(world: World) -> None:
 
 
 def test_a_config_map_is_missed_within_minutes_although_nothing_is_started(world: World) -> None:
-    del world.cluster.objects["ConfigMap", CONFIG_MAP]
+    del world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
     world.look()
     world.now += 601
     world.look()
@@ -263,18 +263,18 @@ def test_a_config_map_is_missed_within_minutes_although_nothing_is_started(world
 
 
 def lose(world: World) -> None:
-    del world.cluster.objects["ConfigMap", CONFIG_MAP]
+    del world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
 
 
 def garble(world: World) -> None:
-    config = world.cluster.objects["ConfigMap", CONFIG_MAP]
-    world.cluster.put("ConfigMap", {**config, "data": {"run.json": "{}"}})
+    config = world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
+    world.cluster.change(config, data={"run.json": "{}"})
 
 
 def from_the_future(world: World) -> None:
-    config = world.cluster.objects["ConfigMap", CONFIG_MAP]
+    config = world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
     run = json.loads(config["data"]["run.json"]) | {"schemaVersion": 2}
-    world.cluster.put("ConfigMap", {**config, "data": config["data"] | {"run.json": json.dumps(run)}})
+    world.cluster.change(config, data=config["data"] | {"run.json": json.dumps(run)})
 
 
 LOSSES: dict[str, tuple[Callable[[World], None], str]] = {
@@ -289,7 +289,7 @@ def test_a_run_is_never_frozen_anew_while_its_pods_live(
     world: World, damage: Callable[[World], None], words: str
 ) -> None:
     damage(world)
-    data = copy.deepcopy(world.cluster.objects.get(("ConfigMap", CONFIG_MAP)))
+    data = copy.deepcopy(world.cluster.one("ConfigMap", CONFIG_MAP))
     world.restart(images=NEWER_IMAGES)
     world.look(2)
     status, reason, message = world.condition("Accepted")
@@ -300,7 +300,7 @@ def test_a_run_is_never_frozen_anew_while_its_pods_live(
     world.look(2)
     assert world.run["status"]["gang"]["restarts"] == 1, "what happens is still counted"
     assert not [name for name in world.pods if name.startswith("trainer")], "and nothing is made from a guess"
-    assert world.cluster.objects.get(("ConfigMap", CONFIG_MAP)) == data
+    assert world.cluster.one("ConfigMap", CONFIG_MAP) == data
 
 
 @pytest.mark.parametrize(("damage", "words"), LOSSES.values(), ids=LOSSES)
@@ -326,7 +326,7 @@ def test_without_pods_it_is_frozen_anew_and_goes_on(world: World, damage: Callab
     world.look(3)
     assert world.condition("Accepted")[:2] == ("True", "SpecValid")
     assert [name for name in world.pods if name.startswith("trainer")] == ["trainer-i2-0", "trainer-i2-1"]
-    pod = world.cluster.objects["Pod", f"{NAME}-trainer-i2-0"]
+    pod = world.cluster.objects["Pod", NAMESPACE, f"{NAME}-trainer-i2-0"]
     assert pod["spec"]["containers"][0]["image"] == NEWER_IMAGES["trainer"]
 
 
@@ -334,17 +334,17 @@ def test_its_folder_stays_its_own(world: World) -> None:
     lose(world)
     world.restart()
     world.look()
-    does = world._reconciler._renderer.what_it_does(UID)
+    does = world.reconciler._renderer.what_it_does(UID)
     assert does is not None
     assert does.spec.storage.uri == SPEC["storage"]["uri"]
 
 
 def test_a_restored_config_map_ends_it(world: World) -> None:
-    config = world.cluster.objects.pop(("ConfigMap", CONFIG_MAP))
+    config = world.cluster.objects.pop(("ConfigMap", NAMESPACE, CONFIG_MAP))
     world.restart(images=NEWER_IMAGES)
     world.look()
     assert world.condition("Accepted")[1] == "FrozenRunLost"
-    world.cluster.put("ConfigMap", config)
+    world.cluster.add(config)
     world.look()
     assert world.condition("Accepted")[:2] == ("True", "SpecValid")
 
@@ -352,7 +352,7 @@ def test_a_restored_config_map_ends_it(world: World) -> None:
 def test_what_was_frozen_is_remembered_when_the_api_server_fails(world: World) -> None:
     """A failed write has the ConfigMap read again; one that was deleted meanwhile is not lost."""
     lose(world)
-    world._reconciler._frozen.read_again(UID)
+    world.reconciler._frozen.read_again(UID)
     world.look()
     assert world.condition("Accepted")[:2] == ("True", "SpecValid")
 
@@ -361,14 +361,14 @@ def test_what_was_frozen_is_remembered_when_the_api_server_fails(world: World) -
 
 
 def test_what_a_newer_operator_froze_is_used_and_written_back(world: World) -> None:
-    config = world.cluster.objects["ConfigMap", CONFIG_MAP]
+    config = world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
     run = json.loads(config["data"]["run.json"])
     run["spec"]["trainer"]["nextField"] = 7
     run["spec"]["data"]["train"][0]["nextField"] = 8
     run["nextSection"] = {"a": 1}
     submitted = spec(trainer={**SPEC["trainer"], "nextField": 7})
     data = {"run.json": json.dumps(run), "submitted.json": json.dumps(submitted)}
-    world.cluster.put("ConfigMap", {**config, "data": data})
+    world.cluster.change(config, data=data)
     world.edit(submitted)
     world.restart(images=NEWER_IMAGES)
     world.look(2)
@@ -380,12 +380,12 @@ def test_what_a_newer_operator_froze_is_used_and_written_back(world: World) -> N
     world.edit(spec(trainer={**SPEC["trainer"], "nextField": 7, "nodes": 3}))
     break_a_gang(world)
     world.look(2)
-    again = json.loads(world.cluster.objects["ConfigMap", CONFIG_MAP]["data"]["run.json"])
+    again = json.loads(world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]["data"]["run.json"])
     assert again["spec"]["trainer"]["nodes"] == 3
     assert again["spec"]["trainer"]["nextField"] == 7
     assert again["spec"]["data"]["train"][0]["nextField"] == 8
     assert again["nextSection"] == {"a": 1}
-    pod = world.cluster.objects["Pod", f"{NAME}-trainer-i2-0"]
+    pod = world.cluster.objects["Pod", NAMESPACE, f"{NAME}-trainer-i2-0"]
     assert pod["spec"]["containers"][0]["image"] == IMAGES["trainer"], "the frozen image, not today's"
 
 
@@ -393,8 +393,8 @@ def test_a_finished_run_of_a_newer_operator_is_not_started_again(world: World) -
     status = world.run["status"] | {"phase": "Succeeded", "completionTime": stamp(9)}
     status["conditions"] = [*status["conditions"], {**status["conditions"][0], "type": "NextCondition"}]
     for name in world.cluster.names_of("Pod"):
-        del world.cluster.objects["Pod", name]
-    world.cluster.put(names.KIND, {**world.run, "status": status})
+        del world.cluster.objects["Pod", NAMESPACE, name]
+    world.cluster.change(world.run, status=status)
     world.restart()
     world.look(2)
     assert world.run["status"]["phase"] == "Succeeded"
@@ -409,12 +409,10 @@ MISSING = 'MountVolume.SetUp failed for volume "secret-bucket" : secret "bucket"
 def hang(world: World) -> str:
     """A rollout has a node and no container; its UID."""
     name = next(name for name in world.cluster.names_of("Pod") if "rollout" in name)
-    body = world.cluster.objects["Pod", name]
+    body = world.cluster.objects["Pod", NAMESPACE, name]
     waiting = [container("main", waiting="ContainerCreating")]
     scheduled = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(0)}]
-    world.cluster.put(
-        "Pod", {**body, "status": {"phase": "Pending", "containerStatuses": waiting, "conditions": scheduled}}
-    )
+    world.cluster.change(body, status={"phase": "Pending", "containerStatuses": waiting, "conditions": scheduled})
     return str(body["metadata"]["uid"])
 
 
@@ -446,8 +444,8 @@ def test_the_events_of_a_pod_are_asked_for_once_a_minute(world: World) -> None:
 
 def test_a_pod_that_hangs_for_want_of_config_map_or_token_gets_them(world: World) -> None:
     hang(world)
-    del world.cluster.objects["ConfigMap", CONFIG_MAP]
-    del world.cluster.objects["Secret", SECRET]
+    del world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
+    del world.cluster.objects["Secret", NAMESPACE, SECRET]
     world.now += CREATING_SECONDS
     world.look()
     assert (world.cluster.names_of("ConfigMap"), world.cluster.names_of("Secret")) == ([CONFIG_MAP], [SECRET])
