@@ -133,7 +133,8 @@ class DeploymentController:
         changes += self._tell_of_refusal(deployment, current["metadata"]["uid"])
         status = _deployment_status(deployment, live[:wanted])
         if status != {key: deployment.get("status", {}).get(key, 0) for key in status}:
-            self.api.patch("Deployment", meta["namespace"], meta["name"], {"status": status}, subresource="status")
+            with gone_is_fine():
+                self.api.patch("Deployment", meta["namespace"], meta["name"], {"status": status}, subresource="status")
             changes += 1
         return changes
 
@@ -160,7 +161,8 @@ class DeploymentController:
             return 0
         condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "lastTransitionTime": now()}
         body = {"status": {"conditions": [condition | {"message": refused[1]}] if refused else []}}
-        self.api.patch("Deployment", meta["namespace"], meta["name"], body, subresource="status")
+        with gone_is_fine():
+            self.api.patch("Deployment", meta["namespace"], meta["name"], body, subresource="status")
         return 1
 
     def _delete(self, pod: Object) -> None:

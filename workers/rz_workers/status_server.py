@@ -61,8 +61,9 @@ class Limits:
     """For a page; the ledger takes up to 5 s to say that its event loop does not answer."""
     write_seconds: float = 5.0
     """For the reader to take the answer and close."""
-    page_seconds: float = 1.0
-    """How old a page may be that is shown again."""
+    page_seconds: float = 0.02
+    """How old a page may be that is shown again. A page takes some milliseconds to make; a phase of a small step lasts
+    a tenth of a second, and is not to be missed."""
 
 
 def start_status_server(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rz_api.names import Role
 from rz_api.spec import FailurePolicy
 from rz_api.status import RunStatus
 from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
@@ -113,21 +114,23 @@ class Line:
 
     def _view(self, key: RunKey, body: Body, status: RunStatus, asked: Wanted, now: float) -> GangView:
         pods = self._cache.children(key.namespace, uid_of(body)).of("trainer", "rollout")
-        refused = any(
-            now < retry.not_before and (name == "Start/trainer" or _is_of_a_gang(name, key.name))
+        refused = {
+            role
+            for role in _OF_A_GANG
             for name, retry in status.retries.items()
-        )
+            if now < retry.not_before and (name == f"Start/{role}" or _is_of(name, key.name, role))
+        }
         created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
         return view(str(key), created, asked, status, (pod.member for pod in pods), now, refused)
 
 
-_OF_A_GANG = frozenset(("Pod", "PodGroup"))
-"""What a gang does not start without."""
+_OF_A_GANG: tuple[Role, ...] = ("trainer", "rollout")
 
 
-def _is_of_a_gang(key: str, run: str) -> bool:
+def _is_of(key: str, run: str, role: Role) -> bool:
+    """Whether a refusal is of what the role's part of a gang does not start without."""
     kind, _, name = key.partition("/")
-    return kind in _OF_A_GANG and name.startswith(f"{run}-trainer-")
+    return kind in ("Pod", "PodGroup") and name.startswith(f"{run}-{role}-")
 
 
 def _asked_by(body: Body) -> Wanted:

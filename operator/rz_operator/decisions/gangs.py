@@ -30,10 +30,11 @@ those very ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rz_api.names import Role
 from rz_api.status import FINAL_PHASES, MemberState, RunStatus
 from rz_operator.decisions.members import Observed, Wanted, member_key
 
@@ -97,10 +98,16 @@ def _short(gang: GangView, now: float) -> bool:
 
 
 def view(
-    run: str, created: float, wanted: Wanted, status: RunStatus, members: Iterable[Observed], now: float, refused: bool
+    run: str,
+    created: float,
+    wanted: Wanted,
+    status: RunStatus,
+    members: Iterable[Observed],
+    now: float,
+    refused: Collection[Role],
 ) -> GangView:
-    """The view of a run in gang mode ``operator``. ``refused``: the API server turned its pods down, and the wait until
-    the next try is not over."""
+    """The view of a run in gang mode ``operator``. ``refused``: roles whose pods the API server turned down, while the
+    wait until the next try is not over."""
     members = tuple(members)
     has, gang = nodes(members, wanted, status, now), status.gang
     live = [m for m in current_gang(members, gang.incarnation, has.of_trainers) if m.live]
@@ -108,7 +115,7 @@ def view(
     return GangView(
         run=run,
         created=created,
-        wants_nodes=going and not has.all and not (refused and not live),
+        wants_nodes=going and not has.all and not _lacks_what_is_refused(has, live, refused),
         pods=len(live),
         bound=has.trainers + has.rollouts,
         size=has.of_trainers + has.of_rollouts,
@@ -117,6 +124,13 @@ def view(
         placed=gang.placed,
         lines=wanted.lines,
     )
+
+
+def _lacks_what_is_refused(has: Nodes, live: Sequence[Observed], refused: Collection[Role]) -> bool:
+    """Whether no node would help: what is missing does not come to a scheduler."""
+    if "trainer" in refused and not live:
+        return True
+    return "rollout" in refused and has.trainers >= has.of_trainers
 
 
 # ----------------------------------------------------------------------------------------------- what a gang has

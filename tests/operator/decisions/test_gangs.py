@@ -113,7 +113,7 @@ def test_the_view_of_a_run(
     refused: bool,
     expected: tuple[bool, int, int, float | None],
 ) -> None:
-    seen = view("r", 5.0, wanted(ranks=2), run_status, members, NOW, refused)
+    seen = view("r", 5.0, wanted(ranks=2), run_status, members, NOW, ("trainer",) if refused else ())
     assert (seen.wants_nodes, seen.pods, seen.bound, seen.since) == expected
 
 
@@ -155,8 +155,15 @@ def test_what_a_gang_with_its_rollouts_has(
 
 def test_a_run_whose_trainers_have_nodes_and_whose_rollouts_have_not_is_in_line() -> None:
     asked = replace(wanted(ranks=2), min_rollouts=1)
-    seen = view("r", 5.0, asked, status(), [*pods(3, True, True), rollout(0, bound=False)], NOW, False)
+    seen = view("r", 5.0, asked, status(), [*pods(3, True, True), rollout(0, bound=False)], NOW, ())
     assert (seen.wants_nodes, seen.bound, seen.size, seen.since) == (True, 2, 3, 50.0)
+
+
+def test_a_run_whose_rollouts_are_refused_holds_nobody_back() -> None:
+    """Its trainers have their nodes, and no node would bring what is missing: quota or a webhook keeps it."""
+    asked = replace(wanted(ranks=2), min_rollouts=1)
+    assert not view("r", 5.0, asked, status(), pods(3, True, True), NOW, ("rollout",)).wants_nodes
+    assert view("r", 5.0, asked, status(), pods(3, True, False), NOW, ("rollout",)).wants_nodes
 
 
 def lines(**sections: Any) -> frozenset[str]:
@@ -197,7 +204,7 @@ def test_who_stands_in_the_same_line(mine: dict[str, Any], other: dict[str, Any]
 
 
 def test_a_suspended_run_is_not_in_line() -> None:
-    assert not view("r", 5.0, wanted(suspend=True), RunStatus(), [], NOW, False).wants_nodes
+    assert not view("r", 5.0, wanted(suspend=True), RunStatus(), [], NOW, ()).wants_nodes
 
 
 # ------------------------------------------------------------------------------------------------ many runs at once
@@ -260,7 +267,7 @@ class Nodes:
         assert self.used() <= self.capacity
 
     def view(self, run: Arrival) -> GangView:
-        return view(run.name, run.at, run.wanted, run.status, run.members.values(), self.now, False)
+        return view(run.name, run.at, run.wanted, run.status, run.members.values(), self.now, ())
 
     def reconcile(self, run: Arrival, line: list[GangView]) -> None:
         self.decisions += 1
