@@ -91,7 +91,7 @@ def test_a_quantity_that_is_none_is_the_users_error(role: str) -> None:
     main = {"name": "main", "resources": {"requests": {"memory": "lots"}}}
     of = context(scheduling={"gang": "volcano"}, **{role: {"podTemplate": {"spec": {"containers": [main]}}}})
     with pytest.raises(UserError, match=rf"spec\.{role}\.resources: found 'lots' as memory; a Kubernetes quantity"):
-        group(of)
+        for_start(of, Start("trainer", 0, 1, gang_rollouts=1), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- claims
