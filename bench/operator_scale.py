@@ -78,6 +78,8 @@ PROBE_SECONDS = 5.0
 
 def run_document(name: str, gang: str, rollouts: int = 2) -> Object:
     scheduling = {"gang": gang} | ({"queueName": "queue"} if gang == "kueue" else {})
+    # What Kueue's webhook leaves on a pod that it has taken up: the operator takes back a pod without it.
+    taken_up = {"podTemplate": {"metadata": {"labels": {"kueue.x-k8s.io/managed": "true"}}}} if gang == "kueue" else {}
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -86,8 +88,8 @@ def run_document(name: str, gang: str, rollouts: int = 2) -> Object:
             "model": {"name": "org/model"},
             "data": {"train": [{"uri": "s3://data/train.jsonl"}]},
             "storage": {"uri": f"s3://runs/{name}"},
-            "trainer": {"nodes": 1, "gpusPerNode": 8},
-            "rollout": {"replicas": rollouts},
+            "trainer": {"nodes": 1, "gpusPerNode": 8} | taken_up,
+            "rollout": {"replicas": rollouts} | taken_up,
             "scheduling": scheduling,
         },
     }
