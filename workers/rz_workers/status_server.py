@@ -187,8 +187,11 @@ class _Server:
             await self._stopping.wait()
         finally:
             server.close()
-            for task in (*self._slow, *self._asking):
+            tasks = (*self._slow, *self._asking)
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # a transport that was aborted closes in the loop's next turn
             self._pages.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
