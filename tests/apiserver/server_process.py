@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from pathlib import Path
 import httpx
 
 START_SECONDS = 60.0
+SERVER_PORTS = (12_000, 32_000)
+"""Below Linux's range for the near end of connections, which begins at 32768."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -74,12 +77,16 @@ def die_with_parent() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of loopback that nobody uses now."""
+    """Different ports of loopback that nobody uses now, none of those that the kernel gives to connections: one of them
+    may be taken between this look and the start of a server."""
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(found) < count:
+            port, each = random.randrange(*SERVER_PORTS), stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                each.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def wait_until_up(server: Server, ready: Callable[[], bool], seconds: float = START_SECONDS) -> None:
