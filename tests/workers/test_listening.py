@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rz_workers.listening import listener
+from rz_api.listening import listener
 from rz_workers.status_server import StatusServer
 from rz_workers.web import take_port
 

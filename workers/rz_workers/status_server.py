@@ -32,8 +32,8 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
+from rz_api.listening import listener
 from rz_api.redact import redact
-from rz_workers.listening import listener
 from rz_workers.runtime import Settings, UserError
 
 log = logging.getLogger(__name__)

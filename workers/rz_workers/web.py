@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rz_workers.listening import listener
+from rz_api.listening import listener
 from rz_workers.runtime import read_token
 from rz_workers.status_server import port_in_use
 

@@ -75,35 +75,26 @@ class Cache:
 
     def see_child(self, kind: WatchedKind, body: Body, deleted: bool = False) -> RunKey | None:
         """One event about a child, or the answer to a create of ours; None if it is nobody's, and was nobody's."""
-        child = REDUCE[kind](body)
-        lost = self._lose_if_another(kind, _uid(body), child)
+        child, known = REDUCE[kind](body), self._known.get(_uid(body))
+        if known is not None and not deleted and is_older(_version(body), known.resource_version):
+            return known.key  # overtaken: it says nothing about today, not even whose it is
+        if known is not None and (child is None or _place(child) != _place(known)):
+            self._drop(kind, known)  # its labels or its owner were changed: it is no longer whose child it was
         if child is None:
-            return lost
-        family = _family(child)
-        siblings = self._children[kind].setdefault(family, {})
-        old = siblings.get(child.name)
+            return known.key if known is not None else None
+        old = self._children[kind].get(_family(child), {}).get(child.name)
         if deleted:
             self._bury(uid_of(child), child.resource_version)
             if old is not None and uid_of(old) == uid_of(child):
                 self._drop(kind, old)
-        elif self._is_gone(uid_of(child), child.resource_version):
-            pass
-        elif old is None or not is_older(child.resource_version, old.resource_version):
+        elif not self._is_gone(uid_of(child), child.resource_version) and (
+            old is None or not is_older(child.resource_version, old.resource_version)
+        ):
             if old is not None:
                 self._drop(kind, old)
-            self._children[kind].setdefault(family, {})[child.name] = child
+            self._children[kind].setdefault(_family(child), {})[child.name] = child
             self._known[uid_of(child)] = child
-        if not self._children[kind].get(family, {}):
-            self._children[kind].pop(family, None)
         return child.key
-
-    def _lose_if_another(self, kind: WatchedKind, uid: str, child: Child | None) -> RunKey | None:
-        """An object whose labels or owner were changed is no longer whose child it was; returns who lost it."""
-        known = self._known.get(uid)
-        if known is None or (child is not None and (_family(child), child.name) == (_family(known), known.name)):
-            return None
-        self._drop(kind, known)
-        return known.key
 
     def _drop(self, kind: WatchedKind, child: Child) -> None:
         siblings = self._children[kind].get(_family(child), {})
@@ -152,6 +143,10 @@ class Cache:
 
 def _family(child: Child) -> Family:
     return child.key.namespace, child.run_uid
+
+
+def _place(child: Child) -> tuple[Family, str]:
+    return _family(child), child.name
 
 
 def is_older(version: str, than: str) -> bool:

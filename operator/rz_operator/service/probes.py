@@ -11,8 +11,6 @@ sends none makes room for a new one, and the figures are written once a second, 
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from rz_api.listening import listener
 from rz_operator.errors import UserError
 from rz_operator.service.metrics import CONTENT_TYPE, OperatorMetrics, Queue
 from rz_operator.service.settings import Settings
@@ -104,7 +103,7 @@ class Probes:
         try:
             # A site of aiohttp's own would wait for a request for ever: its time limits begin after the first one.
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: self._limited(make), sock=_listener(host, port)
+                lambda: self._limited(make), sock=listener(host, port)
             )
         except OSError as error:
             await runner.cleanup()
@@ -164,19 +163,6 @@ class Probes:
     async def _get_readiness(self, request: web.Request) -> web.Response:
         wrong = "" if self.ready else "not ready: waiting for the first full list from the API server, or stopping"
         return _answer(wrong)
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """``::`` is reached by IPv4 too, and on a node without IPv6 by IPv4 alone. (asyncio would open it for IPv6 only.)
-    Raises OSError."""
-    if host == "::" and socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is there, and disabled
-                raise
-    everywhere = "0.0.0.0" if host == "::" else host
-    return socket.create_server((everywhere, port), family=socket.AF_INET6 if ":" in everywhere else socket.AF_INET)
 
 
 def _answer(wrong: str, note: str = "") -> web.Response:

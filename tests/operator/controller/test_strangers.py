@@ -109,6 +109,16 @@ def test_a_pod_whose_labels_are_changed_is_no_longer_the_runs() -> None:
     assert cache.children(NAMESPACE, UID).pods == ()
 
 
+def test_an_old_answer_does_not_take_a_pod_from_the_run_that_has_it_now() -> None:
+    """Before it had its labels: overtaken by the event that shows it with them."""
+    cache = Cache()
+    cache.see_child("Pod", ready_pod("trainer"))
+    earlier = ready_pod("trainer")
+    earlier["metadata"] |= {"resourceVersion": "6", "labels": {names.LABEL_MANAGED_BY: names.MANAGER}}
+    cache.see_child("Pod", earlier)
+    assert len(cache.children(NAMESPACE, UID).pods) == 1
+
+
 # ---------------------------------------------------------------------------------------------- with and without
 
 ENDS: tuple[Callable[[Body], None], ...] = (

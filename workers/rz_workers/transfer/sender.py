@@ -252,9 +252,7 @@ class Sender:
     def send(self, flat: Tensor) -> None:
         """Send the next bucket (as ``pack`` made it) to all groups at once. A group that fails, or has not taken it
         after ``seconds``, is dropped; the others complete."""
-        taking_part = [
-            group for group in self._groups.values() if group.round is not None and group.channel is not None
-        ]
+        taking_part = self._taking_part()
         if not taking_part:
             return
         flat = flat.to(buffer_device(self._backend, self._device))
@@ -313,9 +311,7 @@ class Sender:
         for slot in list(self._sending):
             self._finish(slot)
         trailer = Trailer(digest=digest(described), tensors={name: one[2] for name, one in described.items()})
-        taking_part = [
-            group for group in self._groups.values() if group.round is not None and group.channel is not None
-        ]
+        taking_part = self._taking_part()
         for group in taking_part:
             assert group.round is not None
             group.round.put("trailer", trailer)

@@ -1,6 +1,8 @@
 """A server that listens on ``::`` is reached by IPv6 and by IPv4, and on a node without IPv6 by IPv4 alone.
 
-Every server of every role takes its socket here: the status port, and the API of ledger and reward.
+Every server of every role and of the operator takes its socket here: status ports, the API of ledger and reward,
+probes.
+asyncio and aiohttp would open ``::`` for IPv6 alone.
 """
 
 from __future__ import annotations
