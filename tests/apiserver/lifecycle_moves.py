@@ -48,6 +48,15 @@ def kubelet_does(what: str, pod: str) -> Do:
     return lambda scene: getattr(scene.kubelet, what)(scene.namespace, scene.pod_name(pod))
 
 
+def happened(reason: str) -> Do:
+    """Go on once the operator has said so in an event."""
+
+    def seen(scene: Scene) -> bool:
+        return any(event["reason"] == reason for event in scene.api.list("Event", scene.namespace))
+
+    return lambda scene: scene.wait(lambda: seen(scene), what=f"the operator says {reason}")
+
+
 def both(*steps: Do) -> Do:
     def do(scene: Scene) -> None:
         for each in steps:

@@ -141,13 +141,15 @@ def test_with_room_for_one_gang_the_older_run_runs_and_the_others_wait_in_order(
 def test_a_run_whose_rollout_finds_no_node_gives_its_trainers_nodes_to_the_next(
     cluster: Cluster, operator: Operator
 ) -> None:
-    cluster.kubelet.nodes = {"a": 2}
+    cluster.kubelet.nodes = {"a": 0}
     # Trainers first: the rollout is what is left over.
     cluster.kubelet.order = lambda pod: (pod["metadata"]["labels"][names.LABEL_ROLE] != "trainer", age(pod))
     cluster.submit("large", nodes=2, **{"spec.scheduling.gangTimeoutSeconds": 10})
     time.sleep(SECOND)
     cluster.submit("small", nodes=1)
     operator(cluster.namespace)
+    cluster.wait(lambda: len(cluster.gangs()["large"]) == 2, "there is more than one pod to choose from")
+    cluster.kubelet.nodes = {"a": 2}
     cluster.wait(lambda: cluster.running() == ["large"], "the trainers of the older run have all nodes that there are")
 
     def rollout_runs() -> bool:
@@ -220,6 +222,7 @@ def test_a_gang_of_another_namespace_that_never_fits_holds_up_nobody_and_is_neve
     time.sleep(SECOND)
     operator(env={"RZ_MAX_GANG_TIMEOUT_SECONDS": "15"})
     cluster.wait(lambda: len(cluster.api.list("Pod", strangers, {names.LABEL_ROLE: "trainer"})) == 9, "it has its pods")
+    cluster.hold(7)  # or both have the same time, and give back together
     cluster.submit("mine", nodes=2)
     cluster.submit("cpu", nodes=1, **{"spec.trainer.gpusPerNode": 0})
     cluster.wait(lambda: "cpu" in cluster.running(), "a run without GPUs stands in no line")

@@ -43,7 +43,8 @@ SETTLE_SECONDS = 10.0
 pod, and a cache may be a second behind."""
 
 TURN_SECONDS = 30.0
-"""Least back-off of a gang whose time is up: long enough for every waiting run to look again and take its turn."""
+"""Least back-off of a gang whose time is up: long enough for every waiting run to look again and take its turn. Up to
+as much again is added (``turns.spread``)."""
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 """What a spec that was not looked at yet asks for where it names no other."""

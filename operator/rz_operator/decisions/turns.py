@@ -6,7 +6,8 @@ Gang mode ``operator``, and what any gang remembers of its nodes; pure, called b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 
 from rz_api.conditions import Reason
 from rz_operator.decisions.backoff import backoff_seconds
@@ -39,11 +40,18 @@ def mind_nodes(look: Look, current: Mapping[int, Observed]) -> Look:
             look = look.change_gang(placed=True, short_since=0.0)
     elif look.wanted.gang_timeout_seconds is not None:
         since = short_since(current.values(), look.status)
-        look = _give_back(look, found, look.now if since is None else since)
+        look = _give_back(look, found, look.now if since is None else since, spread(current.values()))
     return _group_that_can_come(look)
 
 
-def _give_back(look: Look, found: Nodes, since: float) -> Look:
+def spread(gang: Iterable[Observed]) -> float:
+    """In [0, 1): another for every gang, and for each of its tries; of the pods' UIDs. Two gangs in different lines that
+    took a part of each other's nodes at the same time must not come back at the same time for ever."""
+    uids = sorted(member.uid for member in gang)
+    return zlib.crc32("".join(uids).encode()) / 2**32
+
+
+def _give_back(look: Look, found: Nodes, since: float, spread: float) -> Look:
     assert look.wanted.gang_timeout_seconds is not None
     timeout, longest = look.wanted.gang_timeout_seconds, look.wanted.longest_gang_wait_seconds
     at_most = look.now - since > longest
@@ -51,13 +59,14 @@ def _give_back(look: Look, found: Nodes, since: float) -> Look:
     if at_most or look.now - max(since, look.seen.scaling_until) > timeout:
         policy, in_a_row = look.wanted.policy, look.status.gang.failures_in_a_row + 1
         wait = max(TURN_SECONDS, backoff_seconds(in_a_row, policy.backoff_seconds, policy.max_backoff_seconds))
+        wait *= 1.0 + spread
         then = look.now + wait
         limit = f"{timeout:g} s (scheduling.gangTimeoutSeconds)"
         if at_most:
             limit = f"{longest:g} s (the operator's maxGangTimeoutSeconds)"
         message = (
             f"{found} had a node after {limit}: all are given back, trainer incarnation {look.next_incarnation()} "
-            f"tries again in {wait:g} s"
+            f"tries again in {wait:.0f} s"
         )
         return look.next_gang(failures_in_a_row=in_a_row, not_before=then, in_line_since=then).warn(
             Reason.GANG_TIMEOUT, message

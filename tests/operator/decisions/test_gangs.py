@@ -420,6 +420,25 @@ def test_runs_of_two_namespaces_that_know_nothing_of_each_other_all_get_their_no
     nodes.play(runs, at_most=40_000)
 
 
+def test_two_gangs_of_two_namespaces_that_block_each_other_at_the_same_time_do_not_come_back_together() -> None:
+    one, other = (Arrival(name, 0.0, 3, 50.0, line=name) for name in ("one", "other"))
+    nodes = Nodes(4, random.Random(0), [one, other])
+    for nodes.now in range(0, 3_600, 5):
+        for run in (one, other):
+            nodes.reconcile(run, [])
+        for run, rival in ((one, other), (other, one)):
+            mine, its = ({k: m for k, m in r.members.items() if m.role == "trainer"} for r in (run, rival))
+            at_most = 2 if its else 3  # as unfair as can be: of 4 nodes nobody gets a third beside the other
+            for key in list(mine)[:at_most]:
+                run.members[key] = replace(run.members[key], bound=True, phase="running")
+        for run in nodes.here():
+            nodes.finish(run)
+        if one.done or other.done:
+            break
+    assert one.done or other.done
+    assert one.put_back and other.put_back
+
+
 def test_a_gang_of_another_namespace_that_never_fits_holds_up_nobody() -> None:
     rng = random.Random(2)
     giant = Arrival("giant", 0.0, 9, 1.0, line="stranger")
