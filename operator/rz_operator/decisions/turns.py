@@ -45,8 +45,8 @@ def mind_nodes(look: Look, current: Mapping[int, Observed]) -> Look:
 
 
 def spread(gang: Iterable[Observed]) -> float:
-    """In [0, 1): another for every gang, and for each of its tries; of the pods' UIDs. Two gangs in different lines that
-    took a part of each other's nodes at the same time must not come back at the same time for ever."""
+    """In [0, 1), of the pods' UIDs: another for each try of each gang. Two gangs in different lines that took a part of
+    each other's nodes at the same time must not come back at the same time for ever."""
     uids = sorted(member.uid for member in gang)
     return zlib.crc32("".join(uids).encode()) / 2**32
 

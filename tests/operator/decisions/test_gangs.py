@@ -436,7 +436,8 @@ def test_two_gangs_of_two_namespaces_that_block_each_other_at_the_same_time_do_n
         if one.done or other.done:
             break
     assert one.done or other.done
-    assert one.put_back and other.put_back
+    assert one.put_back
+    assert other.put_back
 
 
 def test_a_gang_of_another_namespace_that_never_fits_holds_up_nobody() -> None:
