@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rz_workers.runtime import UserError
-from rz_workers.trainer.models import scoring
+from rz_workers.tensor_names import stored_names
+from rz_workers.trainer.models import dropout, scoring
 from rz_workers.trainer.models.attention import PACKED_SDPA, PackLayout
 
 
@@ -25,6 +26,8 @@ class Policy(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        # Now: sharding changes the classes that transformers finds names by.
+        self.stored_names = stored_names(model)
 
     def forward(
         self,
@@ -119,7 +122,7 @@ def load_critic(
 def model_config(model_dir: Path) -> Any:
     """The transformers configuration of the run's ``model/`` folder, as the trainer computes: fp32, no dropout."""
     config = AutoConfig.from_pretrained(model_dir)
-    config.get_text_config().attention_dropout = 0.0
+    dropout.switch_off(config)
     # Masters are fp32; ``trainer.dtype`` is that of the passes (``ranks.shard``).
     config.dtype = torch.float32
     return config
@@ -184,15 +187,16 @@ def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in found.values()}
 
 
-def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
-    """The policy's ``distinct_tensors`` under their Hugging Face names."""
-    return {name.removeprefix("model."): tensor for name, tensor in distinct_tensors(policy).items()}
+def published_tensors(policy: Policy) -> dict[str, Tensor]:
+    """The policy's ``distinct_tensors`` under the names that they have in a Hugging Face checkpoint."""
+    found = distinct_tensors(policy).items()
+    return {policy.stored_names[name.removeprefix("model.")]: tensor for name, tensor in found}
 
 
 def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        config.get_text_config().attention_dropout = 0.0  # see prepare
+        dropout.switch_off(config)
         return factory.from_pretrained(
             source,
             config=config,
@@ -220,7 +224,7 @@ def prepare(model: Any, *, activation_checkpointing: bool) -> None:
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # Sampling has none, and the ratio of PPO compares the same network.
+            module.p = 0.0  # a module may have a rate that its configuration has no field for
     if activation_checkpointing:
         # torch's reentrant form takes no keyword arguments, and the pack's layout is one.
         options = {"use_reentrant": False}
