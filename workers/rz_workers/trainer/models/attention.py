@@ -8,7 +8,9 @@ layers work on the pack as it is, without padding; attention costs the trajector
 - elsewhere by ordinary scaled dot-product attention on grids with a row for each trajectory; those of like length share
   a grid, so that padding costs little.
 
-``models`` loads every model with ``PACKED_SDPA``.
+A layer with a sliding window says so in each call, and gets it. Whatever else a layer asks of its attention and is not
+known here (soft-capping, sinks, biases by position) is a UserError, not a wrong number. ``models`` loads every model
+with ``PACKED_SDPA``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv
+
+from rz_workers.runtime import UserError
 
 PACKED_SDPA = "rz_packed_sdpa"
 """Name under which ``attend`` is registered with transformers (``attn_implementation``)."""
@@ -41,6 +45,7 @@ class PackLayout:
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
         """``lengths``: tokens of each trajectory, in the pack's order."""
         self.lengths, self.longest, self._device = tuple(lengths), max(lengths), device
+        self._visible: dict[tuple[int, int], Tensor] = {}
 
     @cached_property
     def bounds(self) -> Tensor:
@@ -69,6 +74,18 @@ class PackLayout:
                 cell += len(columns)
         return tuple(grids), cells.to(self._device)
 
+    def visible(self, longest: int, window: int) -> Tensor:
+        """``[L, L]`` bool: what a token sees of its row where layers have a window. Kept: there are many such layers."""
+        if (longest, window) not in self._visible:
+            self._visible[longest, window] = in_window(longest, window, self._device)
+        return self._visible[longest, window]
+
+
+def in_window(length: int, window: int, device: torch.device) -> Tensor:
+    """``[L, L]`` bool: a token sees itself and the ``window - 1`` before it."""
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril().triu(1 - window)
+
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:
     """Trajectories that share a grid: indices into ``lengths``, the longest first, a new grid where padding would cost
@@ -89,6 +106,13 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
+_HARMLESS = frozenset(
+    "attention_mask cache_position cache is_causal output_attentions output_hidden_states position_embeddings position_ids "
+    "use_cache logits_to_keep return_dict".split()
+)
+"""What layers pass on that says nothing about the result, or what is so anyway (``attend`` looks at ``is_causal``)."""
+
+
 # Packs differ from pass to pass, and each new layout would be compiled anew (docs/decisions/0008).
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
@@ -98,46 +122,90 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
     pack_layout: PackLayout | None = None,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each trajectory with itself, in the form that transformers calls.
 
     Args:
-        query: ``[1, H, T, D]``; key and value ``[1, H or fewer, T, D]``. attention_mask: not used; None. pack_layout:
-        absent means that the sequences of the batch are whole (``[B, H, T, D]``), as in an ordinary forward pass.
+        query: ``[1, H, T, D]``; key and value ``[1, H or fewer, T, D]``. attention_mask: not used; None.
+        sliding_window: tokens that a token sees, itself included; all where it is None. pack_layout: absent means that
+        the sequences of the batch are whole (``[B, H, T, D]``), as in an ordinary forward pass.
 
     Returns:
         ``[1, T, H, D]`` and None (no attention weights).
+
+    Raises UserError when the layer asks for what this cannot do.
     """
+    _check(module, dropout, more)
+    window = sliding_window if sliding_window and sliding_window > 0 else None
     # The kernel knows grouped keys and values; elsewhere they are repeated, as in transformers' own sdpa.
     groups = getattr(module, "num_key_value_groups", 1)
     if pack_layout is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        return varlen(query[0], key[0], value[0], pack_layout, scaling)[None], None
+        return varlen(query[0], key[0], value[0], pack_layout, scaling, window)[None], None
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if pack_layout is None:
-        # torch aligns a causal mask to the upper left: a single query behind a cache would see the first key alone.
-        plain = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, scale=scaling)
+        plain = _whole(query, key, value, scaling, window)
         return plain.transpose(1, 2).contiguous(), None
     tokens = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     grids, cells = pack_layout.grids
     outputs = []
     for grid in grids:
         q, k, v = (_spread(tensor, grid) for tensor in tokens)
-        # Padding is behind every token of its row, so that the causal mask hides it: no mask of [L, L] is made.
-        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        longest = grid.shape[1]
+        # Padding is behind every token of its row, so that the causal mask hides it: no mask of [L, L] is made but for
+        # windows that hide something.
+        visible = pack_layout.visible(longest, window) if window is not None and window < longest else None
+        out = scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None, scale=scaling)
         outputs.append(out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3]))
     return torch.cat(outputs).index_select(0, cells)[None], None
 
 
-def varlen(query: Tensor, key: Tensor, value: Tensor, pack_layout: PackLayout, scaling: float | None) -> Tensor:
+def _check(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
+    unknown = [name for name, value in more.items() if value is not None and name not in _HARMLESS]
+    if dropout:
+        unknown.append(f"dropout of {dropout:g}")
+    if more.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        unknown.append("is_causal=False")
+    if unknown:
+        raise UserError(
+            f"the attention of {type(module).__name__} asks for {', '.join(sorted(unknown))}, which attention within "
+            "packed sequences does not know: a model with causal attention, full or in sliding windows, is required; "
+            "change model.name"
+        )
+
+
+def _whole(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    length, keys = query.shape[2], key.shape[2]
+    if window is not None and window < keys and length == keys:
+        visible = in_window(length, window, query.device)
+        return scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling)
+    # torch aligns a causal mask to the upper left: a single query behind a cache would see the first key alone.
+    return scaled_dot_product_attention(query, key, value, is_causal=length > 1, scale=scaling)
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, pack_layout: PackLayout, scaling: float | None, window: int | None = None
+) -> Tensor:
     """The same by torch's flash attention kernel: ``[H, T, D]`` (fewer heads of keys and values) ``-> [T, H, D]``."""
     bounds, longest = pack_layout.bounds, pack_layout.longest
     q, k, v = (tensor.transpose(0, 1) for tensor in (query, key, value))
-    # A window of (-1, 0), all tokens before and none after, is how this function spells causal.
+    # The function counts the tokens before the token itself, which a window counts in; -1 is all, 0 none after.
+    before = -1 if window is None else window - 1
     out = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=len(query) > len(key)
+        q,
+        k,
+        v,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(before, 0),
+        enable_gqa=len(query) > len(key),
     )
     assert isinstance(out, Tensor)
     return out
