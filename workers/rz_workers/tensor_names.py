@@ -44,7 +44,7 @@ def stored_names(model: Any) -> dict[str, str]:
 
 def _other_form(model: Any) -> str:
     return (
-        f"transformers stores tensors of a model of type {model.config.model_type} in another form than it has in memory "
-        "(split or merged), so that rollouts could not load what the trainer publishes: a model that is stored as it is "
-        "computed is required; change model.name"
+        f"transformers stores tensors of a model of type {model.config.model_type} in another form than it has in "
+        "memory (split or merged), so that rollouts could not load what the trainer publishes: a model that is stored "
+        "as it is computed is required; change model.name"
     )

@@ -19,28 +19,27 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from rz_workers.runtime import UserError
 from rz_workers.trainer.durable import export
 from rz_workers.trainer.models import actor_critic
-from rz_workers.trainer.models.actor_critic import Critic, Policy
-from rz_workers.trainer.models.attention import PACKED_SDPA
+from rz_workers.trainer.models.actor_critic import Policy
 from rz_workers.trainer.models.tiny import tiny_copy
+from rz_workers.trainer.twins import Twins, logprobs_alone, packed_logprobs, packed_values, values_alone
 
 __all__ = ["TOLERANCE", "Deviations", "prove"]
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Most that fp32 numbers of the same model may differ by: nats, values, and gradients by the largest of their tensor."""
+"""Most that fp32 numbers of one model may differ by: nats, values, and gradients as a part of their tensor's largest."""
 LENGTHS = (40, 23, 7)
 """Tokens of the sequences that are packed: longer and shorter than a twin's windows."""
 SEED = 15
@@ -61,7 +60,14 @@ class Deviations:
     """Between a pass and the same by what was exported, policy and critic."""
 
 
-def prove(config: Any, name: str, *, is_ppo: bool = True, activation_checkpointing: bool = False) -> Deviations:
+def prove(
+    config: Any,
+    name: str,
+    *,
+    is_ppo: bool = True,
+    activation_checkpointing: bool = False,
+    trust_remote_code: bool = False,
+) -> Deviations:
     """Prove that a model of this configuration is trained as what it is.
 
     Args:
@@ -73,8 +79,11 @@ def prove(config: Any, name: str, *, is_ppo: bool = True, activation_checkpointi
     kind = config.model_type
     with _own_randomness():
         try:
-            small = tiny_copy(config)
-            twins = _Twins.make(small, activation_checkpointing)
+            twins = Twins.make(
+                tiny_copy(config),
+                activation_checkpointing=activation_checkpointing,
+                trust_remote_code=trust_remote_code,
+            )
             found = _measure(twins, is_ppo)
         except (UserError, MemoryError):
             raise
@@ -106,49 +115,12 @@ def _judge(found: Deviations, model: str) -> None:
     )
     for deviation, what, why in reasons:
         if not deviation <= TOLERANCE:  # NaN too
-            raise UserError(f"{model} can't be trained right: {what}, by {deviation:.2g} on a small copy: {why}. {_REQUIRED}")
+            raise UserError(
+                f"{model} can't be trained right: {what}, by {deviation:.2g} on a small copy: {why}. {_REQUIRED}"
+            )
 
 
 _MIXES = "a layer of it reads other tokens than its own sequence's"
-
-
-# ----------------------------------------------------------------------------------------------------- the twins
-
-
-@dataclass(frozen=True)
-class _Twins:
-    """The small model by itself, as it is trained, and the same as a critic; all with the same weights."""
-
-    plain: Any
-    policy: Policy
-    critic: Critic
-    plain_backbone: Any
-
-    @staticmethod
-    def make(config: Any, activation_checkpointing: bool) -> _Twins:
-        config.dtype = torch.float32
-        actor_critic.dropout.switch_off(config)
-        causal: Any = AutoModelForCausalLM
-        base: Any = AutoModel
-        plain = causal.from_config(config, attn_implementation="eager").eval()
-        enlarge(plain)
-        backbone = base.from_config(config, attn_implementation="eager").eval()
-        backbone.load_state_dict(plain.base_model.state_dict())
-        policy = actor_critic.empty_policy(config, activation_checkpointing=activation_checkpointing)
-        policy.model.load_state_dict(plain.state_dict())
-        critic = actor_critic.empty_critic(config, activation_checkpointing=activation_checkpointing)
-        critic.backbone.load_state_dict(backbone.state_dict())
-        return _Twins(plain, policy, critic, backbone)
-
-
-def enlarge(model: nn.Module) -> None:
-    """Weights at which it matters what a token attends to: a new model's are so small that all tokens look alike."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.normal_(0.0, parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
 @contextmanager
@@ -162,11 +134,11 @@ def _own_randomness() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------- what is compared
 
 
-def _measure(twins: _Twins, is_ppo: bool) -> Deviations:
+def _measure(twins: Twins, is_ppo: bool) -> Deviations:
     sequences = [torch.randint(0, twins.plain.config.get_text_config().vocab_size, (n,)) for n in LENGTHS]
-    alone = torch.cat([_alone(twins.plain, each) for each in sequences])
-    packed = _packed_logprobs(twins.policy, sequences)
-    again = _packed_logprobs(twins.policy, sequences)
+    alone = torch.cat([logprobs_alone(twins.plain, each) for each in sequences])
+    packed = packed_logprobs(twins.policy, sequences)
+    again = packed_logprobs(twins.policy, sequences)
     # Of weighted sums: each log-prob's gradient counts, with a sign of its own.
     weights = torch.randn(len(alone))
     gradients = _gradient_difference(
@@ -174,9 +146,8 @@ def _measure(twins: _Twins, is_ppo: bool) -> Deviations:
     )
     values = 0.0
     if is_ppo:
-        of_all = [twins.plain_backbone(input_ids=each[None]).last_hidden_state[0] for each in sequences]
-        head = twins.critic.head
-        values = _most(_packed_values(twins.critic, sequences), torch.cat([head(hidden)[:, 0] for hidden in of_all]))
+        own = [values_alone(twins.plain_backbone, twins.critic.head, each) for each in sequences]
+        values = _most(packed_values(twins.critic, sequences), torch.cat(own))
     return Deviations(
         logprobs=_most(packed, alone),
         values=values,
@@ -184,34 +155,6 @@ def _measure(twins: _Twins, is_ppo: bool) -> Deviations:
         again=_most(packed, again),
         exported=_exported(twins, sequences, is_ppo),
     )
-
-
-def _alone(model: Any, sequence: Tensor) -> Tensor:
-    """``[n - 1]`` log-probs of a sequence's tokens but the first, by the model's own forward pass."""
-    logits = model(input_ids=sequence[None]).logits[0, :-1].float()
-    found: Tensor = logits.log_softmax(-1).gather(-1, sequence[1:, None])[:, 0]
-    return found
-
-
-def _pack(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[int]]:
-    """Tokens and positions ``[T]``, and the lengths."""
-    return torch.cat(list(sequences)), torch.cat([torch.arange(len(s)) for s in sequences]), [len(s) for s in sequences]
-
-
-def _packed_logprobs(policy: Policy, sequences: Sequence[Tensor]) -> Tensor:
-    tokens, positions, lengths = _pack(sequences)
-    ends = torch.tensor(lengths).cumsum(0) - 1
-    rows = torch.tensor(sorted(set(range(len(tokens))) - set(ends.tolist())))
-    found, _ = policy(tokens, positions, lengths, rows, tokens[rows + 1], 1.0)
-    assert isinstance(found, Tensor)
-    return found
-
-
-def _packed_values(critic: Critic, sequences: Sequence[Tensor]) -> Tensor:
-    tokens, positions, lengths = _pack(sequences)
-    found = critic(tokens, positions, lengths, torch.arange(len(tokens)))
-    assert isinstance(found, Tensor)
-    return found
 
 
 def _gradient_difference(
@@ -237,7 +180,7 @@ def _most(one: Tensor, other: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------- the export
 
 
-def _exported(twins: _Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
+def _exported(twins: Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
     """Largest difference between the trained models and what their exports load as."""
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
         empty, target = Path(scratch) / "no tokenizer", Path(scratch) / "policy"
@@ -246,12 +189,12 @@ def _exported(twins: _Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float
         _check_names(twins.policy, target)
         options = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
         loaded = actor_critic.load_policy(str(target), **options)
-        largest = _most(_packed_logprobs(loaded, sequences), _packed_logprobs(twins.policy, sequences))
+        largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
         if is_ppo:
             target = Path(scratch) / "critic"
             export.write_critic(twins.critic.backbone, export.gather_state(twins.critic), torch.float32, empty, target)
             critic = actor_critic.load_critic(str(target), init="normal", seed=0, **options)
-            largest = max(largest, _most(_packed_values(critic, sequences), _packed_values(twins.critic, sequences)))
+            largest = max(largest, _most(packed_values(critic, sequences), packed_values(twins.critic, sequences)))
     return largest
 
 
@@ -265,7 +208,7 @@ def _check_names(policy: Policy, folder: Path) -> None:
     if stored != published:
         odd = sorted(published ^ stored)
         raise UserError(
-            f"transformers stores tensors of a model of type {policy.model.config.model_type} under other names than it "
-            f"has in memory ({', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}), so that rollouts could not load what "
-            f"the trainer publishes. {_REQUIRED}"
+            f"a model of type {policy.model.config.model_type} has other tensors in a checkpoint than in memory "
+            f"({', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}), so that rollouts could not load what the trainer "
+            f"publishes. {_REQUIRED}"
         )

@@ -6,7 +6,8 @@ Policy and critic: Hugging Face models with the two heads that PPO needs. ``forw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +195,9 @@ def published_tensors(policy: Policy) -> dict[str, Tensor]:
 
 
 def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        dropout.switch_off(config)
+    config = read_config(source, revision, trust_remote_code)
+    dropout.switch_off(config)
+    with _loading(source):
         return factory.from_pretrained(
             source,
             config=config,
@@ -208,6 +209,18 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
             # A .bin file is a pickle, and loading one runs code of whoever made it.
             use_safetensors=True,
         )
+
+
+def read_config(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The transformers configuration of the model at ``source``. Raises UserError when it can't be loaded."""
+    with _loading(source):
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    try:
+        yield
     # Whatever the files of a model make transformers raise: the model is what has to change.
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
