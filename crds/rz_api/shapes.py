@@ -11,10 +11,19 @@ from typing import Any
 
 __all__ = ["ModelShape", "forward_flops"]
 
+_OTHER_NAMES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "intermediate_size": ("ffn_dim", "n_inner", "dff"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+}
+"""What GPT-2, OPT and their like call them."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder-only transformer with gated feed-forward layers (Llama, Qwen, Mistral and their like)."""
+    """A decoder-only transformer with gated feed-forward layers (Llama, Qwen, Mistral and their like); one whose layers
+    are not gated (GPT-2, OPT) has somewhat less than this says."""
 
     hidden_size: int
     intermediate_size: int
@@ -36,7 +45,12 @@ class ModelShape:
         Raises ValueError when a field that is needed is not there.
         """
         # Models that also see images keep the decoder's shape a level below.
-        text = config.get("text_config") or config
+        text = dict(config.get("text_config") or config)
+        for name, others in _OTHER_NAMES.items():
+            text.setdefault(name, next((text[other] for other in others if other in text), None))
+        # GPT-2's n_inner is null where it is this.
+        if text["intermediate_size"] is None and "n_inner" in text and isinstance(text["hidden_size"], int):
+            text["intermediate_size"] = 4 * text["hidden_size"]
         required = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         if missing := [name for name in required if not isinstance(text.get(name), int)]:
             raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from rz_api.models import refusal
 from rz_workers.runtime import UserError
 from rz_workers.trainer.models import scoring
 from rz_workers.trainer.models.attention import PACKED_SDPA, PackLayout
@@ -86,19 +87,10 @@ def load_policy(
 ) -> Policy:
     """The causal language model at ``source`` (a folder or a hub id) in fp32.
 
-    Raises UserError when it can't be loaded or when its logits are more than a linear head (soft-capping, scaling),
-    which the scoring here and in the sampler would not reproduce.
+    Raises UserError when it can't be loaded, or its configuration says that it can't be trained
+    (``rz_api.models.refusal``).
     """
     model = _load(AutoModelForCausalLM, source, revision, trust_remote_code)
-    # Gemma 2 caps its logits, Cohere and Granite scale them: their configurations have these fields.
-    text_config = model.config.get_text_config()
-    for field in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(text_config, field, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"the model {source} transforms its logits ({field} = {getattr(text_config, field)}), "
-                "which is not supported; "
-                f"a model whose logits are a linear head's is required: change model.name"
-            )
     prepare(model, activation_checkpointing=activation_checkpointing)
     return Policy(model)
 
@@ -192,6 +184,8 @@ def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
 def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        if (reason := refusal(config.to_dict())) is not None:
+            raise UserError(f"{source}: {reason}")
         config.get_text_config().attention_dropout = 0.0  # see prepare
         return factory.from_pretrained(
             source,
@@ -204,6 +198,8 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
             # A .bin file is a pickle, and loading one runs code of whoever made it.
             use_safetensors=True,
         )
+    except UserError:
+        raise
     # Whatever the files of a model make transformers raise: the model is what has to change.
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
