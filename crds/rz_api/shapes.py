@@ -11,19 +11,25 @@ from typing import Any
 
 __all__ = ["ModelShape", "forward_flops"]
 
-_OTHER_NAMES = {
-    "hidden_size": ("n_embd", "d_model"),
-    "intermediate_size": ("ffn_dim", "n_inner", "dff"),
-    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
-    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+_NAMES = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "dff"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "attention_heads"),
+    "vocab_size": ("vocab_size",),
 }
-"""What GPT-2, OPT and their like call them."""
+"""Under which names configurations have what is needed: today's, and those of GPT-2's and OPT's time."""
+
+_UNGATED = {
+    *("apertus", "apertus1p5_text", "arcee", "biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neox", "gptj"),
+    *("jais2", "nemotron", "opt", "persimmon", "phi", "starcoder2", "xglm"),
+}
+"""Model types whose feed-forward layers are two matrices, not three (transformers 5.24)."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder-only transformer with gated feed-forward layers (Llama, Qwen, Mistral and their like); one whose layers
-    are not gated (GPT-2, OPT) has somewhat less than this says."""
+    """A decoder-only transformer without experts (Llama, Qwen, Mistral and their like)."""
 
     hidden_size: int
     intermediate_size: int
@@ -37,6 +43,8 @@ class ModelShape:
     qkv_bias: bool = False
     qk_norm: bool = False
     """Whether queries and keys are normalised by head (Qwen3)."""
+    gated: bool = True
+    """Whether a feed-forward layer has a third matrix, which gates it."""
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> ModelShape:
@@ -45,39 +53,41 @@ class ModelShape:
         Raises ValueError when a field that is needed is not there.
         """
         # Models that also see images keep the decoder's shape a level below.
-        text = dict(config.get("text_config") or config)
-        for name, others in _OTHER_NAMES.items():
-            text.setdefault(name, next((text[other] for other in others if other in text), None))
-        # GPT-2's n_inner is null where it is this.
-        if text["intermediate_size"] is None and "n_inner" in text and isinstance(text["hidden_size"], int):
-            text["intermediate_size"] = 4 * text["hidden_size"]
-        required = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        if missing := [name for name in required if not isinstance(text.get(name), int)]:
+        text = config.get("text_config") or config
+        found = {
+            name: next((text[n] for n in names if isinstance(text.get(n), int)), None) for name, names in _NAMES.items()
+        }
+        # GPT-2 says nothing where the feed-forward layer has its usual width.
+        if found["intermediate_size"] is None and found["hidden_size"] and "n_embd" in text:
+            found["intermediate_size"] = 4 * found["hidden_size"]
+        if missing := [name for name, value in found.items() if value is None]:
             raise ValueError(
                 f"found no {', '.join(missing)} in the configuration of a model of type {config.get('model_type')!r}: "
                 "the config.json of a decoder-only transformer is required"
             )
-        heads, kind = text["num_attention_heads"], str(text.get("model_type") or "")
+        size = {name: value for name, value in found.items() if value is not None}
+        heads, kind = size["num_attention_heads"], str(text.get("model_type") or "")
         return ModelShape(
-            hidden_size=text["hidden_size"],
-            intermediate_size=text["intermediate_size"],
-            layers=text["num_hidden_layers"],
+            hidden_size=size["hidden_size"],
+            intermediate_size=size["intermediate_size"],
+            layers=size["num_hidden_layers"],
             heads=heads,
             kv_heads=text.get("num_key_value_heads") or heads,
             # Qwen3 and Gemma have heads of another size than hidden_size / heads.
-            head_size=text.get("head_dim") or text["hidden_size"] // heads,
-            vocabulary=text["vocab_size"],
+            head_size=text.get("head_dim") or size["hidden_size"] // heads,
+            vocabulary=size["vocab_size"],
             tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
             # Qwen2's configuration has no field for it: its layers always have the bias (transformers 5.24).
             qkv_bias=bool(text.get("attention_bias", kind.startswith("qwen2"))),
             qk_norm=kind.startswith("qwen3"),
+            gated=kind not in _UNGATED,
         )
 
     @property
     def layer_matrices(self) -> int:
         """Parameters of one layer's matrices, each of which a token is multiplied with once."""
         attention = self.hidden_size * self.head_size * (2 * self.heads + 2 * self.kv_heads)
-        return attention + 3 * self.hidden_size * self.intermediate_size
+        return attention + (3 if self.gated else 2) * self.hidden_size * self.intermediate_size
 
     @property
     def embedding(self) -> int:

@@ -32,6 +32,7 @@ from rz_workers.trainer.durable.sources import local_source
 from rz_workers.trainer.method.learner import Learner
 from rz_workers.trainer.models import actor_critic
 from rz_workers.trainer.models.actor_critic import Critic, Policy
+from rz_workers.trainer.proof import prove
 from rz_workers.trainer.ranks import Ranks, distribute
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
         "trust_remote_code": model.trust_remote_code,
         "activation_checkpointing": spec.trainer.activation_checkpointing,
     }
+    _check_model(run, source)
     starts_from = None
     # A resume has its own checkpoint, and what initFrom names may be deleted by then.
     if model.init_from is not None and not _resumes(store, run):
@@ -90,6 +92,23 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     # The base model, also with initFrom (RECIPE.md: the code moves its reference every epoch).
     reference = actor_critic.load_policy(source, **options) if algorithm.kl_coefficient > 0 else None
     return Inputs(prepared, tokenizer, policy, critic, reference)
+
+
+def _check_model(run: ResolvedRun, source: str) -> None:
+    """Refuse a model that would be trained wrong, of its configuration: its weights, which take long, are not read."""
+    model, trainer = run.spec.model, run.spec.trainer
+    config = actor_critic.read_config(source, model.revision, model.trust_remote_code)
+    try:
+        ModelShape.from_config(config.to_dict())
+    except ValueError as error:
+        raise UserError(f"{model.name}: {error}: change model.name") from None
+    prove(
+        config,
+        model.name,
+        is_ppo=run.spec.algorithm.name == "ppo",
+        activation_checkpointing=trainer.activation_checkpointing,
+        trust_remote_code=model.trust_remote_code,
+    )
 
 
 def _resumes(store: ObjectStore, run: ResolvedRun) -> bool:
@@ -132,14 +151,10 @@ def claim_folder(settings: Settings, inputs: Inputs) -> tuple[RunFolder, DataMan
 def build_learner(settings: Settings, ranks: Ranks, inputs: Inputs | None, model_dir: Path, **options: Any) -> Learner:
     """The learner on every rank; ``inputs`` on the first one, whose weights the others receive.
 
-    Raises UserError when this is no model that the trainer knows, or this rank has not the memory that it will need.
+    Raises UserError when this rank has not the memory that it will need.
     """
     spec, config = settings.run.spec, actor_critic.model_config(model_dir)
-    try:
-        shape = ModelShape.from_config(config.to_dict())
-    except ValueError as error:
-        raise UserError(f"{spec.model.name}: {error}: change model.name") from None
-    memory.check(spec, shape, ranks.device)
+    memory.check(spec, ModelShape.from_config(config.to_dict()), ranks.device)
     reference: Policy | None
     if inputs is not None:
         policy, critic, reference = inputs.policy, inputs.critic, inputs.reference

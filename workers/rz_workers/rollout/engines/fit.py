@@ -15,13 +15,14 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from rz_workers.rollout.engines.interface import SampleRequest, SamplingParams, WeightsMismatchError
 from rz_workers.runtime import UserError
+from rz_workers.tensor_names import stored_names
 
 __all__ = ["Layout", "check_room", "eos_token_ids"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the tensors of a version have to be, under Hugging Face names."""
+    """What the tensors of a version have to be, under the names of a Hugging Face checkpoint."""
 
     shapes: Mapping[str, tuple[int, ...]]
     tied: Mapping[str, str]
@@ -31,8 +32,9 @@ class Layout:
     @staticmethod
     def of(model: PreTrainedModel) -> Layout:
         """``model`` may lie on the meta device."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        return Layout(shapes, dict(model.all_tied_weights_keys))
+        names = stored_names(model)
+        shapes = {names[name]: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return Layout(shapes, {names[one]: names[other] for one, other in model.all_tied_weights_keys.items()})
 
     def check(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Raise WeightsMismatchError unless these are the model's weights. Of tensors that are tied and both there one

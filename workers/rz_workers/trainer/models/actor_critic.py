@@ -6,7 +6,8 @@ Policy and critic: Hugging Face models with the two heads that PPO needs. ``forw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rz_api.models import refusal
 from rz_workers.runtime import UserError
-from rz_workers.trainer.models import scoring
+from rz_workers.tensor_names import stored_names
+from rz_workers.trainer.models import dropout, scoring
 from rz_workers.trainer.models.attention import PACKED_SDPA, PackLayout
 
 
@@ -26,6 +28,8 @@ class Policy(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        # Now: sharding changes the classes that transformers finds names by.
+        self.stored_names = stored_names(model)
 
     def forward(
         self,
@@ -87,8 +91,7 @@ def load_policy(
 ) -> Policy:
     """The causal language model at ``source`` (a folder or a hub id) in fp32.
 
-    Raises UserError when it can't be loaded, or its configuration says that it can't be trained
-    (``rz_api.models.refusal``).
+    Raises UserError when it can't be loaded, or its configuration says that it can't be trained (``read_config``).
     """
     model = _load(AutoModelForCausalLM, source, revision, trust_remote_code)
     prepare(model, activation_checkpointing=activation_checkpointing)
@@ -111,7 +114,7 @@ def load_critic(
 def model_config(model_dir: Path) -> Any:
     """The transformers configuration of the run's ``model/`` folder, as the trainer computes: fp32, no dropout."""
     config = AutoConfig.from_pretrained(model_dir)
-    config.get_text_config().attention_dropout = 0.0
+    dropout.switch_off(config)
     # Masters are fp32; ``trainer.dtype`` is that of the passes (``ranks.shard``).
     config.dtype = torch.float32
     return config
@@ -176,17 +179,16 @@ def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in found.values()}
 
 
-def published_tensors(policy: nn.Module) -> dict[str, Tensor]:
-    """The policy's ``distinct_tensors`` under their Hugging Face names."""
-    return {name.removeprefix("model."): tensor for name, tensor in distinct_tensors(policy).items()}
+def published_tensors(policy: Policy) -> dict[str, Tensor]:
+    """The policy's ``distinct_tensors`` under the names that they have in a Hugging Face checkpoint."""
+    found = distinct_tensors(policy).items()
+    return {policy.stored_names[name.removeprefix("model.")]: tensor for name, tensor in found}
 
 
 def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        if (reason := refusal(config.to_dict())) is not None:
-            raise UserError(f"{source}: {reason}")
-        config.get_text_config().attention_dropout = 0.0  # see prepare
+    config = read_config(source, revision, trust_remote_code)
+    dropout.switch_off(config)
+    with _loading(source):
         return factory.from_pretrained(
             source,
             config=config,
@@ -198,8 +200,24 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
             # A .bin file is a pickle, and loading one runs code of whoever made it.
             use_safetensors=True,
         )
-    except UserError:
-        raise
+
+
+def read_config(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The transformers configuration of the model at ``source``.
+
+    Raises UserError when it can't be loaded, or no run can train such a model (``rz_api.models``).
+    """
+    with _loading(source):
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    if (reason := refusal(config.to_dict())) is not None:
+        raise UserError(f"{source}: {reason}")
+    return config
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    try:
+        yield
     # Whatever the files of a model make transformers raise: the model is what has to change.
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -216,7 +234,7 @@ def prepare(model: Any, *, activation_checkpointing: bool) -> None:
     model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # Sampling has none, and the ratio of PPO compares the same network.
+            module.p = 0.0  # a module may have a rate that its configuration has no field for
     if activation_checkpointing:
         # torch's reentrant form takes no keyword arguments, and the pack's layout is one.
         options = {"use_reentrant": False}

@@ -75,7 +75,7 @@ class PackLayout:
         return tuple(grids), cells.to(self._device)
 
     def visible(self, longest: int, window: int) -> Tensor:
-        """``[L, L]`` bool: what a token sees of its row where layers have a window. Kept: there are many such layers."""
+        """``[L, L]`` bool: what a token sees of its row in a layer with a window. Kept: there are many such layers."""
         if (longest, window) not in self._visible:
             self._visible[longest, window] = in_window(longest, window, self._device)
         return self._visible[longest, window]
@@ -106,10 +106,17 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-_HARMLESS = frozenset(
-    "attention_mask cache_position cache is_causal output_attentions output_hidden_states position_embeddings position_ids "
-    "use_cache logits_to_keep return_dict".split()
-)
+_HARMLESS = {
+    *("attention_mask", "cache", "cache_position", "is_causal", "logits_to_keep", "output_attentions"),
+    *(
+        "output_hidden_states",
+        "output_router_logits",
+        "position_embeddings",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    ),
+}
 """What layers pass on that says nothing about the result, or what is so anyway (``attend`` looks at ``is_causal``)."""
 
 

@@ -22,8 +22,10 @@ from rz_workers.rollout.engines.cpu import cpu_name
 from rz_workers.rollout.engines.fit import Layout, check_room, eos_token_ids
 from rz_workers.rollout.engines.interface import Finished, SampleRequest, SamplingParams
 from rz_workers.rollout.engines.stopping import Stopper
+from rz_workers.rollout.engines.transformers.attention import WINDOWED_SDPA
 from rz_workers.rollout.engines.transformers.decode import decode
 from rz_workers.runtime import UserError
+from rz_workers.tensor_names import stored_names
 from rz_workers.transfer.receiver import Receiver
 
 __all__ = ["TransformersEngine"]
@@ -33,16 +35,16 @@ class TransformersEngine:
     """See ``interface.Engine``. ``dtype`` is the spec's ``trainer.dtype``, ``max_model_tokens`` its
     ``rollout.maxModelLength``, ``token`` the run's, for broadcasts.
 
-    Raises UserError for a model that does not attend to its whole context (sliding windows, linear attention).
+    Raises UserError for a model with layers that are no attention (recurrent, convolution).
     """
 
     def __init__(
         self, folder: Path, dtype: str, max_model_tokens: int, trust_remote_code: bool = False, *, token: str = ""
     ) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        _check_full_attention(config.get_text_config(), max_model_tokens)
+        _check_attention(config.get_text_config())
         self._model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=trust_remote_code
+            config, dtype=getattr(torch, dtype), attn_implementation=WINDOWED_SDPA, trust_remote_code=trust_remote_code
         )
         self._model.eval().requires_grad_(False)
         self._tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -51,6 +53,7 @@ class TransformersEngine:
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
         self._weight_version: int | None = None
         self._layout = Layout.of(self._model)
+        self._own_names = {stored: name for name, stored in stored_names(self._model).items()}
         self._receiver = Receiver(torch.device("cpu"), token, worker=0, workers=1)
 
     @property
@@ -74,7 +77,7 @@ class TransformersEngine:
         self._weight_version = None
         self._layout.check(version, tensors)
         # Not strict: a tied tensor may be absent, and `check` has refused everything else.
-        self._model.load_state_dict(dict(tensors), strict=False)
+        self._model.load_state_dict({self._own_names[name]: each for name, each in tensors.items()}, strict=False)
         self._model.tie_weights()
         self._weight_version = version
 
@@ -86,7 +89,8 @@ class TransformersEngine:
         return digest
 
     def _take(self, version: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-        own, tied = self._model.state_dict(), self._layout.tied
+        in_memory, tied = self._model.state_dict(), self._layout.tied
+        own = {stored: in_memory[name] for stored, name in self._own_names.items()}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, tensor in tensors:
             shapes[name] = tuple(tensor.shape)
@@ -129,13 +133,11 @@ class TransformersEngine:
         return self._stoppers[stop]
 
 
-def _check_full_attention(config: transformers.PretrainedConfig, max_model_tokens: int) -> None:
-    layer_types = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    limited = set(layer_types) - {"full_attention"} if layer_types else ()
-    if limited or (not layer_types and window is not None and window < max_model_tokens):
+def _check_attention(config: transformers.PretrainedConfig) -> None:
+    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if other:
         raise UserError(
-            f"model.name is a {config.model_type} with attention of kind {sorted(limited) or 'sliding_attention'}; the "
-            "transformers engine samples from models that attend to their whole context: choose such a model, or "
+            f"model.name is a {config.model_type} with layers of kind {sorted(other)}; the transformers engine samples "
+            "from models all of whose layers are attention, full or in sliding windows: choose such a model, or "
             "rollout.engine vllm"
         )

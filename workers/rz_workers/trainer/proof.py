@@ -1,0 +1,214 @@
+"""A model that would be trained wrong is refused before anything is claimed: the start-up proof.
+
+What the trainer does with a model has to be what the model does by itself, and nobody would see it in the figures: a
+layer that ignores its window, or reads the neighbour in the pack, gives a ratio of exactly 1 and a healthy loss. So,
+on a small random twin of the model (``models.tiny``: same class, same switches, every kind of layer, windows of a few
+tokens), in a second or so:
+
+1. log-probs, values and gradients of a pack equal those of its sequences alone, through transformers' own attention;
+2. the same pass twice gives the same numbers;
+3. what is exported loads again, and scores the same;
+4. tensors go to rollouts under the names that a checkpoint of the model has, which engines load.
+
+``startup`` calls this on the first rank; tests/workers/trainer/models has every architecture of transformers.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from rz_workers.runtime import UserError
+from rz_workers.trainer.durable import export
+from rz_workers.trainer.models import actor_critic
+from rz_workers.trainer.models.actor_critic import Policy
+from rz_workers.trainer.models.tiny import tiny_copy
+from rz_workers.trainer.twins import Twins, logprobs_alone, packed_logprobs, packed_values, values_alone
+
+__all__ = ["TOLERANCE", "Deviations", "prove"]
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""Most that fp32 numbers of one model may differ by: nats, values, and gradients as a part of their tensor's largest."""
+LENGTHS = (40, 23, 7)
+"""Tokens of the sequences that are packed: longer and shorter than a twin's windows."""
+SEED = 15
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Largest differences that were seen, from the model by itself."""
+
+    logprobs: float
+    """Nats."""
+    values: float
+    gradients: float
+    """As a part of the largest number of the tensor."""
+    again: float
+    """Between two equal passes."""
+    exported: float
+    """Between a pass and the same by what was exported, policy and critic."""
+
+
+def prove(
+    config: Any,
+    name: str,
+    *,
+    is_ppo: bool = True,
+    activation_checkpointing: bool = False,
+    trust_remote_code: bool = False,
+) -> Deviations:
+    """Prove that a model of this configuration is trained as what it is.
+
+    Args:
+        config: the transformers configuration of the run's model, as loaded.
+        name: of the model, for messages.
+
+    Returns what was measured. Raises UserError, with the reason in one sentence, when the model can't be trained.
+    """
+    kind = config.model_type
+    with _own_randomness():
+        try:
+            twins = Twins.make(
+                tiny_copy(config),
+                activation_checkpointing=activation_checkpointing,
+                trust_remote_code=trust_remote_code,
+            )
+            found = _measure(twins, is_ppo)
+        except (UserError, MemoryError):
+            raise
+        # Whatever the code of a model raises, which may be anybody's: the model is what has to change.
+        except Exception as error:
+            what = str(error).strip().splitlines()
+            raise UserError(
+                f"a small copy of {name} (type {kind}) does not run as it would be trained: "
+                f"{type(error).__name__}: {what[0] if what else 'no message'}. {_REQUIRED}"
+            ) from error
+    _judge(found, f"{name} (type {kind})")
+    log.info("the model is trained as what it is: a small copy of it shows %s", found)
+    return found
+
+
+_REQUIRED = (
+    "A causal language model all of whose layers mix tokens by transformers' attention interface is required: change "
+    "model.name (docs/models.md lists them)"
+)
+
+
+def _judge(found: Deviations, model: str) -> None:
+    reasons = (
+        (found.again, "two equal passes differ", "it has randomness of its own, such as dropout"),
+        (found.logprobs, "log-probs of packed sequences differ from each alone", _MIXES),
+        (found.values, "values of packed sequences differ from each alone", _MIXES),
+        (found.gradients, "gradients of packed sequences differ from each alone", _MIXES),
+        (found.exported, "what is exported scores otherwise than what was trained", "its class saves less than it has"),
+    )
+    for deviation, what, why in reasons:
+        if not deviation <= TOLERANCE:  # NaN too
+            raise UserError(
+                f"{model} can't be trained right: {what}, by {deviation:.2g} on a small copy: {why}. {_REQUIRED}"
+            )
+
+
+_MIXES = "a layer of it reads other tokens than its own sequence's"
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """A run's random numbers must not depend on whether this was done."""
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------- what is compared
+
+
+def _measure(twins: Twins, is_ppo: bool) -> Deviations:
+    sequences = [torch.randint(0, twins.plain.config.get_text_config().vocab_size, (n,)) for n in LENGTHS]
+    alone = torch.cat([logprobs_alone(twins.plain, each) for each in sequences])
+    packed = packed_logprobs(twins.policy, sequences)
+    again = packed_logprobs(twins.policy, sequences)
+    # Of weighted sums: each log-prob's gradient counts, with a sign of its own.
+    weights = torch.randn(len(alone))
+    gradients = _gradient_difference(
+        twins.plain, lambda: (alone * weights).sum(), twins.policy.model, lambda: (packed * weights).sum()
+    )
+    values = 0.0
+    if is_ppo:
+        own = [values_alone(twins.plain_backbone, twins.critic.head, each) for each in sequences]
+        values = _most(packed_values(twins.critic, sequences), torch.cat(own))
+    return Deviations(
+        logprobs=_most(packed, alone),
+        values=values,
+        gradients=gradients,
+        again=_most(packed, again),
+        exported=_exported(twins, sequences, is_ppo),
+    )
+
+
+def _gradient_difference(
+    plain: nn.Module, loss: Callable[[], Tensor], trained: nn.Module, its_loss: Callable[[], Tensor]
+) -> float:
+    loss().backward()  # type: ignore[no-untyped-call]
+    its_loss().backward()  # type: ignore[no-untyped-call]
+    largest = 0.0
+    for (_, one), (_, other) in zip(plain.named_parameters(), trained.named_parameters(), strict=True):
+        if one.grad is None and other.grad is None:
+            continue
+        wanted = one.grad if one.grad is not None else torch.zeros_like(one)
+        got = other.grad if other.grad is not None else torch.zeros_like(other)
+        scale = max(float(wanted.abs().max()), 1e-3)
+        largest = max(largest, _most(got, wanted) / scale)
+    return largest
+
+
+def _most(one: Tensor, other: Tensor) -> float:
+    return float((one.detach() - other.detach()).abs().max())
+
+
+# ----------------------------------------------------------------------------------------------------- the export
+
+
+def _exported(twins: Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
+    """Largest difference between the trained models and what their exports load as."""
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+        empty, target = Path(scratch) / "no tokenizer", Path(scratch) / "policy"
+        empty.mkdir()
+        export.write_policy(twins.policy.model, export.gather_state(twins.policy), torch.float32, empty, target)
+        _check_names(twins.policy, target)
+        options = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
+        loaded = actor_critic.load_policy(str(target), **options)
+        largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
+        if is_ppo:
+            target = Path(scratch) / "critic"
+            export.write_critic(twins.critic.backbone, export.gather_state(twins.critic), torch.float32, empty, target)
+            critic = actor_critic.load_critic(str(target), init="normal", seed=0, **options)
+            largest = max(largest, _most(packed_values(critic, sequences), packed_values(twins.critic, sequences)))
+    return largest
+
+
+def _check_names(policy: Policy, folder: Path) -> None:
+    """Rollouts load what the trainer publishes; engines know the names that checkpoints have."""
+    stored: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            stored |= set(tensors.keys())
+    published = set(actor_critic.published_tensors(policy))
+    if stored != published:
+        odd = sorted(published ^ stored)
+        raise UserError(
+            f"a model of type {policy.model.config.model_type} has other tensors in a checkpoint than in memory "
+            f"({', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}), so that rollouts could not load what the trainer "
+            f"publishes. {_REQUIRED}"
+        )
