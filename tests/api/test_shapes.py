@@ -35,6 +35,25 @@ def test_parameters_are_counted_as_transformers_makes_them(kind, more):
 
 
 @pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": None}),
+        ("gptj", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 128}),
+        ("opt", {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 128}),
+    ],
+)
+def test_the_names_of_older_configurations_are_known(kind, fields):
+    shape = ModelShape.from_config({"model_type": kind, "vocab_size": 100, **fields})
+    assert (shape.hidden_size, shape.intermediate_size, shape.layers, shape.heads, shape.head_size) == (
+        32,
+        128,
+        3,
+        4,
+        8,
+    )
+
+
+@pytest.mark.parametrize(
     ("hidden", "intermediate", "layers", "heads", "kv_heads", "vocabulary", "tied", "published"),
     [
         (896, 4864, 24, 14, 2, 151_936, True, 0.49e9),

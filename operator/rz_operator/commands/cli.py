@@ -50,8 +50,13 @@ def run(
 def validate(
     files: Annotated[list[Path], typer.Argument(help="Run files.", show_default=False)],
     set_: cluster_cli.Set = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="config.json of their model, or its folder: whether it can be trained.", show_default=False),
+    ] = None,
 ) -> None:
     """Check run files: fields, types and rules. Nothing is started or read but the files."""
+    from rz_operator.commands import model_config
     from rz_operator.errors import UserError
     from rz_operator.plan import plan as make_plan
     from rz_operator.run_file import read_run
@@ -60,6 +65,8 @@ def validate(
     for file in files:
         try:
             resolved = make_plan(read_run(file, set_ or ())).run
+            if model is not None:
+                model_config.check(model_config.read_config(resolved.spec.model, model), str(model))
         except UserError as error:
             bad += 1
             typer.echo(f"rz: {error}", err=True)

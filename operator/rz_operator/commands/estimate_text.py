@@ -12,7 +12,7 @@ from rz_api.estimate import GB, Assumptions, Estimate, Memory, alternatives, est
 from rz_api.shapes import ModelShape
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_operator.apiserver.quantities import parse_quantity
-from rz_operator.commands.model_config import read_shape
+from rz_operator.commands.model_config import RefusedError, check, read_config, read_shape
 from rz_operator.commands.text_table import Rows
 from rz_operator.errors import UserError
 
@@ -38,13 +38,19 @@ def of(spec: ReasonerZeroRunSpec, gpu: str, config_file: Path | None, mean_respo
     """The estimate of ``spec`` on GPUs of the kind ``gpu``. A model whose configuration cannot be had is no error: a
     plan needs no network.
 
-    Raises UserError for an unknown GPU, a ``config_file`` that is none, and a memory that is no quantity.
+    Raises UserError for an unknown GPU, a ``config_file`` that is none, a memory that is no quantity, and a model that
+    the trainer would refuse.
     """
     found = find_gpu(gpu)
     if spec.trainer.gpus_per_node == 0:
+        # Nobody waits for the hub where there is nothing to estimate.
+        if config_file is not None or Path(spec.model.name).is_dir():
+            check(read_config(spec.model, config_file), str(config_file or spec.model.name))
         return _unknown("this run has no GPUs (trainer.gpusPerNode: 0)")
     try:
         shape = read_shape(spec.model, config_file)
+    except RefusedError:
+        raise
     except UserError as error:
         if config_file is not None:
             raise

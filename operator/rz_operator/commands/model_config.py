@@ -1,4 +1,5 @@
-"""The configuration of a run's base model, for ``rz plan``: from its folder, its bucket, the hub, or what is known."""
+"""The configuration of a run's base model, for ``rz plan`` and ``rz validate --model``: from its folder, its bucket,
+the hub, or what is known."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rz_api.models import refusal
 from rz_api.shapes import ModelShape
 from rz_api.spec import ModelSpec
 from rz_operator.errors import UserError
@@ -42,17 +45,40 @@ KNOWN: dict[str, dict[str, Any]] = {
 """Of the paper's base models, from their config.json, so that their runs can be planned without the hub."""
 
 
-def read_shape(model: ModelSpec, config_file: Path | None = None) -> ModelShape:
-    """The shape of the run's model. ``config_file`` is read instead of the model's own, if given.
+class RefusedError(UserError):
+    """The model is known, and cannot be trained."""
+
+
+def read_config(model: ModelSpec, config_file: Path | None = None) -> dict[str, Any]:
+    """The configuration of the run's model. ``config_file``, or the one in that folder, is read instead of the model's
+    own, if given.
 
     Raises UserError, which says where it was looked for and what to give.
     """
+    if config_file is None:
+        return _find(model)
+    return _read_file(config_file / "config.json" if config_file.is_dir() else config_file)
+
+
+def read_shape(model: ModelSpec, config_file: Path | None = None) -> ModelShape:
+    """The shape of the run's model; arguments as for ``read_config``.
+
+    Raises UserError, which says where it was looked for and what to give, and RefusedError for a model that the trainer
+    would refuse.
+    """
     where = str(config_file) if config_file is not None else model.name
-    config = _read_file(config_file) if config_file is not None else _find(model)
+    config = read_config(model, config_file)
+    check(config, where)
     try:
         return ModelShape.from_config(config)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def check(config: Mapping[str, Any], where: str) -> None:
+    """Refuse what the trainer refuses of this configuration, in its words. Raises RefusedError."""
+    if (reason := refusal(config)) is not None:
+        raise RefusedError(f"{where}: {reason}")
 
 
 def _find(model: ModelSpec) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rz_api.models import refusal
 from rz_api.spec import ModelSpec
 from rz_operator.commands import estimate_text, model_config
 from rz_operator.errors import UserError
@@ -19,10 +20,14 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def rz(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return command_line("plan", *arguments)
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-c", "from rz_operator.commands.cli import main; main()"]
     environment = {**os.environ, "HF_ENDPOINT": NOBODY, "COLUMNS": "200"}
     return subprocess.run(
-        [*program, "plan", *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [*program, *arguments], capture_output=True, text=True, timeout=120, env=environment, check=False
     )
 
 
@@ -98,6 +103,34 @@ def test_a_configuration_that_is_none_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json of a"):
         model_config.read_shape(ModelSpec(name=str(tmp_path)))
+
+
+MIXTURE = {"model_type": "qwen3_moe", "num_experts": 128, "hidden_size": 2048, "intermediate_size": 6144}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("plan", "orz-7b.yaml", "--model-config", "config.json"), id="a plan"),
+        pytest.param(("plan", "tiny/run.yaml", "--model-config", "config.json"), id="a plan without GPUs"),
+        pytest.param(("plan", "tiny/run.yaml", "--set", "model.name=."), id="a plan, of the model's folder"),
+        pytest.param(("validate", "orz-7b.yaml", "--model", "config.json"), id="validation"),
+        pytest.param(("validate", "tiny/run.yaml", "--model", "."), id="validation, of the model's folder"),
+    ],
+)
+def test_what_the_trainer_would_refuse_is_refused_in_its_words(tmp_path, monkeypatch, arguments):
+    (tmp_path / "config.json").write_text(json.dumps(MIXTURE))
+    monkeypatch.chdir(tmp_path)
+    command, file, *more = arguments
+    done = command_line(command, str(EXAMPLES / file), *more)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.rstrip().endswith(refusal(MIXTURE))
+
+
+def test_a_model_that_can_be_trained_is_no_word_of_validation(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(model_config.KNOWN["Qwen/Qwen2.5-7B"]))
+    done = command_line("validate", str(EXAMPLES / "orz-7b.yaml"), "--model", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_memory_that_a_pod_asks_for_is_the_hosts_limit():

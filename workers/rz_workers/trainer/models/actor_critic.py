@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from rz_api.models import refusal
 from rz_workers.runtime import UserError
 from rz_workers.tensor_names import stored_names
 from rz_workers.trainer.models import dropout, scoring
@@ -90,19 +91,9 @@ def load_policy(
 ) -> Policy:
     """The causal language model at ``source`` (a folder or a hub id) in fp32.
 
-    Raises UserError when it can't be loaded or when its logits are more than a linear head (soft-capping, scaling),
-    which the scoring here and in the sampler would not reproduce.
+    Raises UserError when it can't be loaded, or its configuration says that it can't be trained (``read_config``).
     """
     model = _load(AutoModelForCausalLM, source, revision, trust_remote_code)
-    # Gemma 2 caps its logits, Cohere and Granite scale them: their configurations have these fields.
-    text_config = model.config.get_text_config()
-    for field in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(text_config, field, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"the model {source} transforms its logits ({field} = {getattr(text_config, field)}), "
-                "which is not supported; "
-                f"a model whose logits are a linear head's is required: change model.name"
-            )
     prepare(model, activation_checkpointing=activation_checkpointing)
     return Policy(model)
 
@@ -212,9 +203,15 @@ def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bo
 
 
 def read_config(source: str, revision: str | None, trust_remote_code: bool) -> Any:
-    """The transformers configuration of the model at ``source``. Raises UserError when it can't be loaded."""
+    """The transformers configuration of the model at ``source``.
+
+    Raises UserError when it can't be loaded, or no run can train such a model (``rz_api.models``).
+    """
     with _loading(source):
-        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    if (reason := refusal(config.to_dict())) is not None:
+        raise UserError(f"{source}: {reason}")
+    return config
 
 
 @contextmanager

@@ -70,9 +70,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 _HYBRID = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    # Windows, and layers without attention, that published models have and the class leaves out.
+    # Windows, dropout, and layers without attention, that published models have and the class leaves out.
     "mistral": {"sliding_window": 4096},
-    "starcoder2": {"sliding_window": 4096},
+    "starcoder2": {"sliding_window": 4096, "residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1},
     "phi3": {"sliding_window": 2047},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 16},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 16},
