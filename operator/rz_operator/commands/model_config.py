@@ -76,8 +76,8 @@ def read_shape(model: ModelSpec, config_file: Path | None = None, tokens: int | 
 
 
 def check(config: Mapping[str, Any], where: str, tokens: int | None = None) -> None:
-    """Refuse what the trainer refuses of this configuration, in its words. Raises RefusedError. ``tokens``: of the run's
-    longest sequence."""
+    """Refuse what the trainer refuses of this configuration, in its words. Raises RefusedError. ``tokens``: of the
+    run's longest sequence."""
     if (reason := refusal(config, tokens)) is not None:
         raise RefusedError(f"{where}: {reason}")
 
