@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rz_api.context import too_long
+
 __all__ = ["refusal"]
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts")
@@ -54,16 +56,17 @@ _ENCODERS = {
 """Trained to see later tokens too; as decoders (``is_decoder``) they are none of these."""
 
 
-def refusal(config: Mapping[str, Any]) -> str | None:
+def refusal(config: Mapping[str, Any], tokens: int | None = None) -> str | None:
     """Why a model of this ``config.json`` cannot be trained, as a sentence that says what is required and what to
-    change; None where the configuration alone does not tell."""
+    change; None where the configuration alone does not tell. ``tokens``: of the run's longest sequence, prompt and
+    response (``rollout.maxModelLength``), where there is a run."""
     kind = str(config.get("model_type") or "unknown")
     # A model that also sees images has its decoder's configuration a level below.
     text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else None
     for fields in [config] if text is None else [config, text]:
         for what, required in _faults(fields, str(fields.get("model_type") or kind)):
             return f"models of type {kind!r} {what}, which is not supported; {required} is required: change model.name"
-    return None
+    return None if tokens is None else too_long(config, tokens)
 
 
 def _faults(config: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:

@@ -39,7 +39,7 @@ def stored_names(model: Any) -> dict[str, str]:
         model._weight_conversions = loaded_by
     if len(found) != len(names):
         raise UserError(_other_form(model))
-    return found
+    return {name: found[name] for name in names}
 
 
 def _other_form(model: Any) -> str:

@@ -66,7 +66,11 @@ def validate(
         try:
             resolved = make_plan(read_run(file, set_ or ())).run
             if model is not None:
-                model_config.check(model_config.read_config(resolved.spec.model, model), str(model))
+                found, longest = (
+                    model_config.read_config(resolved.spec.model, model),
+                    resolved.spec.rollout.max_model_length,
+                )
+                model_config.check(found, str(model), longest)
         except UserError as error:
             bad += 1
             typer.echo(f"rz: {error}", err=True)

@@ -41,14 +41,14 @@ def of(spec: ReasonerZeroRunSpec, gpu: str, config_file: Path | None, mean_respo
     Raises UserError for an unknown GPU, a ``config_file`` that is none, a memory that is no quantity, and a model that
     the trainer would refuse.
     """
-    found = find_gpu(gpu)
+    found, longest = find_gpu(gpu), spec.rollout.max_model_length
     if spec.trainer.gpus_per_node == 0:
         # Nobody waits for the hub where there is nothing to estimate.
         if config_file is not None or Path(spec.model.name).is_dir():
-            check(read_config(spec.model, config_file), str(config_file or spec.model.name))
+            check(read_config(spec.model, config_file), str(config_file or spec.model.name), longest)
         return _unknown("this run has no GPUs (trainer.gpusPerNode: 0)")
     try:
-        shape = read_shape(spec.model, config_file)
+        shape = read_shape(spec.model, config_file, longest)
     except RefusedError:
         raise
     except UserError as error:

@@ -60,24 +60,25 @@ def read_config(model: ModelSpec, config_file: Path | None = None) -> dict[str, 
     return _read_file(config_file / "config.json" if config_file.is_dir() else config_file)
 
 
-def read_shape(model: ModelSpec, config_file: Path | None = None) -> ModelShape:
-    """The shape of the run's model; arguments as for ``read_config``.
+def read_shape(model: ModelSpec, config_file: Path | None = None, tokens: int | None = None) -> ModelShape:
+    """The shape of the run's model; arguments as for ``read_config`` and ``check``.
 
     Raises UserError, which says where it was looked for and what to give, and RefusedError for a model that the trainer
     would refuse.
     """
     where = str(config_file) if config_file is not None else model.name
     config = read_config(model, config_file)
-    check(config, where)
+    check(config, where, tokens)
     try:
         return ModelShape.from_config(config)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def check(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what the trainer refuses of this configuration, in its words. Raises RefusedError."""
-    if (reason := refusal(config)) is not None:
+def check(config: Mapping[str, Any], where: str, tokens: int | None = None) -> None:
+    """Refuse what the trainer refuses of this configuration, in its words. Raises RefusedError. ``tokens``: of the
+    run's longest sequence."""
+    if (reason := refusal(config, tokens)) is not None:
         raise RefusedError(f"{where}: {reason}")
 
 

@@ -1,26 +1,27 @@
-"""Small things to sample with: tokenizers trained on the spot, random models of three families, requests."""
+"""Small things to sample with: tokenizers trained on the spot, random models of any family, requests."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rz_workers.rollout.engines.interface import SampleRequest, SamplingParams
 from rz_workers.rollout.engines.transformers.engine import TransformersEngine
+from rz_workers.tensor_names import stored_names
 
 MAX_MODEL_TOKENS = 256
 WORDS = [f"w{i}" for i in range(40)] + ["<eos>", "</answer>", "User:"]
 EOS_ID = WORDS.index("<eos>")
 ANSWER_ID = WORDS.index("</answer>")
-CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 CORPUS = [
     "The answer is 12, so </answer> ends it. User: what? Human: no! Assistant: <answer> 7 </answer>",
     "Wait, check: 3 + 4 = 7 and 7 - 2 = 5. Überprüfung: 你好。 再见。 naïve façade 🙂🙃",
@@ -60,23 +61,25 @@ def build_model(
     head_dim: int = 8,
     spread: float = 0.2,
     seed: int = 0,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """Save configuration and tokenizer to ``folder``, as the trainer stores ``model/``; returns the random model."""
     tokenizer = tokenizer or word_tokenizer()
-    config = CONFIGS[family](
-        vocab_size=len(tokenizer) + 5,  # like real models, more than the tokenizer has
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        max_position_embeddings=MAX_MODEL_TOKENS,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        initializer_range=spread,  # by default far from uniform, so that mistakes show
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer) + 5,  # like real models, more than the tokenizer has
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position_embeddings": MAX_MODEL_TOKENS,
+        "tie_word_embeddings": tied,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "initializer_range": spread,  # by default far from uniform, so that mistakes show
+    }
+    config = CONFIG_MAPPING[family](**{**fields, **changes})
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
@@ -84,9 +87,10 @@ def build_model(
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:
-    """Tensors as the trainer publishes them: a tied tensor once."""
-    tied = set(model.all_tied_weights_keys)
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in tied}
+    """Tensors as the trainer publishes them: a tied tensor once, under the names of a checkpoint."""
+    tied, names = set(model.all_tied_weights_keys), stored_names(model)
+    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in tied}
+    return {names[name]: tensor for name, tensor in own.items()}
 
 
 def build_engine(folder: Path, model: Any, version: int = 0) -> TransformersEngine:

@@ -39,7 +39,7 @@ __all__ = ["TOLERANCE", "Deviations", "prove"]
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Most that fp32 numbers of one model may differ by: nats, values, and gradients as a part of their tensor's largest."""
+"""Most that fp32 numbers of one model may differ by: nats, values, and gradients (a part of their tensor's largest)."""
 LENGTHS = (40, 23, 7)
 """Tokens of the sequences that are packed: longer and shorter than a twin's windows."""
 SEED = 15
@@ -187,7 +187,7 @@ def _exported(twins: Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
         empty.mkdir()
         export.write_policy(twins.policy.model, export.gather_state(twins.policy), torch.float32, empty, target)
         _check_names(twins.policy, target)
-        options = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
+        options: dict[str, Any] = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
         loaded = actor_critic.load_policy(str(target), **options)
         largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
         if is_ppo:

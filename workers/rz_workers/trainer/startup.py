@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from rz_api.context import too_long
 from rz_api.run import ResolvedRun
 from rz_api.shapes import ModelShape
 from rz_workers.data.prompt_table import PreparedData, prepare, publish_data
@@ -64,6 +65,7 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     tokenizer_source = local_source(model.tokenizer, scratch, model.secret_name) if model.tokenizer else source
     # model.revision is the model's: a tokenizer from elsewhere has no such commit.
     tokenizer = load_tokenizer(tokenizer_source, None if model.tokenizer else model.revision, model.trust_remote_code)
+    _check_model(run, source)
     # Before the data are read, which may take long; ``prepare`` looks again, with their first question.
     check_round_trip(tokenizer, spec.data.prompt_template)
     prepared = prepare(spec, tokenizer)
@@ -73,7 +75,6 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
         "trust_remote_code": model.trust_remote_code,
         "activation_checkpointing": spec.trainer.activation_checkpointing,
     }
-    _check_model(run, source)
     starts_from = None
     # A resume has its own checkpoint, and what initFrom names may be deleted by then.
     if model.init_from is not None and not _resumes(store, run):
@@ -98,6 +99,8 @@ def _check_model(run: ResolvedRun, source: str) -> None:
     """Refuse a model that would be trained wrong, of its configuration: its weights, which take long, are not read."""
     model, trainer = run.spec.model, run.spec.trainer
     config = actor_critic.read_config(source, model.revision, model.trust_remote_code)
+    if (reason := too_long(config.to_dict(), run.spec.rollout.max_model_length)) is not None:
+        raise UserError(f"{model.name}: {reason}")
     try:
         ModelShape.from_config(config.to_dict())
     except ValueError as error:

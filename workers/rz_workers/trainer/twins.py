@@ -6,6 +6,7 @@ Used by ``proof`` and by the conformance suite.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,10 @@ class Twins:
         causal: Any = AutoModelForCausalLM
         base: Any = AutoModel
         by_itself = {"attn_implementation": "eager", "trust_remote_code": trust_remote_code}
-        plain = causal.from_config(config, **by_itself).eval()
+        # A configuration each: a model looks there, whenever it runs, for the attention that it was made with.
+        plain = causal.from_config(deepcopy(config), **by_itself).eval()
         enlarge(plain)
-        backbone = base.from_config(config, **by_itself).eval()
+        backbone = base.from_config(deepcopy(config), **by_itself).eval()
         backbone.load_state_dict(plain.base_model.state_dict())
         policy = actor_critic.empty_policy(config, activation_checkpointing=activation_checkpointing)
         policy.model.load_state_dict(plain.state_dict())

@@ -20,6 +20,7 @@ from rollout_builders import (
     requests,
     weights_of,
 )
+from safetensors import safe_open
 
 from rz_workers.rollout.engines.interface import Finished, SampleRequest, WeightsMismatchError
 from rz_workers.rollout.engines.transformers.decode import distinct_prompts, gaps
@@ -151,14 +152,51 @@ def test_tied_tensors_that_were_published_apart_must_agree(tmp_path: Path) -> No
         engine.load_weights(1, weights)
 
 
-def test_a_model_with_a_sliding_window_is_refused(tmp_path: Path) -> None:
+# --------------------------------------------------------------------------------------------------- other families
+
+WINDOWED: list[tuple[str, dict[str, Any]]] = [
+    ("mistral", {"sliding_window": 16}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    ("gemma3_text", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    ("olmo3", {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}),
+    ("phi3", {"sliding_window": 16, "pad_token_id": 0}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), WINDOWED, ids=[row[0] for row in WINDOWED])
+def test_layers_with_a_window_are_sampled_with_it(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    """Prompts longer and shorter than the window, which responses cross."""
+    model = build_model(tmp_path, family, changes=changes)
+    rows = requests(3, 3, lengths=(2, 30))
+    engine = build_engine(tmp_path, model)
+    for response in by_row(engine, rows, params(max_new_tokens=50)):
+        request = rows[response.index]
+        expected = plain_logprobs(model, request, response)
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
+        scored = engine.score([*request.prompt_token_ids, *response.token_ids])
+        torch.testing.assert_close(torch.tensor(scored[-len(expected) :]), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_with_layers_that_are_no_attention_is_refused(tmp_path: Path) -> None:
     build_model(tmp_path, "qwen2")
     config = json.loads((tmp_path / "config.json").read_text())
-    config.update(use_sliding_window=True, sliding_window=16, max_window_layers=0)
-    config.pop("layer_types", None)
+    config["layer_types"] = ["full_attention", "linear_attention"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"sliding_attention.*rollout.engine vllm"):
+    with pytest.raises(UserError, match=r"\['linear_attention'\].*rollout.engine vllm"):
         TransformersEngine(tmp_path, "float32", MAX_MODEL_TOKENS)
+
+
+def test_tensors_come_under_the_names_of_a_checkpoint(tmp_path: Path) -> None:
+    """GPT-NeoX: ``embed_out.weight`` in a checkpoint, ``lm_head.weight`` in memory."""
+    model = build_model(tmp_path, "gpt_neox", tied=False)
+    engine = build_engine(tmp_path, model)
+    model.save_pretrained(tmp_path / "checkpoint")
+    with safe_open(tmp_path / "checkpoint" / "model.safetensors", framework="pt") as file:
+        stored = {name: file.get_tensor(name) + 0.01 for name in file.keys()}  # noqa: SIM118  (safe_open is no mapping)
+    assert "embed_out.weight" in stored
+    engine.load_weights(1, stored)
+    own = engine._model.state_dict()
+    assert torch.equal(own["lm_head.weight"], stored["embed_out.weight"])
 
 
 # ------------------------------------------------------------------------------------------------------ pure parts

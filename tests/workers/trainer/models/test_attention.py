@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from rz_workers.runtime import UserError
 from rz_workers.trainer.models import attention
 from rz_workers.trainer.models.attention import PackLayout, alike, attend
 
@@ -22,11 +23,18 @@ def pack(lengths, heads=4, kv_heads=2, size=8, dtype=torch.float64, device=CPU):
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for shape in shapes]
 
 
-def one_by_one(query, key, value, lengths):
+def one_by_one(query, key, value, lengths, window=None):
     key, value = (tensor.repeat_interleave(2, dim=1) for tensor in (key, value))
     parts = zip(*(tensor.split(list(lengths), dim=2) for tensor in (query, key, value)), strict=True)
-    out = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3) for q, k, v in parts]
+    out = [written_out(q, k, v, window or max(lengths)) for q, k, v in parts]
     return torch.cat(out, dim=2).transpose(1, 2)
+
+
+def written_out(query, key, value, window):
+    """A token sees itself and the ``window - 1`` before it, as in transformers' mask."""
+    places = torch.arange(query.shape[2], device=query.device)
+    seen = (places[None] <= places[:, None]) & (places[None] > places[:, None] - window)
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.3)
 
 
 @pytest.mark.parametrize("lengths", [(5,), (3, 1, 4), (1, 1, 1), (600, 3, 2, 290, 1, 310)], ids=str)
@@ -34,6 +42,40 @@ def test_a_pack_attends_as_each_of_its_trajectories_alone(lengths):
     tensors = pack(lengths)
     out, _ = attend(Layer(), *tensors, None, scaling=0.3, pack_layout=PackLayout(lengths, CPU))
     torch.testing.assert_close(out, one_by_one(*tensors, lengths), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [1, 2, 16, 10_000])
+@pytest.mark.parametrize("lengths", [(5,), (3, 1, 4), (300, 3, 2, 290, 1, 310)], ids=str)
+def test_a_layer_with_a_window_sees_that_many_tokens_of_its_trajectory(lengths, window):
+    tensors = pack(lengths)
+    packed, _ = attend(
+        Layer(), *tensors, None, scaling=0.3, sliding_window=window, pack_layout=PackLayout(lengths, CPU)
+    )
+    torch.testing.assert_close(packed, one_by_one(*tensors, lengths, window), rtol=0, atol=1e-12)
+    alone = pack(lengths[:1])
+    whole, _ = attend(Layer(), *alone, None, scaling=0.3, sliding_window=window)
+    torch.testing.assert_close(whole, one_by_one(*alone, lengths[:1], window), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"softcap": 50.0}, "softcap"),
+        ({"s_aux": torch.zeros(4), "position_bias": torch.zeros(1)}, "position_bias, s_aux"),
+        ({"dropout": 0.1}, "dropout of 0.1"),
+        ({"is_causal": False}, "is_causal=False"),
+        ({"something_new": 1}, "something_new"),
+    ],
+)
+def test_what_a_layer_asks_and_is_not_known_is_refused_by_name(asked, named):
+    with pytest.raises(UserError, match=f"the attention of Layer asks for {named}, which"):
+        attend(Layer(), *pack((3, 2)), None, scaling=0.3, pack_layout=PackLayout((3, 2), CPU), **asked)
+
+
+def test_what_says_nothing_about_the_result_is_taken():
+    lengths, harmless = (3, 2), {"softcap": None, "use_cache": False, "is_causal": True, "position_ids": torch.zeros(5)}
+    out, _ = attend(Layer(), *pack(lengths), None, scaling=0.3, pack_layout=PackLayout(lengths, CPU), **harmless)
+    torch.testing.assert_close(out, one_by_one(*pack(lengths), lengths), rtol=0, atol=1e-12)
 
 
 def test_short_trajectories_do_not_pay_for_a_long_one():
@@ -50,25 +92,29 @@ def test_little_padding_is_cheaper_than_another_grid(lengths):
 def written_out_varlen(query, key, value, bounds_q, bounds_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
     """What torch documents of ``varlen_attn``, for causal windows."""
     assert bounds_q.dtype == bounds_k.dtype == torch.int32
-    assert window_size == (-1, 0)
+    before, after = window_size
+    assert after == 0
     assert enable_gqa == (query.shape[1] != key.shape[1])
     lengths = bounds_q.diff().tolist()
     assert longest_q == longest_k == max(lengths)
     tensors = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]
-    return one_by_one(*tensors, lengths)[0]
+    return one_by_one(*tensors, lengths, None if before == -1 else before + 1)[0]
 
 
-def test_the_kernel_for_gpus_is_called_with_the_packs_bounds(monkeypatch):
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_the_kernel_for_gpus_is_called_with_the_packs_bounds_and_the_window(monkeypatch, window):
     monkeypatch.setattr(attention, "varlen_attn", written_out_varlen)
     lengths = (3, 1, 4)
     query, key, value = pack(lengths)
-    out = attention.varlen(query[0], key[0], value[0], PackLayout(lengths, CPU), 0.3)
-    torch.testing.assert_close(out, one_by_one(query, key, value, lengths)[0], rtol=0, atol=1e-12)
+    out = attention.varlen(query[0], key[0], value[0], PackLayout(lengths, CPU), 0.3, window)
+    torch.testing.assert_close(out, one_by_one(query, key, value, lengths, window)[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on GPUs alone")
-def test_the_kernel_for_gpus_agrees_with_each_trajectory_alone():
+@pytest.mark.parametrize("window", [None, 1, 16])
+def test_the_kernel_for_gpus_agrees_with_each_trajectory_alone(window):
     device, lengths = torch.device("cuda"), (600, 3, 2, 290)
     tensors = pack(lengths, size=64, dtype=torch.bfloat16, device=device)
-    out, _ = attend(Layer(), *tensors, None, scaling=0.3, pack_layout=PackLayout(lengths, device))
-    torch.testing.assert_close(out, one_by_one(*tensors, lengths), rtol=0.02, atol=0.02)
+    layout = PackLayout(lengths, device)
+    out, _ = attend(Layer(), *tensors, None, scaling=0.3, sliding_window=window, pack_layout=layout)
+    torch.testing.assert_close(out, one_by_one(*tensors, lengths, window), rtol=0.02, atol=0.02)

@@ -43,7 +43,7 @@ def attend(
             attention_mask = attention_mask[..., first:] if attention_mask is not None else None
         else:
             attention_mask = _masked(attention_mask, queries, keys, sliding_window, query)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
 
 
 def _masked(mask: Tensor | None, queries: int, keys: int, window: int, like: Tensor) -> Tensor:
