@@ -86,6 +86,10 @@ test-thorough: ## What make test runs and the longer forms of it, 20 kills for 3
 golden: setup ## Write the tiny run's figures anew, when a change is meant to move them
 	@$(BIN)/python tests/local/golden_run.py
 
+.PHONY: models
+models: setup ## Measure every architecture anew, into docs/models.md (2 minutes; after a change of versions, loading or attention)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/workers/trainer/models/write_models.py
+
 .PHONY: test-newest
 test-newest: ## Unit tests with the newest versions that pyproject.toml allows, in .venv-newest (before a release)
 	@rm -rf .venv-newest
@@ -135,6 +139,7 @@ bench: setup ## Measure speed: every program in bench/; fails when one misses a 
 verify: setup ## What needs no run: drift of what is generated, lint, format, types, direction of imports
 	@$(BIN)/python -m rz_api.crd --check
 	@$(BIN)/python -m rz_api.metrics_doc --check
+	@$(BIN)/python -m rz_api.models_doc --check
 	@$(BIN)/python -m rz_api.reference --check
 	@$(BIN)/python dashboards/render_dashboards.py --check
 	@$(BIN)/python charts/generate.py --check
@@ -149,6 +154,7 @@ fmt: setup ## Put the code in form, and the generated CRD up to date
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m rz_api.crd
 	@$(BIN)/python -m rz_api.metrics_doc
+	@$(BIN)/python -m rz_api.models_doc
 	@$(BIN)/python -m rz_api.reference
 	@$(BIN)/python dashboards/render_dashboards.py
 	@$(BIN)/python charts/generate.py

@@ -63,7 +63,6 @@ _NO_WINDOW = re.compile(r"(layers|pattern|^use_)")
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
-    "dory": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3},
 }
 """Model type -> fields of its twin that no rule finds."""
 
@@ -87,6 +86,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+        }
+    },
     "xmod": {"default_language": "en_XX"},
     "reformer": {"is_decoder": True},
 }
