@@ -84,7 +84,7 @@ def prove(
                 activation_checkpointing=activation_checkpointing,
                 trust_remote_code=trust_remote_code,
             )
-            found = _measure(twins, is_ppo)
+            found = _measure(twins, is_ppo=is_ppo, trust_remote_code=trust_remote_code)
         except (UserError, MemoryError):
             raise
         # Whatever the code of a model raises, which may be anybody's: the model is what has to change.
@@ -134,7 +134,7 @@ def _own_randomness() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------- what is compared
 
 
-def _measure(twins: Twins, is_ppo: bool) -> Deviations:
+def _measure(twins: Twins, *, is_ppo: bool, trust_remote_code: bool) -> Deviations:
     sequences = [torch.randint(0, twins.plain.config.get_text_config().vocab_size, (n,)) for n in LENGTHS]
     alone = torch.cat([logprobs_alone(twins.plain, each) for each in sequences])
     packed = packed_logprobs(twins.policy, sequences)
@@ -153,7 +153,7 @@ def _measure(twins: Twins, is_ppo: bool) -> Deviations:
         values=values,
         gradients=gradients,
         again=_most(packed, again),
-        exported=_exported(twins, sequences, is_ppo),
+        exported=_exported(twins, sequences, is_ppo=is_ppo, trust_remote_code=trust_remote_code),
     )
 
 
@@ -180,20 +180,24 @@ def _most(one: Tensor, other: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------- the export
 
 
-def _exported(twins: Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
+def _exported(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool, trust_remote_code: bool) -> float:
     """Largest difference between the trained models and what their exports load as."""
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
         empty, target = Path(scratch) / "no tokenizer", Path(scratch) / "policy"
         empty.mkdir()
         export.write_policy(twins.policy.model, export.gather_state(twins.policy), torch.float32, empty, target)
         _check_names(twins.policy, target)
-        options: dict[str, Any] = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
+        options: dict[str, Any] = {
+            "revision": None,
+            "trust_remote_code": trust_remote_code,
+            "activation_checkpointing": False,
+        }
         loaded = loading.load_policy(str(target), **options)
         largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
         if is_ppo:
             target = Path(scratch) / "critic"
             export.write_critic(twins.critic.backbone, export.gather_state(twins.critic), torch.float32, empty, target)
-            critic = loading.load_critic(str(target), init="normal", seed=0, **options)
+            critic = loading.load_critic(str(target), init=None, seed=0, **options)
             largest = max(largest, _most(packed_values(critic, sequences), packed_values(twins.critic, sequences)))
     return largest
 
