@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 from rz_api import names
 from rz_api.status import RetryState
@@ -98,12 +98,12 @@ class Applier:
         found = {("Service", each.name): each.digest for each in self._children.services}
         found |= {("NetworkPolicy", each.name): each.digest for each in self._children.policies}
         for body in self._statics(incarnation):
-            digest = found.get((body["kind"], body["metadata"]["name"]))
+            digest, rendered = found.get((body["kind"], body["metadata"]["name"])), spec_digest(body)
             if digest is None:
                 await self._create(body)
                 # Taken, and by this run: somebody has taken its labels away, without which no watch shows it.
-                digest = spec_digest(body) if self._is_seen(body) or self._waits(_key(body)) else ""
-            if digest != spec_digest(body):
+                digest = rendered if self._is_seen(body) or self._waits(_key(body)) else ""
+            if digest != rendered:
                 await self._correct(body)
 
     def _statics(self, incarnation: int) -> Iterable[dict[str, Any]]:
@@ -188,13 +188,14 @@ class Applier:
         (else look again soon).
 
         Within a role starts are slow starts: after one that is refused or fails no further one of it is tried in this
-        look. Nothing else stops anything; the first failure is raised at the end. No answer at all is raised at once.
+        look. Nothing else stops anything; the first failure is raised at the end. No answer at all is raised at once,
+        and what is no failure of one action.
         """
         end, first = self._monotonic() + ACT_SECONDS, None
         groups = _by_role(actions)
         for group in groups:
             for error in await self._act_alike(group[:ACTIONS_A_LOOK], gang_restarts, end):
-                if not isinstance(error, ApiError) or error.status == 0:
+                if not isinstance(error, TransientError) and not (isinstance(error, ApiError) and error.status):
                     raise error
                 first = first or error
         if first is not None:
@@ -202,15 +203,15 @@ class Applier:
         return all(len(group) <= ACTIONS_A_LOOK for group in groups) and self._monotonic() < end
 
     async def _act_alike(self, group: Sequence[Action], gang_restarts: int, end: float) -> list[Exception]:
-        """Stops or starts of one role; what went wrong."""
-        stops = [action for action in group if isinstance(action, Stop)]
-        failed = await together(stops, self._stop)
-        starts = [action for action in group if isinstance(action, Start)]
+        """A group of ``_by_role``; what went wrong."""
+        if isinstance(group[0], Stop):
+            return await together(cast(Sequence[Stop], group), self._stop)
+        do = partial(self._start, gang_restarts=gang_restarts)
         try:
-            await slow_start(starts, partial(self._start, gang_restarts=gang_restarts), lambda: self._monotonic() < end)
+            await slow_start(cast(Sequence[Start], group), do, lambda: self._monotonic() < end)
         except (ApiError, TransientError) as error:
-            failed.append(error)
-        return failed
+            return [error]
+        return []
 
     async def _start(self, start: Start, gang_restarts: int) -> bool:
         key = f"Start/{start.role}"
@@ -292,14 +293,11 @@ class Applier:
     async def _stop(self, stop: Stop) -> None:
         namespace, uid = self._context.namespace, self._context.run_uid
         if stop.role in DEPLOYED:
-            name = names.ledger(self._context.plan.run.name)
-            if stop.role == "reward":
-                name = names.reward(self._context.plan.run.name)
             deployment = next((each for each in self._children.deployments if each.uid == stop.uid), None)
             if deployment is not None:
-                await self._cluster.delete("Deployment", namespace, name, uid=stop.uid)
+                await self._cluster.delete("Deployment", namespace, deployment.name, uid=stop.uid)
                 # Background deletion takes the object at once; its pods count until they are gone (``observe``).
-                self._cache.forget_child("Deployment", (namespace, uid), name, stop.uid)
+                self._cache.forget_child("Deployment", (namespace, uid), deployment.name, stop.uid)
             return
         pod = self._pods.get(stop.uid)
         if pod is not None:

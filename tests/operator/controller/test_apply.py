@@ -18,7 +18,7 @@ from rz_operator import manifests
 from rz_operator.apiserver.cluster import ApiError, Page
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.accept import accept
-from rz_operator.controller.apply import ACTIONS_A_LOOK, QUOTA_SECONDS, Applier, nudge_due
+from rz_operator.controller.apply import ACTIONS_A_LOOK, QUOTA_SECONDS, Applier, TransientError, nudge_due
 from rz_operator.controller.cache import Cache
 from rz_operator.controller.completion import Completion
 from rz_operator.controller.observe import seen_deployment
@@ -94,6 +94,17 @@ def test_a_long_line_of_starts_keeps_no_stop_and_no_other_role_waiting() -> None
     stop = Stop("rollout", 999, 1, ended["metadata"]["uid"], 5.0)
     world.act(*rollouts(999), stop, Start("trainer", 0, 1))
     assert names.rollout_pod(NAME, 999, 1) not in there(world)
+    assert names.trainer_pod(NAME, 1, 0) in there(world)
+
+
+def test_a_name_that_is_not_free_yet_keeps_no_other_role_waiting() -> None:
+    world = World()
+    name = names.rollout_pod(NAME, 0, 1)
+    left = manifests.for_start(world.context, Start("rollout", 0, 1), 0)[0]
+    left["metadata"]["ownerReferences"] = owned_by_run(NAME, "u-0")
+    world.cluster.add(left)
+    with pytest.raises(TransientError, match=f"Pod/{name} of an earlier run is not gone yet"):
+        world.act(*rollouts(1), Start("trainer", 0, 1))
     assert names.trainer_pod(NAME, 1, 0) in there(world)
 
 
