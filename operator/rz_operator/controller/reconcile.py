@@ -194,13 +194,9 @@ class Reconciler:
         # After the write: a look that loses the race for it decides again, and would tell everything twice.
         for event in decision.events:
             self._watcher.tell(run.body, event)
-        all_done = await self._act(run, verdict, decision, status, applier, now)
-        # After the write: who is woken here reads this run from the cache.
+        all_done, status = await self._act_and_remember(run, decision, status, applier, facts, now)
+        # After the writes: who is woken here reads this run from the cache.
         self._line.move(run.key, now)
-        # A second write, as refusals are known only now: rare, since none is tried again within a minute.
-        if applier.retries != status.retries:
-            status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
-            await self._write_status(run, status)
         if await self._delete_when_expired(run, context.plan, status, now):
             return None
         if not all_done:
@@ -337,6 +333,29 @@ class Reconciler:
             lambda: secrets.token_urlsafe(32),
             self._watcher.refused,
         )
+
+    async def _act_and_remember(
+        self, run: _Run, decision: Decision, status: RunStatus, applier: Applier, facts: Facts, now: float
+    ) -> tuple[bool, RunStatus]:
+        """Whether everything was done that there is to do now, and the status with what was refused. That is a second
+        write, as it is known only now: rare, since nothing that was refused is tried again within a minute."""
+
+        async def remember() -> RunStatus:
+            if applier.retries == status.retries:
+                return status
+            new = report(status.model_copy(update={"retries": applier.retries}), facts, now)
+            await self._write_status(run, new)
+            return new
+
+        try:
+            done = await self._act(run, facts.verdict, decision, status, applier, now)
+        except Exception:
+            try:
+                await remember()  # or it would be tried again at every look that fails
+            except ApiError as error:
+                log.warning("%s: what was refused could not be written to the status: %s", run.key, error)
+            raise
+        return done, await remember()
 
     async def _act(
         self, run: _Run, verdict: Verdict, decision: Decision, status: RunStatus, applier: Applier, now: float
