@@ -66,7 +66,7 @@ class World:
 
     def _see(self) -> None:
         version = str(self.cluster._version)
-        self._cache.replace_runs([self.run], version)
+        self._cache.replace_runs(self.cluster.of(names.KIND), version)
         for kind in REDUCE:
             found = [copy.deepcopy(body) for body in self.cluster.of(kind)]
             for body in found:

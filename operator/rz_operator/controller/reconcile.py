@@ -291,7 +291,8 @@ class Reconciler:
         """Nothing can be made of what was frozen, either: what is there is kept, and can be stopped."""
         spec = at(run.body, "spec")
         verdict = as_it_is(run.key, run.uid, spec, run.children, reason, message)
-        if not run.something_runs:
+        # One that was started is decided about without pods, too: it becomes Suspended, and its TTL acts.
+        if not run.something_runs and run.memory.phase == "Pending":
             verdict = replace(verdict, run=None)
         return verdict, self._renderer.context(run.key, run.uid, verdict)
 

@@ -315,6 +315,24 @@ def test_a_run_whose_frozen_form_is_lost_can_be_suspended(
     world.look(4)
     assert world.pods == []
     assert world.cluster.names("Deployment") == []
+    assert world.run["status"]["phase"] == "Suspended"
+
+
+@pytest.mark.parametrize(("damage", "words"), LOSSES.values(), ids=LOSSES)
+def test_a_finished_run_whose_frozen_form_is_lost_goes_when_its_time_is_over(
+    world: World, damage: Callable[[World], None], words: str
+) -> None:
+    world.cluster.change(world.run, status=world.run["status"] | {"phase": "Succeeded", "completionTime": stamp(0)})
+    world.look(3)
+    assert (world.pods, world.cluster.names("Deployment")) == ([], [])
+    world.edit(spec() | {"ttlSecondsAfterFinished": 60})
+    damage(world)
+    world.restart(images=NEWER_IMAGES)
+    world.look()
+    assert world.cluster.names(names.KIND) == [NAME]
+    world.now += 61
+    world.look()
+    assert world.cluster.names(names.KIND) == []
 
 
 @pytest.mark.parametrize("damage", [lose, garble])
