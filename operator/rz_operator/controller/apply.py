@@ -24,6 +24,7 @@ from rz_operator.controller.cache import REDUCE, Cache
 from rz_operator.controller.observe import api_time
 from rz_operator.controller.quotas import is_quota
 from rz_operator.controller.refusal_fields import with_fields
+from rz_operator.controller.refusals import holds_up
 from rz_operator.controller.rendering import in_words
 from rz_operator.controller.seen import Children, SeenDeployment, SeenPod
 from rz_operator.controller.slow_start import slow_start, together
@@ -337,10 +338,8 @@ class Applier:
         await self._create(manifests.token_secret(self._context, self._new_token()))
 
     def is_held(self, start: Start) -> bool:
-        """Whether something that the role needs was refused a moment ago."""
-        mine = f"{self._context.name}-{start.role}"
-        names_of = ((key, key.partition("/")[2]) for key in self.retries)
-        return any(self._waits(key) for key, name in names_of if name == start.role or name.startswith(mine))
+        """Whether something without which it does not start was refused a moment ago."""
+        return any(holds_up(key, self._context.name, start.role) and self._waits(key) for key in self.retries)
 
     def is_due(self, *kinds: str) -> bool:
         """Whether one of these kinds was refused, and may be tried again."""

@@ -37,7 +37,7 @@ from rz_operator import manifests
 from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
-from rz_operator.controller import words
+from rz_operator.controller import refusals, words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
 from rz_operator.controller.apply import Applier, nudge_due
 from rz_operator.controller.cache import Cache
@@ -49,7 +49,6 @@ from rz_operator.controller.holdups import Holdups, is_held_up
 from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
-from rz_operator.controller.refusals import is_wanted_rollout
 from rz_operator.controller.rendering import Renderer, in_words
 from rz_operator.controller.scale_up import scaling_until
 from rz_operator.controller.seen import Children, RunKey
@@ -156,7 +155,8 @@ class Reconciler:
             # The folder becomes free when another run ends, which is no event of this run.
             return self._options.poll_seconds if verdict.reason == Reason.STORAGE_REFUSED else None
 
-        run = _without_old_refusals(run, context.plan)
+        rollouts = context.plan.role("rollout").own_nodes
+        run = replace(run, memory=refusals.without_old(run.memory, run.key.name, rollouts))
         applier = self._applier(run, context, now)
         if verdict.freeze is not None:
             assert not isinstance(frozen, Lost)
@@ -433,22 +433,6 @@ def _expires_at(planned: Plan, status: RunStatus) -> float | None:
     if ttl is None or status.completion_time is None:
         return None
     return status.completion_time.timestamp() + ttl
-
-
-def _without_old_refusals(run: _Run, planned: Plan) -> _Run:
-    """Refusals of what nobody wants any more are forgotten: another gang's pods, rollouts that were scaled away."""
-    count = wanted(planned, False, by="node").role("rollout").count
-    gang, rollout = f"{run.key.name}-trainer-i", f"{run.key.name}-rollout-"
-    mine = f"{gang}{run.memory.gang.incarnation}"
-
-    def is_wanted(key: str) -> bool:
-        name = key.partition("/")[2]
-        if name.startswith(gang):
-            return name == mine or name.startswith(f"{mine}-")
-        return not name.startswith(rollout) or is_wanted_rollout(run.key.name, name, run.memory, count)
-
-    retries = {key: retry for key, retry in run.memory.retries.items() if is_wanted(key)}
-    return replace(run, memory=run.memory.model_copy(update={"retries": retries}))
 
 
 def _has_ledger(run: _Run) -> bool:

@@ -14,7 +14,7 @@ from rz_api import names
 from rz_api.names import Role
 from rz_api.status import MemberState, Phase, RunStatus
 from rz_operator.decisions.failures import NODE_LOST
-from rz_operator.decisions.members import Action, Event, Observation, Observed, Stop, Wanted, member_key
+from rz_operator.decisions.members import NEVER_FAILED, Action, Event, Observation, Observed, Stop, Wanted, member_key
 
 KILL_SECONDS = 5.0
 """Grace of a member that has nothing left to save: its gang is broken, or its run has failed (storage is fenced)."""
@@ -22,9 +22,6 @@ KILL_SECONDS = 5.0
 LATE_SECONDS = 10.0
 """How long after the end of its grace a deleted member may still be there: the kubelet kills at the end of the grace,
 then unmounts volumes and reports, which takes some seconds."""
-
-
-_NEVER_FAILED = MemberState()
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Look:
 
     def entry(self, role: Role, index: int) -> MemberState:
         """What is remembered of a member of an individual role; the same for all that never failed."""
-        return self.status.members.get(member_key(role, index), _NEVER_FAILED)
+        return self.status.members.get(member_key(role, index), NEVER_FAILED)
 
     def is_current(self, member: Observed) -> bool:
         """Whether this is the member that should exist, not a predecessor."""

@@ -13,6 +13,7 @@ from kube_builders import IMAGES, NAME, NAMESPACE, SPEC, START, UID, owned_by_ru
 from recording_cluster import RecordingCluster
 
 from rz_api import names
+from rz_api.names import Role
 from rz_api.status import RetryState
 from rz_operator import manifests
 from rz_operator.apiserver.cluster import ApiError, Page
@@ -172,6 +173,29 @@ def test_a_pod_that_goes_where_a_later_one_is_refused_is_tried_at_once() -> None
     world.cluster.forget(world.cluster.object("Pod", names.rollout_pod(NAME, 0, 1)))
     world.act(Start("rollout", 0, 2), Start("rollout", 2, 1))
     assert there(world) == {names.rollout_pod(NAME, 0, 2), names.rollout_pod(NAME, 1, 1)}
+
+
+HOLDS_UP: list[tuple[str, Role, bool]] = [
+    ("Start/trainer", "trainer", True),
+    ("Start/trainer", "rollout", False),
+    ("Deployment/orz-ledger", "ledger", True),
+    ("Deployment/orz-ledger", "reward", False),
+    ("Pod/orz-rollout-i2-7", "rollout", True),
+    ("Pod/orz-trainer-i2-0", "trainer", True),
+    ("PodGroup/orz-trainer-i2", "trainer", True),
+    ("PodDisruptionBudget/orz-trainer-i2", "trainer", False),
+    ("Service/orz-trainer", "trainer", False),
+    ("NetworkPolicy/orz-run", "ledger", False),
+]
+
+
+@pytest.mark.parametrize(("key", "role", "held"), HOLDS_UP, ids=[f"{key} and {role}" for key, role, _ in HOLDS_UP])
+def test_a_start_is_held_by_the_refusal_of_what_it_makes(key: str, role: Role, held: bool) -> None:
+    world = World()
+    world.retries = {key: RetryState(failures=1, not_before=world.now + 1)}
+    assert world.look().is_held(Start(role, 0, 2)) == held
+    world.now += 1
+    assert not world.look().is_held(Start(role, 0, 2))
 
 
 # -------------------------------------------------------------------------------------------- what a gang has
