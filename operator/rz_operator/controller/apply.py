@@ -98,7 +98,7 @@ class Applier:
         Service selects ``incarnation``."""
         found = {("Service", each.name): each.digest for each in self._children.services}
         found |= {("NetworkPolicy", each.name): each.digest for each in self._children.policies}
-        for body in self._statics(incarnation):
+        for body in manifests.statics(self._context, incarnation):
             digest, rendered = found.get((body["kind"], body["metadata"]["name"])), spec_digest(body)
             if digest is None:
                 await self._create(body)
@@ -106,14 +106,6 @@ class Applier:
                 digest = rendered if self._is_seen(body) or self._waits(_key(body)) else ""
             if digest != rendered:
                 await self._correct(body)
-
-    def _statics(self, incarnation: int) -> Iterable[dict[str, Any]]:
-        rendezvous = names.trainer_service(self._context.name)
-        for body in manifests.statics(self._context):
-            if incarnation and (body["kind"], body["metadata"]["name"]) == ("Service", rendezvous):
-                patch = manifests.rendezvous_selector(self._context, incarnation)
-                body["spec"]["selector"] |= patch["spec"]["selector"]
-            yield body
 
     def _is_seen(self, body: Body) -> bool:
         # Not this look's children: it may have been created a moment ago.
