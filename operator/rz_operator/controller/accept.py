@@ -51,9 +51,9 @@ from rz_operator.controller.spec_changes import (
     is_below,
     is_live,
     is_of_the_gang,
-    is_same,
     is_written,
     overlay,
+    unlike,
     with_leaves,
 )
 from rz_operator.controller.storage_claims import StorageClaim, owner
@@ -209,7 +209,7 @@ def _again(
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, error.problems))
     new = completion.again(frozen.run.model_copy(update={"spec": spec}))
     # What is only written otherwise (1 for 1.0, a default written out) is no change.
-    fixed = [path for path in fixed if not is_same(frozen.run.spec, new.spec, path)]
+    fixed = unlike(frozen.run.spec, new.spec, fixed)
     if final or not fixed:
         acting = [path for path in changed if is_live(path)]
         return _as_it_is(name, run, problems, found, [*fixed, *acting] if final else ())
