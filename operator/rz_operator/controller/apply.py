@@ -16,12 +16,11 @@ from typing import Any, cast
 from rz_api import names
 from rz_api.status import RetryState
 from rz_operator import manifests
-from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run
+from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run, uid_of
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller import words
 from rz_operator.controller.cache import REDUCE, Cache
-from rz_operator.controller.observe import api_time
 from rz_operator.controller.quotas import is_quota
 from rz_operator.controller.refusal_fields import with_fields
 from rz_operator.controller.refusals import holds_up
@@ -144,7 +143,7 @@ class Applier:
         raised a quota waits for them."""
         for deployment in self._children.deployments:
             if deployment.refusal and not deployment.deleting and self._now >= nudge_due(deployment):
-                annotations = {names.ANNOTATION_TRY_AGAIN: api_time(self._now).strftime("%Y-%m-%dT%H:%M:%SZ")}
+                annotations = {names.ANNOTATION_TRY_AGAIN: words.stamp(self._now)}
                 await self._patch("Deployment", deployment.name, {"metadata": {"annotations": annotations}})
 
     async def keep_reward_replicas(self) -> None:
@@ -308,8 +307,7 @@ class Applier:
         body = manifests.config_map(self._context, data)
         if not replace:
             return await self._create(body)
-        name = body["metadata"]["name"]
-        key = f"ConfigMap/{name}"
+        name, key = body["metadata"]["name"], _key(body)
         if self._waits(key):
             return False
         try:
@@ -339,8 +337,7 @@ class Applier:
 
     async def _create(self, body: Body) -> bool:
         """Whether the object is there now; a refusal is remembered, and not tried again before its time."""
-        kind, name = body["kind"], body["metadata"]["name"]
-        key = f"{kind}/{name}"
+        kind, name, key = body["kind"], body["metadata"]["name"], _key(body)
         if self._waits(key):
             return False
         try:
@@ -410,7 +407,7 @@ class Applier:
         return False
 
     def _lives(self, run_uid: str) -> bool:
-        return any((body.get("metadata") or {}).get("uid") == run_uid for _, body in self._cache.runs())
+        return any(uid_of(body) == run_uid for _, body in self._cache.runs())
 
     def _remember_refusal(self, kind: str, key: str, message: str) -> None:
         """Of the pods of a role one refusal stands for all: they differ in a number, and the status must stay small."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from rz_operator.apiserver.bodies import Body, at
 from rz_operator.apiserver.cluster import ApiError, Cluster
-from rz_operator.controller.observe import unix_seconds
+from rz_operator.controller.observe import last_seen
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,7 @@ def until(events: Iterable[Body], pods: frozenset[str]) -> float:
     for event in events:
         pod, reason = at(event, "involvedObject", "uid"), at(event, "reason")
         if isinstance(pod, str) and pod in pods and isinstance(reason, str) and reason in BRINGS | DOES_NOT:
-            newest[pod] = max(newest.get(pod, (0.0, False)), (_time(event), reason in BRINGS))
+            newest[pod] = max(newest.get(pod, (0.0, False)), (last_seen(event), reason in BRINGS))
     if not newest or not all(brings for _, brings in newest.values()):
         return 0.0
     return max(time for time, _ in newest.values()) + PROVISION_SECONDS
-
-
-def _time(event: Body) -> float:
-    """Of its last occurrence, Unix seconds; 0 where it says none."""
-    told = (at(event, "series", "lastObservedTime"), at(event, "lastTimestamp"), at(event, "eventTime"))
-    return max((unix_seconds(each) or 0.0 for each in told), default=0.0)

@@ -24,6 +24,14 @@ LATE_SECONDS = 10.0
 then unmounts volumes and reports, which takes some seconds."""
 
 
+def is_given_up(member: Observed, now: float | None) -> bool:
+    """Whether nobody can expect this member to end any more: it was told to stop, and its node is lost or its time is
+    long over (Unix seconds; None: only a lost node counts). A pod on a lost node stays Terminating for as long as the
+    node is lost."""
+    late = now is not None and member.gone_by is not None and now > member.gone_by + LATE_SECONDS
+    return member.deleting and (late or member.reason in NODE_LOST)
+
+
 @dataclass(frozen=True)
 class Look:
     """Each method returns a new one, with something added or changed."""
@@ -53,10 +61,7 @@ class Look:
         return member.incarnation == self.entry(member.role, member.index).incarnation
 
     def given_up(self, member: Observed) -> bool:
-        """Whether nobody can expect this member to end any more: it was told to stop, and its node is lost or its time
-        is long over. A pod on a lost node stays Terminating for as long as the node is lost."""
-        late = member.gone_by is not None and self.now > member.gone_by + LATE_SECONDS
-        return member.deleting and (late or member.reason in NODE_LOST)
+        return is_given_up(member, self.now)
 
     def next_incarnation(self) -> int:
         """Above the status's and above what the ledger found in storage: a lost status need not climb one by one. The
