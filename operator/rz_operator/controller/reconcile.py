@@ -50,7 +50,7 @@ from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
 from rz_operator.controller.rendering import Renderer, in_words
-from rz_operator.controller.scale_up import scaling_until
+from rz_operator.controller.scale_up import ScaleUps
 from rz_operator.controller.seen import Children, RunKey
 from rz_operator.controller.stand_in import as_it_is
 from rz_operator.controller.status_report import report
@@ -125,6 +125,7 @@ class Reconciler:
         self._frozen = FrozenStore(cluster)
         self._renderer = Renderer(capabilities, options)
         self._holdups = Holdups(cluster)
+        self._scale_ups = ScaleUps(cluster)
         self._swept: dict[str, tuple[bool, int]] = {}
         """By run UID: whether no gang was wanted, and its incarnation, when leftovers were last looked for."""
         self._budgets: dict[str, int] = {}
@@ -219,7 +220,7 @@ class Reconciler:
             decision = decision_about(run)
         if any(event.reason == Reason.GANG_TIMEOUT for event in decision.events):
             waiting = (pod.member.uid for pod in run.children.of("trainer", "rollout") if not pod.member.bound)
-            until = await scaling_until(self._cluster, run.key.namespace, waiting)
+            until = await self._scale_ups.scaling_until(run.key.namespace, run.uid, waiting, now)
             decision = decision_about(run, until) if until else decision
         return run, decision
 
@@ -235,6 +236,7 @@ class Reconciler:
             self._statuses.keep_only(live)
             self._frozen.keep_only(live)
             self._renderer.keep_only(live)
+            self._scale_ups.keep_only(live)
             self._swept = {uid: swept for uid, swept in self._swept.items() if uid in live}
             self._budgets = {uid: gang for uid, gang in self._budgets.items() if uid in live}
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kube_builders import NAME, UID
+from kube_builders import NAME, NAMESPACE, UID, stamp
 from one_run import World
 
 from rz_api import names
@@ -49,3 +49,17 @@ def test_the_first_failure_is_told_although_the_status_cannot_be_written_either(
     with pytest.raises(ApiError, match=BROKEN.message):
         world.look()
     assert "what was refused could not be written to the status" in caplog.text
+
+
+def test_events_are_listed_once_a_minute_while_an_autoscaler_brings_nodes() -> None:
+    world = World()
+    world.look(2)
+    waiting = [pod["metadata"]["uid"] for pod in world.cluster.of("Pod")]
+    world.now += 301
+    for number, uid in enumerate(waiting):
+        brings = {"involvedObject": {"uid": uid}, "reason": "TriggeredScaleUp", "lastTimestamp": stamp(300)}
+        metadata = {"name": f"e-{number}", "namespace": NAMESPACE}
+        world.cluster.add({"apiVersion": "v1", "kind": "Event", "metadata": metadata, **brings})
+    world.look(3)
+    assert world.run["status"]["gang"]["incarnation"] == 1
+    assert len(world.cluster.asked("list", "Event")) == 1
