@@ -194,12 +194,12 @@ class Sender:
             self.drop(other.name, f"the rollout has the group {name} now")
         group = self._groups.get(name)
         if group is None:
+            if not assignment.is_new:
+                self._refuse(name, version, "this group is gone on the trainer's side")
+                return None
             # Joining blocks a connection: this one is the group's alone.
             store = another_connection(self._store)
             group = _Group(rollout, name, assignment.workers, Control(store, self._seal, name), store)
-            if not assignment.is_new:
-                self._refuse(group, version, "this group is gone on the trainer's side")
-                return None
             self._groups[name] = group
         group.round = Control(self._store, self._seal, f"{name}/v{version}")
         return group
@@ -352,7 +352,7 @@ class Sender:
         group = self._groups.pop(name)
         if group.channel is not None:
             group.channel.close()
-        self._refuse(group, self._version, reason)
+        self._refuse(name, self._version, reason)
 
     def shutdown(self) -> None:
         """Close all groups and free the buckets. The store goes with the object."""
@@ -361,9 +361,9 @@ class Sender:
         self._end()
         self._free_slots()
 
-    def _refuse(self, group: _Group, version: int | None, reason: str) -> None:
+    def _refuse(self, name: str, version: int | None, reason: str) -> None:
         """Answer whatever a receiver of the group waits for, or will."""
-        control = Control(self._store, self._seal, group.name)
+        control = Control(self._store, self._seal, name)
         control.refuse("join", reason)
         if version is not None:
             control.refuse(f"v{version}/header", reason)
