@@ -25,7 +25,7 @@ from rz_workers.storage.checksums import Description, describe_all, digest
 from rz_workers.transfer.buffers import PrivateBuffers
 from rz_workers.transfer.channels import Channel, Connect, Transfer, buffer_device, connect
 from rz_workers.transfer.control import TRANSFER, Control, Deadline, another_connection, bounded
-from rz_workers.transfer.documents import Done, Header, Hello, Result, TensorFields, Trailer
+from rz_workers.transfer.documents import Done, Header, Result, TensorFields, Trailer
 from rz_workers.transfer.errors import TransferError
 from rz_workers.transfer.wire import TensorMeta, bucket_nbytes, unpack
 
@@ -124,7 +124,7 @@ class Receiver:
         self._store = bounded(reach, deadline.remaining, f"connecting to the trainer at {where}")
         seal = self._seal(order)
         control = Control(self._store, seal, order.group)
-        control.tell(f"hello/{self._worker}", Hello(workers=self._workers), _TELL_SECONDS)
+        control.tell(f"hello/{self._worker}", Done(), _TELL_SECONDS)
         control.wait("join", Done, deadline)
         store = self._store
         # A connection for the channel: process groups block theirs while they wait for ranks.
