@@ -10,6 +10,7 @@ measures both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from rz_workers.rollout.engines.fit import Layout, check_room, eos_token_ids
 from rz_workers.rollout.engines.interface import Finished, SampleRequest, SamplingParams
 from rz_workers.rollout.engines.stopping import Stopper
 from rz_workers.rollout.engines.transformers.decode import decode
-from rz_workers.runtime import UserError
+from rz_workers.runtime import UserError, read_token
 from rz_workers.transfer.receiver import Receiver
 
 __all__ = ["TransformersEngine"]
@@ -31,13 +32,19 @@ __all__ = ["TransformersEngine"]
 
 class TransformersEngine:
     """See ``interface.Engine``. ``dtype`` is the spec's ``trainer.dtype``, ``max_model_tokens`` its
-    ``rollout.maxModelLength``, ``token`` the run's, for broadcasts.
+    ``rollout.maxModelLength``, ``token_file`` has the run's token, for broadcasts.
 
     Raises UserError for a model that does not attend to its whole context (sliding windows, linear attention).
     """
 
     def __init__(
-        self, folder: Path, dtype: str, max_model_tokens: int, trust_remote_code: bool = False, *, token: str = ""
+        self,
+        folder: Path,
+        dtype: str,
+        max_model_tokens: int,
+        trust_remote_code: bool = False,
+        *,
+        token_file: Path | None = None,
     ) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _check_full_attention(config.get_text_config(), max_model_tokens)
@@ -51,7 +58,7 @@ class TransformersEngine:
         self._stoppers: dict[tuple[str, ...], Stopper] = {}
         self._weight_version: int | None = None
         self._layout = Layout.of(self._model)
-        self._receiver = Receiver(torch.device("cpu"), token, worker=0, workers=1)
+        self._receiver = Receiver(torch.device("cpu"), partial(read_token, token_file), worker=0, workers=1)
 
     @property
     def name(self) -> str:
