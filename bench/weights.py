@@ -62,7 +62,6 @@ BARS = {
     "shared": "weights-shared",
 }
 SECONDS = 120.0
-WAYS = ("storage", "gloo", "shared")
 CPU = torch.device("cpu")
 
 

@@ -170,7 +170,7 @@ class Rollout:
         """``near``: the trainer rank whose device the engine shares."""
         self.leases = Leases(ledger, self._beat, clock)
         self._id, self._folder, self._engine, self._ledger, self._scorer = rollout_id, folder, engine, ledger, scorer
-        self._stop, self._metrics, self._status, self._load, self._clock = stop, metrics, status, load, clock
+        self._stop, self._metrics, self._status, self._clock = stop, metrics, status, clock
         self._spec: ReasonerZeroRunSpec = folder.run.spec
         self._broadcasts, self._near = broadcasts(self._spec), near
         self._units = units_for(engine)
