@@ -124,7 +124,8 @@ class DataSpec(SpecModel):
     """Evaluation sets; each is sampled `evaluation.samples` times a problem. None means that nothing is evaluated."""
     prompt_template: Annotated[str, Field(max_length=16384)] = PROMPT_TEMPLATE
     """Text of a prompt; `{question}` is replaced by the question, every other brace is literal. The paper's prompt by
-    default; the tokenizer's BOS token is put in front if it has one, and nothing else."""
+    default; the tokenizer's BOS token is put in front if it has one, unless the template begins with its text, and
+    nothing else."""
     max_prompt_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 2048
     """Longest prompt, tokens. Longer ones are dropped before the permutation, counted, and listed by id."""
 
