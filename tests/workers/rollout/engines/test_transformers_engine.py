@@ -75,6 +75,21 @@ def test_logprobs_are_right_across_several_enlargements_of_the_cache(tmp_path: P
         torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("tied", [True, False], ids=["tied embeddings", "a head of its own"])
+def test_logits_of_a_model_in_bfloat16_are_never_rounded_to_bfloat16(tmp_path: Path, tied: bool) -> None:
+    model = build_model(tmp_path, tied=tied, spread=1.0)
+    model.to(torch.bfloat16)
+    engine = TransformersEngine(tmp_path, "bfloat16", MAX_MODEL_TOKENS)
+    engine.load_weights(0, weights_of(model))
+    ids = torch.tensor([3 * i % 40 for i in range(100)])
+    with torch.inference_mode():
+        hidden = engine._model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, :-1]
+    logits = hidden.double() @ model.lm_head.weight.double().T
+    expected = torch.log_softmax(logits, dim=-1).gather(-1, ids[1:, None])[:, 0]
+    assert logits.abs().max() > 16, "where bfloat16 is rounded to an eighth"
+    torch.testing.assert_close(torch.tensor(engine.score(ids.tolist())).double(), expected, rtol=0, atol=2e-5)
+
+
 def test_logprobs_are_those_of_the_distribution_at_its_temperature(tmp_path: Path) -> None:
     model = build_model(tmp_path)
     rows = requests(2, 3)

@@ -144,7 +144,8 @@ class VllmEngine:
             model=str(folder),
             served_model_name="policy",
             load_format="dummy",
-            hf_overrides={"architectures": [type(model).__name__]},
+            # fp32 logits, as the trainer's are; else vLLM rounds them to ``dtype`` (docs/decisions/0017).
+            hf_overrides={"architectures": [type(model).__name__], "head_dtype": "float32"},
             trust_remote_code=trust_remote_code,
             dtype=dtype,
             max_model_len=max_model_tokens,
