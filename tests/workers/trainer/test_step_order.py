@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from rz_workers.storage.trajectories import write_shard
 from rz_workers.trainer.durable.failed_steps import FailedSteps
 from rz_workers.trainer.main import Trainer
 from rz_workers.trainer.method import ppo
+from rz_workers.trainer.method.finite import NonFiniteLossError
 from rz_workers.trainer.method.learner import Learner
 from rz_workers.trainer.ranks import Ranks
 from rz_workers.trainer.watchdog import Watchdog
@@ -270,3 +272,11 @@ def test_a_loss_that_is_not_finite_is_tried_once_more_and_then_ends_the_run(
             trainer.step(1)
     assert (first.value.exit_code, second.value.exit_code) == (exit_codes.INTERNAL_ERROR, exit_codes.USER_ERROR)
     assert ("commit", 1) not in events
+
+
+@pytest.mark.parametrize(("again", "kind"), [(False, WorkerError), (True, UserError)])
+def test_the_other_ranks_end_as_the_first_one_says(trainer, again, kind):
+    trainer, _ = trainer
+    trainer._duty = None
+    trainer.ranks = SimpleNamespace(from_first=lambda value, kind: again)
+    assert type(trainer.not_finite(1, (), NonFiniteLossError("policy", "loss", torch.nan, [2]))) is kind
