@@ -117,8 +117,8 @@ STEP_METRICS: dict[str, StepMetric] = {
     ),
     "mismatch_abs_mean": StepMetric(
         "nats",
-        "(1/T) sum_t |d_t|, d_t = trainer's minus sampler's log-prob of token t; with topP or topK the sampler's is of the "
-        "truncated distribution, the trainer's of the whole one",
+        "(1/T) sum_t |d_t|, d_t = trainer's minus sampler's log-prob of token t; with topP or topK the sampler's is of "
+        "the truncated distribution, the trainer's of the whole one",
     ),
     "mismatch_k3": StepMetric("nats", "(1/T) sum_t exp(d_t) - 1 - d_t, an estimate of KL(sampler || trainer)"),
     "mismatch_max": StepMetric("nats", "max_t |d_t|"),

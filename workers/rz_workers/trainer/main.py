@@ -279,7 +279,7 @@ class Trainer:
         if not self.ranks.from_first(again, _FLAG):
             return WorkerError(f"step {step}: {error}. The step is tried once more")
         return UserError(
-            f"step {step}: {error}. It is the second time on the same data, so that every try would end here: create "
+            f"step {step}: {error}. So it is for the second time on the same data, and would be each time: create "
             "another run, with a storage.uri of its own, that starts from this one's last checkpoint (model.initFrom) "
             f"with a lower algorithm.{error.model}.learningRate or trainer.dtype float32, or without the prompts of "
             f"these groups, which are in {layout.trajectories_prefix(step)}/"
