@@ -230,6 +230,30 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ReasonerZeroRunSpec,
+        "rollout.sampling.topP",
+        "($rollout.sampling.topP == 1.0 && $rollout.sampling.topK == 0) || ($algorithm.maxStaleness == 0 && "
+        "$algorithm.samplerCorrection == 'none' && $algorithm.klMode != 'penalty')",
+        lambda spec: (
+            (spec.rollout.sampling.top_p == 1 and spec.rollout.sampling.top_k == 0)
+            or (
+                spec.algorithm.max_staleness == 0
+                and spec.algorithm.sampler_correction == "none"
+                and spec.algorithm.kl_mode != "penalty"
+            )
+        ),
+        "maxStaleness 1, tis and a KL penalty hold the sampler's log-probs against those of a model, and with topP "
+        "or topK the sampler's are of a truncated distribution, the model's of the whole one: set "
+        "rollout.sampling.topP to 1 and topK to 0, or algorithm.maxStaleness to 0, samplerCorrection to none and "
+        "klMode to loss",
+        (
+            "rollout.sampling.topK",
+            "algorithm.maxStaleness",
+            "algorithm.samplerCorrection",
+            "algorithm.klMode",
+        ),
+    ),
+    Rule(
+        ReasonerZeroRunSpec,
         "rollout.tensorParallel",
         "$rollout.tensorParallel == 1 || $rollout.engine == 'vllm' || "
         "($rollout.engine == 'auto' && $trainer.gpusPerNode > 0)",

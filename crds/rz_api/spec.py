@@ -124,7 +124,8 @@ class DataSpec(SpecModel):
     """Evaluation sets; each is sampled `evaluation.samples` times a problem. None means that nothing is evaluated."""
     prompt_template: Annotated[str, Field(max_length=16384)] = PROMPT_TEMPLATE
     """Text of a prompt; `{question}` is replaced by the question, every other brace is literal. The paper's prompt by
-    default; the tokenizer's BOS token is put in front if it has one, and nothing else."""
+    default; the tokenizer's BOS token is put in front if it has one, unless the template begins with its text, and
+    nothing else."""
     max_prompt_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 2048
     """Longest prompt, tokens. Longer ones are dropped before the permutation, counted, and listed by id."""
 
@@ -288,9 +289,12 @@ class SamplingSpec(SpecModel):
     """Softmax temperature of sampling; the trainer scores with the same one. The paper uses 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus mass kept; 1 keeps everything. Anything less makes the sampled distribution another than the trained
-    one."""
+    one: the trainer scores with the whole one, so that the metrics of the mismatch between sampler and trainer then
+    measure the truncation (up to 0.05 nats at 0.95) and no fault, and what trains on the sampler's log-probs
+    (`maxStaleness` 1, `samplerCorrection: tis`, `klMode: penalty`) is refused. The canary of new weights is scored with
+    the whole distribution, whatever is set here."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Number of likeliest tokens kept; 0 keeps everything."""
+    """Number of likeliest tokens kept; 0 keeps everything. What `topP` says of truncation holds here too."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 8000
     """Longest response, tokens. A response that reaches it is truncated: reward 0, still trained on."""
     stop: Annotated[list[StopString], Field(max_length=32)] = list(STOP_STRINGS)

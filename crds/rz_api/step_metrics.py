@@ -38,6 +38,8 @@ _REWARD_STATUS_MEANING = {
     "no_answer": "stopped without an answer in a box in an answer block",
     "truncated": "did not end by a stop",
     "timeout": "comparison took its whole CPU-time limit",
+    "memory": "comparison took its whole memory limit",
+    "crashed": "the verifier died again and again: masked, in no other figure",
 }
 
 STEP_METRICS: dict[str, StepMetric] = {
@@ -115,7 +117,11 @@ STEP_METRICS: dict[str, StepMetric] = {
     "reference_kl": StepMetric(
         "nats", "k3 estimate of KL(policy || base model) over tokens; only with a KL coefficient"
     ),
-    "mismatch_abs_mean": StepMetric("nats", "(1/T) sum_t |d_t|, d_t = trainer's minus sampler's log-prob of token t"),
+    "mismatch_abs_mean": StepMetric(
+        "nats",
+        "(1/T) sum_t |d_t|, d_t = trainer's minus sampler's log-prob of token t; with topP or topK the sampler's is of "
+        "the truncated distribution, the trainer's of the whole one",
+    ),
     "mismatch_k3": StepMetric("nats", "(1/T) sum_t exp(d_t) - 1 - d_t, an estimate of KL(sampler || trainer)"),
     "mismatch_max": StepMetric("nats", "max_t |d_t|"),
     "sampler_ess_fraction": StepMetric(

@@ -57,6 +57,15 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "tensor parallel rollouts on GPUs": {"spec.rollout.tensorParallel": 4},
     "colocated on the CPU": {"spec.rollout.placement": "colocated", "spec.trainer.gpusPerNode": 0},
     "colocated, 2 GPUs an engine, of 8": {"spec.rollout": {"placement": "colocated", "tensorParallel": 2}},
+    "truncated sampling, strictly on-policy": {"spec.rollout.sampling": {"topP": 0.95, "topK": 50}},
+    "truncated sampling with a KL loss, which is of whole distributions": {
+        "spec.rollout.sampling.topP": 0.95,
+        "spec.algorithm.klCoefficient": 0.1,
+    },
+    "truncated evaluations of a run that corrects": {
+        "spec.evaluation.topP": 0.95,
+        "spec.algorithm.samplerCorrection": "tis",
+    },
     "staleness 1 with rollouts of their own": {"spec.algorithm.maxStaleness": 1},
     "shards over a node of several": {"spec.trainer": {"nodes": 4, "gpusPerNode": 8, "shardSize": 8}},
     "shards over all ranks on the CPU": {"spec.trainer": {"nodes": 2, "gpusPerNode": 0, "shardSize": 2}},
@@ -192,6 +201,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"spec.rollout.placement": "colocated", "spec.algorithm.maxStaleness": 1},
         "spec.rollout.placement",
         "algorithm.maxStaleness to 0",
+    ),
+    "truncated sampling at staleness 1": (
+        {"spec.rollout.sampling.topP": 0.95, "spec.algorithm.maxStaleness": 1},
+        "spec.rollout.sampling.topP",
+        "the sampler's are of a truncated distribution",
+    ),
+    "truncated sampling with importance weights": (
+        {"spec.rollout.sampling.topK": 50, "spec.algorithm.samplerCorrection": "tis"},
+        "spec.rollout.sampling.topP",
+        "the sampler's are of a truncated distribution",
+    ),
+    "truncated sampling with a KL penalty": (
+        {"spec.rollout.sampling.topP": 0.95, "spec.algorithm": {"klMode": "penalty", "klCoefficient": 0.1}},
+        "spec.rollout.sampling.topP",
+        "the sampler's are of a truncated distribution",
     ),
     "shards that don't divide the ranks": (
         {"spec.trainer": {"nodes": 2, "shardSize": 5}},

@@ -73,6 +73,8 @@ WANT = {
     "reward_status_no_answer_fraction": 1 / 6,
     "reward_status_truncated_fraction": 1 / 6,
     "reward_status_timeout_fraction": 0.0,
+    "reward_status_memory_fraction": 0.0,
+    "reward_status_crashed_fraction": 0.0,
     "stop_length_fraction": 1 / 6,
     "stop_eos_fraction": 1 / 6,
     "stop_string_0_fraction": 1 / 6,

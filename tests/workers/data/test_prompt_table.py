@@ -22,6 +22,7 @@ from rz_workers.storage.run_folder import RunFolder
 class Characters:
     """A tokenizer of single characters with token 1 as BOS."""
 
+    bos_token = "\x01"
     bos_token_id = 1
 
     def encode(self, text: str, **_: Any) -> list[int]:
@@ -43,6 +44,7 @@ def make_spec(tmp_path: Path) -> MakeSpec:
         second: dict[str, str] | None = None,
         held_out: dict[str, str] | None = None,
         max_prompt_tokens: int = 100,
+        template: str = "Q: {question} =?",
     ) -> ReasonerZeroRunSpec:
         problems = {
             "first": first or {"1+1": "2", "2+2": "4"},
@@ -60,7 +62,7 @@ def make_spec(tmp_path: Path) -> MakeSpec:
                 "data": {
                     "train": [{"uri": uris["first"]}, {"uri": uris["second"]}],
                     "eval": [{"name": "held-out", "uri": uris["held-out"]}],
-                    "promptTemplate": "Q: {question} =?",
+                    "promptTemplate": template,
                     "maxPromptTokens": max_prompt_tokens,
                 },
                 "algorithm": {"promptsPerStep": 2, "epochs": 5},
@@ -85,6 +87,18 @@ def test_sources_are_concatenated_rendered_and_tokenized(make_spec: MakeSpec) ->
     assert prepared.train == (row("0-0", "1+1", "2"), row("0-1", "2+2", "4"), row("1-0", "3+3", "6"))
     assert prepared.eval == {"held-out": (row("held-out-0", "4+4", "8"),)}
     assert prepared.dropped == ()
+
+
+def test_a_template_with_the_bos_text_in_front_gives_one_bos_and_a_line_in_the_log(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    without = prepare(make_spec(), Characters())
+    assert "BOS" not in caplog.text
+    with_text = prepare(make_spec(template="\x01Q: {question} =?"), Characters())
+    tables = [[row.prompt_token_ids for row in (*one.train, *one.eval["held-out"])] for one in (without, with_text)]
+    assert tables[0] == tables[1]
+    assert caplog.text.count("begins with the BOS text") == 1
 
 
 def test_prompts_over_the_limit_are_dropped_and_listed(make_spec: MakeSpec) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import Fuse
 from transformers import PreTrainedTokenizerFast
 
 from rz_api.spec import PROMPT_TEMPLATE
-from rz_workers.data.prompts import check_round_trip, load_tokenizer, render, tokenize
+from rz_workers.data.prompts import brings_bos, check_round_trip, load_tokenizer, render, tokenize
 from rz_workers.runtime import UserError
 
 RECIPE_PROMPT = (
@@ -27,14 +27,16 @@ RECIPE_PROMPT = (
 )
 
 
-def characters(text: str, bos: bool = False) -> PreTrainedTokenizerFast:
-    """A tokenizer of single characters, those of ``text`` alone."""
+def characters(text: str, bos: bool = False, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer of single characters, those of ``text`` alone. ``adds_bos``: of its own accord, as Llama's does."""
     vocabulary = {"<s>": 0, "?": 1}
     for character in text:
         vocabulary.setdefault(character, len(vocabulary))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = Fuse()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>" if bos else None, clean_up_tokenization_spaces=False
     )
@@ -51,6 +53,47 @@ def test_a_question_is_not_rendered_itself() -> None:
 @pytest.mark.parametrize(("bos", "front"), [(False, []), (True, [0])], ids=["without BOS", "with BOS"])
 def test_tokens_have_bos_in_front_if_there_is_one_and_nothing_else(bos: bool, front: list[int]) -> None:
     assert tokenize(characters("ab", bos), "abba") == [*front, 2, 3, 3, 2]
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerFast, template: str, question: str) -> list[int]:
+    text = render(template, question)
+    return tokenize(tokenizer, text, has_bos=brings_bos(tokenizer, template))
+
+
+@pytest.mark.parametrize("adds_bos", [False, True], ids=["add_bos_token false", "add_bos_token true"])
+@pytest.mark.parametrize(
+    ("template", "question", "number"),
+    [
+        pytest.param("a{question}", "b", 1, id="neither has one"),
+        pytest.param("<s>a{question}", "b", 1, id="the template begins with one"),
+        pytest.param("<s>{question}", "b", 1, id="the template is one"),
+        pytest.param("{question}", "<s>b", 2, id="the question begins with one, which is data"),
+        pytest.param("<s>{question}", "<s>b", 2, id="both begin with one"),
+        pytest.param("a<s>{question}", "b", 2, id="one inside the template"),
+    ],
+)
+def test_there_is_one_bos_in_front_whether_the_template_brings_it_or_not(
+    template: str, question: str, number: int, adds_bos: bool
+) -> None:
+    ids = prompt_tokens(characters("ab", bos=True, adds_bos=adds_bos), template, question)
+    assert ids[0] == 0
+    assert ids.count(0) == number
+
+
+def test_without_a_bos_the_text_of_one_is_text() -> None:
+    tokenizer = characters("<s>b")
+    assert not brings_bos(tokenizer, "<s>{question}")
+    assert tokenizer.decode(prompt_tokens(tokenizer, "<s>{question}", "b")) == "<s>b"
+
+
+def test_a_bos_text_that_the_tokenizer_takes_for_other_tokens_is_no_bos() -> None:
+    class InPieces:
+        bos_token, bos_token_id = "<s>", 0
+
+        def encode(self, text: str, **_: Any) -> list[int]:
+            return [ord(character) for character in text]
+
+    assert tokenize(InPieces(), "<s>a", has_bos=True) == [0, *map(ord, "<s>a")]
 
 
 @pytest.mark.parametrize("bos", [False, True], ids=["without BOS", "with BOS"])

@@ -19,6 +19,7 @@ from rz_workers.storage import layout
         (layout.checkpoint_prefix(55, 1), "checkpoints/step-000055-i1"),
         (layout.checkpoint_index_key("checkpoints/step-000055-i1"), "checkpoints/step-000055-i1/index.json"),
         (layout.recovery_key(3), "recoveries/000003.json"),
+        (layout.failed_step_key(12, 3), "failed-steps/step-000012-i3.json"),
         (layout.export_prefix(55, "policy"), "export/step-000055/policy"),
         (layout.eval_table_key(50, "math500"), "eval/step-000050/math500.parquet"),
         (layout.eval_summary_key(50), "eval/step-000050/summary.json"),
@@ -36,6 +37,7 @@ def test_parsers_undo_the_functions(number: int) -> None:
     assert layout.parse_step(layout.step_key(number, 12)) == number
     assert layout.parse_weights(layout.weights_prefix(number, 12)) == (number, 12)
     assert layout.parse_checkpoint(f"{layout.checkpoint_prefix(number, 12)}/policy/rank-00000-0.bin") == (number, 12)
+    assert layout.parse_failed_step(layout.failed_step_key(number, 12)) == (number, 12)
     assert layout.parse_eval_summary(layout.eval_summary_key(number)) == number
 
 

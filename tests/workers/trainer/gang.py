@@ -32,8 +32,9 @@ from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.seals import Seal
 from rz_workers.trainer import ranks as ranks_module
 from rz_workers.trainer.messages import refuse_pickles
-from rz_workers.trainer.method import packing
+from rz_workers.trainer.method import packing, ppo
 from rz_workers.trainer.method.batch import collate
+from rz_workers.trainer.method.finite import NonFiniteLossError
 from rz_workers.trainer.method.learner import Learner, advantages_and_returns
 from rz_workers.trainer.models.actor_critic import prepare
 from rz_workers.trainer.ranks import Ranks, whole
@@ -53,6 +54,8 @@ class Work:
     """Draws any split into micro-batches and any dealing over ranks (``deal_at_random``); None: the trainer decides."""
     note_gradients: bool = False
     """Costs a collective for each parameter and optimizer step."""
+    spoiled: str | None = None
+    """A loss of ``ppo`` that is NaN on the last rank alone; its gradient is what it was."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Outcome:
     """Of each optimizer step in turn, as it was applied (after clipping); with ``note_gradients``."""
     figures: list[dict[str, float]]
     """Metrics of each step."""
+    refused: str | None = None
+    """Why a step was not finished: a loss that is not finite."""
 
 
 def train(work: Work, ranks: Ranks) -> Outcome:
@@ -83,6 +88,8 @@ def train(work: Work, ranks: Ranks) -> Outcome:
             patches.enter_context(patch.object(ranks_module, "MixedPrecisionPolicy", _in_float64))
         if work.packing_seed is not None:
             patches.enter_context(patch.object(packing, "balance", deal_at_random(work.packing_seed)))
+        if work.spoiled is not None and ranks.rank == ranks.world_size - 1:
+            patches.enter_context(patch.object(ppo, work.spoiled, spoil(getattr(ppo, work.spoiled))))
         for module in filter(None, models.values()):
             prepare(
                 getattr(module, "model", None) or module.backbone,
@@ -94,7 +101,12 @@ def train(work: Work, ranks: Ranks) -> Outcome:
             if optimizer is not None and work.note_gradients:
                 note = partial(_note_gradients, models[name], name, gradients)
                 optimizer.register_step_pre_hook(lambda *_, note=note: note())
-        figures = [_step(learner, step, trajectories) for step, trajectories in enumerate(work.steps)]
+        figures, refused = [], None
+        try:
+            for step, trajectories in enumerate(work.steps):
+                figures.append(_step(learner, step, trajectories))
+        except NonFiniteLossError as error:
+            refused = str(error)
     whole_state = StateDictOptions(full_state_dict=True, cpu_offload=True)
     parameters = {
         f"{name}.{key}": value
@@ -102,7 +114,7 @@ def train(work: Work, ranks: Ranks) -> Outcome:
         if (module := models[name]) is not None
         for key, value in get_model_state_dict(module, options=whole_state).items()
     }
-    return Outcome(parameters, gradients, figures)
+    return Outcome(parameters, gradients, figures, refused)
 
 
 def _step(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -116,6 +128,11 @@ def _step(learner: Learner, step: int, trajectories: Sequence[Trajectory]) -> di
 
 def _note_gradients(module: nn.Module, name: str, noted: list[dict[str, Tensor]]) -> None:
     noted.append({f"{name}.{key}": whole(p.grad).clone() for key, p in module.named_parameters() if p.grad is not None})
+
+
+def spoil(loss: Any) -> Any:
+    """The loss with NaN added to every token's, which has no gradient."""
+    return lambda *arguments, **options: loss(*arguments, **options) + torch.nan
 
 
 def _in_float64(**dtypes: Any) -> MixedPrecisionPolicy:
@@ -171,7 +188,7 @@ class Gang:
         for pipe in pipes:
             pipe.send_bytes(pickle.dumps((store, work)))
         first, *others = [pickle.loads(pipe.recv_bytes()) for pipe in pipes]
-        assert all(other.figures == first.figures for other in others)
+        assert all((other.figures, other.refused) == (first.figures, first.refused) for other in others)
         return first
 
     def __enter__(self) -> Gang:

@@ -3,18 +3,24 @@
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from gang import spoil
 
+from rz_api import exit_codes
 from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import train_units
-from rz_workers.runtime import DrainedError, Settings
+from rz_workers.runtime import DrainedError, Settings, UserError, WorkerError
 from rz_workers.storage.objects import ObjectStore, StorageError
 from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import write_shard
+from rz_workers.trainer.durable.failed_steps import FailedSteps
 from rz_workers.trainer.main import Trainer
+from rz_workers.trainer.method import ppo
+from rz_workers.trainer.method.finite import NonFiniteLossError
 from rz_workers.trainer.method.learner import Learner
 from rz_workers.trainer.ranks import Ranks
 from rz_workers.trainer.watchdog import Watchdog
@@ -47,6 +53,7 @@ class FakeDuty:
     def __init__(self, events, shards_of):
         self.events, self.shards_of = events, shards_of
         self.checkpoints, self.ended = [], 0
+        self.failed_steps = None
         self.may_store = threading.Event()
         self.may_store.set()
 
@@ -138,6 +145,7 @@ def _trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: 
         FakePublisher(events),
         canary=(1, 2, 3, 4),
     )
+    trainer._duty.failed_steps = FailedSteps(folder, 1)
     return trainer, events
 
 
@@ -271,3 +279,32 @@ def test_a_critic_that_cannot_be_exported_costs_nothing_else(trainer, caplog):
     trainer.finish()
     assert events == [("stored", "policy", True, False), ("finished", 4)]
     assert "the critic is not exported" in caplog.text
+
+
+@pytest.mark.parametrize(("model", "function"), [("policy", "policy_loss"), ("critic", "value_loss")])
+def test_a_loss_that_is_not_finite_is_tried_once_more_and_then_ends_the_run(
+    make_trainer, monkeypatch, tmp_path: Path, model, function
+):
+    trainer, events = make_trainer()
+    trainer.step(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo, function, spoil(getattr(ppo, function)))
+        with pytest.raises(WorkerError, match=rf"^step 1: the {model}'s loss is nan on .* tried once more$") as first:
+            trainer.step(1)
+        # A gang that starts anew.
+        trainer.folder.claim_incarnation(2)
+        trainer._duty.failed_steps = FailedSteps(trainer.folder, 2)
+        with pytest.raises(
+            UserError, match=rf"^step 1: the {model}'s loss .* second time .* algorithm\.{model}\.learningRate"
+        ) as second:
+            trainer.step(1)
+    assert (first.value.exit_code, second.value.exit_code) == (exit_codes.INTERNAL_ERROR, exit_codes.USER_ERROR)
+    assert ("commit", 1) not in events
+
+
+@pytest.mark.parametrize(("again", "kind"), [(False, WorkerError), (True, UserError)])
+def test_the_other_ranks_end_as_the_first_one_says(trainer, again, kind):
+    trainer, _ = trainer
+    trainer._duty = None
+    trainer.ranks = SimpleNamespace(from_first=lambda value, kind: again)
+    assert type(trainer.not_finite(1, (), NonFiniteLossError("policy", "loss", torch.nan, [2]))) is kind

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.data.datasets import Record, read_source, unique_ids
-from rz_workers.data.prompts import check_round_trip, render, tokenize
+from rz_workers.data.prompts import brings_bos, check_round_trip, render, tokenize
 from rz_workers.protocol.schedule import total_steps
 from rz_workers.runtime import UserError
 from rz_workers.storage import layout
@@ -50,7 +50,7 @@ class PromptRow:
     prompt_id: str
     prompt: str
     prompt_token_ids: tuple[int, ...]
-    """[P]: BOS in front if the tokenizer has one."""
+    """[P]: BOS in front if the tokenizer has one, once."""
     reference_answer: str
 
 
@@ -84,6 +84,8 @@ def prepare(spec: ReasonerZeroRunSpec, tokenizer: Any) -> PreparedData:
         record for index, source in enumerate(data.train) for record in read_source(source, str(index))
     )
     check_round_trip(tokenizer, data.prompt_template, records[0].question)
+    if brings_bos(tokenizer, data.prompt_template):
+        log.info("data.promptTemplate begins with the BOS text %s: no second one is put in front", tokenizer.bos_token)
     train, dropped = _rows(spec, tokenizer, records, "data.train")
     tables: dict[str, tuple[PromptRow, ...]] = {}
     for source in data.eval:
@@ -169,11 +171,12 @@ def _rows(
     spec: ReasonerZeroRunSpec, tokenizer: Any, records: Sequence[Record], where: str
 ) -> tuple[tuple[PromptRow, ...], tuple[DroppedPrompt, ...]]:
     """Rows that are short enough, and those that are not. Raises UserError when none is."""
-    limit = spec.data.max_prompt_tokens
+    limit, template = spec.data.max_prompt_tokens, spec.data.prompt_template
+    has_bos = brings_bos(tokenizer, template)
     rows, dropped = [], []
     for record in records:
-        text = render(spec.data.prompt_template, record.question)
-        ids = tuple(tokenize(tokenizer, text))
+        text = render(template, record.question)
+        ids = tuple(tokenize(tokenizer, text, has_bos=has_bos))
         # Dropped, not cut as the published code does: a question that lacks its end has no answer (RECIPE.md, Prompt).
         if len(ids) > limit:
             dropped.append(DroppedPrompt(prompt_id=record.prompt_id, tokens=len(ids)))

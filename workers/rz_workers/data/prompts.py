@@ -23,12 +23,23 @@ def render(template: str, question: str) -> str:
     return template.replace("{question}", question)
 
 
-def tokenize(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt: BOS in front if the tokenizer has one, no other special tokens (RECIPE.md)."""
+def brings_bos(tokenizer: Any, template: str) -> bool:
+    """Whether the template begins with the tokenizer's BOS text, as one that was copied from a chat template may. What
+    a question begins with is data, and does not count."""
+    bos = tokenizer.bos_token
+    return bool(bos) and template.partition("{question}")[0].startswith(bos)
+
+
+def tokenize(tokenizer: Any, text: str, *, has_bos: bool = False) -> list[int]:
+    """Token ids of a prompt: BOS in front if the tokenizer has one, no other special tokens (RECIPE.md).
+
+    Args:
+        has_bos: the text's own BOS is the one (``brings_bos``): there is no second one.
+    """
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
     # By hand: add_special_tokens would also put EOS or others where a tokenizer's template has them.
     bos = tokenizer.bos_token_id
-    return ids if bos is None else [int(bos), *ids]
+    return ids if bos is None or (has_bos and ids[:1] == [bos]) else [int(bos), *ids]
 
 
 def check_round_trip(tokenizer: Any, template: str, question: str = PROBE_QUESTION) -> None:

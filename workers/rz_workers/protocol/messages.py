@@ -32,10 +32,11 @@ from pydantic import BaseModel, ConfigDict
 
 from rz_workers.protocol.schedule import Unit
 
-RewardStatus = Literal["ok", "no_answer", "truncated", "timeout"]
+RewardStatus = Literal["ok", "no_answer", "truncated", "timeout", "memory", "crashed"]
 """``ok``: an answer was found and compared. ``no_answer``: nothing to extract. ``truncated``: the response did not
-end by a stop. ``timeout``: the verdict took its whole CPU-time limit. All but ``ok`` have reward 0. A verifier that
-crashes has no status: the call fails and is retried."""
+end by a stop. ``timeout``, ``memory``: the verdict took its whole limit of CPU time or memory. All but ``ok`` have
+reward 0. ``crashed``: the verifier died of something else, again and again; there is no reward, and the sample is
+masked: left out of advantages, losses and means."""
 
 
 class Message(BaseModel):
@@ -405,8 +406,10 @@ class VerifyRequest(Message):
 
 class Verdict(Message):
     reward: float
-    """1.0 or 0.0."""
+    """In [0, 1]; 1.0 or 0.0 but from a verifier of somebody's own."""
     status: RewardStatus
+    rule: str = ""
+    """By which rule of the verifier it was decided; empty where it has none."""
     extracted_answer: str | None
     cpu_seconds: float
 

@@ -20,6 +20,7 @@ STEPS = "steps/"
 WEIGHTS = "weights/"
 CHECKPOINTS = "checkpoints/"
 RECOVERIES = "recoveries/"
+FAILED_STEPS = "failed-steps/"
 EVALUATIONS = "eval/"
 TRAJECTORIES = "trajectories/"
 
@@ -31,6 +32,7 @@ _STEP = re.compile(r"steps/step-(\d{6,15})(?:-i(\d{1,6}))?\.json")
 _WEIGHTS = re.compile(r"weights/v(\d{6,15})-i(\d{1,6})(?:/.*)?")
 _CHECKPOINT = re.compile(r"checkpoints/step-(\d{6,15})-i(\d{1,6})(?:/.*)?")
 _RECOVERY = re.compile(r"recoveries/(\d{6})\.json")
+_FAILED_STEP = re.compile(r"failed-steps/step-(\d{6,15})-i(\d{1,6})\.json")
 _EVALUATION = re.compile(r"eval/step-(\d{6,15})/summary\.json")
 
 
@@ -103,6 +105,15 @@ def recovery_key(incarnation: int) -> str:
 def parse_recovery(key: str) -> int | None:
     match = _RECOVERY.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def failed_step_key(step: int, incarnation: int) -> str:
+    """A step that a trainer gang could not take."""
+    return f"{FAILED_STEPS}step-{step:06d}-i{incarnation}.json"
+
+
+def parse_failed_step(key: str) -> Numbered | None:
+    return _numbered(_FAILED_STEP, key)
 
 
 def export_prefix(step: int, part: str) -> str:

@@ -193,6 +193,20 @@ class Recovery(Record):
     None where nothing was replayed or the earlier commits have no canary."""
 
 
+class FailedStep(Record):
+    """``failed-steps/step-…-i….json``: a loss or gradient norm was not finite, and the gang ended. Deleted when a later
+    gang commits the step."""
+
+    step: int
+    incarnation: int
+    model: str
+    """Whose update it was: ``policy`` or ``critic``."""
+    data: str
+    """sha256 over the checksums of the step's shards, in their order."""
+    complaint: str
+    """For people, with the prompt groups that are to blame."""
+
+
 class Phase(Record):
     """One bar of the timeline."""
 

@@ -36,6 +36,7 @@ from rz_workers.storage.objects import (
 from rz_workers.storage.records import (
     DataManifest,
     EvalSummary,
+    FailedStep,
     FileEntry,
     IncarnationClaim,
     Manifest,
@@ -260,6 +261,19 @@ class RunFolder:
             if recovery is not None:
                 found.append(recovery)
         return tuple(sorted(found, key=lambda recovery: recovery.incarnation))
+
+    def write_failed_step(self, failed: FailedStep) -> FailedStep:
+        """Record that a gang could not take a step; returns what it recorded first."""
+        return self._create_or_read(layout.failed_step_key(failed.step, failed.incarnation), failed)
+
+    def failed_steps(self) -> tuple[FailedStep, ...]:
+        """What gangs could not take and none has committed since, by step and gang."""
+        found = []
+        for key in self.store.list(layout.FAILED_STEPS):
+            failed = None if layout.parse_failed_step(key) is None else self._read(key, FailedStep)
+            if failed is not None:
+                found.append(failed)
+        return tuple(sorted(found, key=lambda failed: (failed.step, failed.incarnation)))
 
     def document(self, key: str, kind: type[R]) -> R | None:
         """A document of another module of ``rz_workers.storage``, read once per process; None when it is not there."""

@@ -24,6 +24,7 @@ from rz_workers.runtime import DrainedError, Settings
 from rz_workers.storage import layout
 from rz_workers.storage.records import DataManifest, Phase, StepCommit
 from rz_workers.storage.run_folder import RunFolder
+from rz_workers.trainer.durable.failed_steps import FailedSteps
 from rz_workers.trainer.durable.housekeeping import apply_retention
 from rz_workers.trainer.durable.recovery import Replay
 from rz_workers.trainer.evaluation import Evaluations
@@ -48,6 +49,7 @@ class FirstRankDuty:
     waiting_ledger: LedgerClient
     """The same, but a request to stop ends its waits."""
     evaluations: Evaluations
+    failed_steps: FailedSteps
     progress: ProgressFiles
     shape: ModelShape
     peak_flops: float | None
@@ -80,6 +82,7 @@ class FirstRankDuty:
             # Commits and announcements go by the other one: a request to stop must not cut them off.
             waiting_ledger=LedgerClient(settings.ledger_url, settings.token_file, stop, on_wait=on_wait),
             evaluations=Evaluations(folder, ledger, settings.run.spec, data.total_steps),
+            failed_steps=FailedSteps(folder, settings.incarnation),
             progress=ProgressFiles(folder, settings.scratch),
             shape=shape,
             peak_flops=peak_flops(device_name, settings.run.spec.trainer.dtype),
@@ -123,6 +126,7 @@ class FirstRankDuty:
         )
         # Storage first: whoever hears of a step from the ledger may look for it at once.
         self.folder.commit_step(commit)
+        self.failed_steps.committed(step)
         if self.replay is not None:
             self.replay.seen(commit)
         self.report(commit.step, commit.weights.version, commit.metrics, "training")

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from rz_workers.protocol.messages import Canary, Publication, ShardRef
 from rz_workers.protocol.schedule import is_eval_version
-from rz_workers.runtime import DrainedError, Settings, on_terminate
+from rz_workers.runtime import DrainedError, Settings, UserError, WorkerError, on_terminate
 from rz_workers.status_server import start_status_server
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
@@ -59,6 +59,7 @@ from rz_workers.trainer.durable.publication import Publisher
 from rz_workers.trainer.durable.retention import is_checkpoint_step
 from rz_workers.trainer.first_rank import FirstRankDuty
 from rz_workers.trainer.method.batch import TrainBatch, collate
+from rz_workers.trainer.method.finite import NonFiniteLossError
 from rz_workers.trainer.method.learner import Learner, advantages_and_returns
 from rz_workers.trainer.ranks import Ranks, join
 from rz_workers.trainer.timeline import Timeline
@@ -69,6 +70,7 @@ log = logging.getLogger(__name__)
 # What the first rank tells the others.
 _TOKENS = TypeAdapter(tuple[int, ...])
 _COUNT = TypeAdapter(int)
+_FLAG = TypeAdapter(bool)
 _FLAGS = TypeAdapter(tuple[bool, bool])
 _TAKEN: TypeAdapter[tuple[tuple[ShardRef, ...] | None, bool]] = TypeAdapter(tuple[tuple[ShardRef, ...] | None, bool])
 _LEFT = TypeAdapter(tuple[int, bool])
@@ -183,9 +185,26 @@ class Trainer:
 
     def step(self, step: int) -> None:
         """Steps 1 to 8 of the module's docstring."""
-        timeline, learner = self._timeline, self.learner
-        with timeline.phase("wait"):
+        with self._timeline.phase("wait"):
             shards = self.take(step)
+        try:
+            self.train(step, shards)
+        except NonFiniteLossError as error:
+            raise self.not_finite(step, shards, error) from error
+        self.next_step = step + 1
+        # The first rank decides for all: signals and threads are not at the same point everywhere.
+        draining, settled = self.ranks.from_first((self._stop.is_set(), self._checkpoints.is_settled), _FLAGS)
+        if settled:
+            self._checkpoints.wait()
+        if draining:
+            self.end_early(f"after step {step}")
+        if is_checkpoint_step(self.spec.trainer.checkpoint, step + 1, self.total_steps):
+            with self._timeline.phase("checkpoint"):
+                self.save_checkpoint()
+
+    def train(self, step: int, shards: tuple[ShardRef, ...]) -> None:
+        """Steps 2 to 7: values, both updates, the new version, the commit."""
+        timeline, learner = self._timeline, self.learner
         trajectories = read_shards(self.folder.store, shards)
         batch = collate(trajectories)
         with timeline.phase("values"):
@@ -203,16 +222,6 @@ class Trainer:
             figures |= self.critic_update(batch, returns, values, step)
         if self._duty is not None and published is not None:
             self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
-        self.next_step = step + 1
-        # The first rank decides for all: signals and threads are not at the same point everywhere.
-        draining, settled = self.ranks.from_first((self._stop.is_set(), self._checkpoints.is_settled), _FLAGS)
-        if settled:
-            self._checkpoints.wait()
-        if draining:
-            self.end_early(f"after step {step}")
-        if is_checkpoint_step(self.spec.trainer.checkpoint, step + 1, self.total_steps):
-            with timeline.phase("checkpoint"):
-                self.save_checkpoint()
 
     def take(self, step: int) -> tuple[ShardRef, ...]:
         """Wait for the step's trajectories. A request to stop ends the wait: this is a step boundary."""
@@ -259,6 +268,22 @@ class Trainer:
             self._checkpoints.save(self.next_step)
 
     # ---------------------------------------------------------------------------------------------------- the end
+
+    def not_finite(self, step: int, shards: tuple[ShardRef, ...], error: NonFiniteLossError) -> WorkerError:
+        """What to end with: retriable the first time, when a faulty device may be the reason; terminal when an earlier
+        gang came to the same."""
+        again = False
+        if self._duty is not None:
+            again = self._duty.failed_steps.record(step, shards, error.model, str(error))
+        # All ranks wait for the first one: as soon as one ends, the others are ended, recorded or not.
+        if not self.ranks.from_first(again, _FLAG):
+            return WorkerError(f"step {step}: {error}. The step is tried once more")
+        return UserError(
+            f"step {step}: {error}. So it is for the second time on the same data, and would be each time: create "
+            "another run, with a storage.uri of its own, that starts from this one's last checkpoint (model.initFrom) "
+            f"with a lower algorithm.{error.model}.learningRate or trainer.dtype float32, or without the prompts of "
+            f"these groups, which are in {layout.trajectories_prefix(step)}/"
+        )
 
     def end_early(self, when: str) -> NoReturn:
         """Checkpoint and stop, as asked."""

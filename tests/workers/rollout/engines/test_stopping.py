@@ -92,6 +92,23 @@ def test_only_tokens_that_could_end_a_stop_string_are_looked_at() -> None:
     assert kinds["beyond the tokenizer"] == GOES_ON
 
 
+def test_tokens_that_the_tokenizer_has_not_are_no_text_and_hide_no_stop_string() -> None:
+    class Strict:
+        """As tokenizers in Python are, which join ``None`` for a token that they do not know."""
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "</": 1, "s>": 4}  # with a gap, as added tokens may leave one
+
+        def decode(self, token_ids: list[int], **_: object) -> str:
+            texts = {token: text for text, token in self.get_vocab().items()}
+            return "".join(texts[token] for token in token_ids)
+
+    stopper = Stopper(Strict(), ("</s>",), [2], 8)
+    assert stopper.text([0, 6, 1, 3, 4]) == "a</s>"
+    assert stopper.find([0, 1, 6, 4]) == StopMatch("</s>", 0)
+    assert stopper.table.tolist()[2] == IS_EOS
+
+
 def test_without_stop_strings_only_eos_is_looked_at() -> None:
     stopper = Stopper(word_tokenizer(), (), [EOS_ID], len(WORDS))
     assert stopper.table.nonzero()[:, 0].tolist() == [EOS_ID]
@@ -110,6 +127,9 @@ def test_of_two_stop_strings_in_one_token_the_one_that_ends_first_counts() -> No
 def test_an_empty_token_between_the_pieces_of_a_stop_string_does_not_hide_it() -> None:
     class Letters:
         """Token 0 is nothing, the others are letters."""
+
+        def get_vocab(self) -> dict[str, int]:
+            return {str(token): token for token in range(27)}
 
         def decode(self, token_ids: list[int], **_: bool) -> str:
             return "".join(chr(96 + token) if token else "" for token in token_ids)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_contract import EngineContract, MakeEngine, by_row, model_of
+from engine_contract import EngineContract, MakeEngine, by_row, model_of, trainer_logprobs
 from rollout_builders import (
+    EOS_ID,
     MAX_MODEL_TOKENS,
+    WORDS,
     build_engine,
     build_model,
     never,
@@ -22,7 +24,8 @@ from rollout_builders import (
 )
 from safetensors import safe_open
 
-from rz_workers.rollout.engines.interface import Finished, SampleRequest, WeightsMismatchError
+from rz_workers.rollout.engines.fit import eos_token_ids
+from rz_workers.rollout.engines.interface import EOS, Finished, SampleRequest, WeightsMismatchError
 from rz_workers.rollout.engines.transformers.decode import distinct_prompts, gaps
 from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 from rz_workers.runtime import UserError
@@ -39,6 +42,52 @@ def make_engine(tmp_path: Path) -> MakeEngine:
 
 class TestTransformersEngine(EngineContract):
     pass
+
+
+# ---------------------------------------------------------------------------------------------------- what ends a row
+
+
+@pytest.mark.parametrize(
+    ("generation_config", "config", "want"),
+    [
+        pytest.param({"eos_token_id": [5, 6]}, None, {5, 6, EOS_ID}, id="a list, as Llama 3 and Qwen have"),
+        pytest.param({"eos_token_id": 7}, [5, 6], {7, EOS_ID}, id="the generation configuration goes first"),
+        pytest.param({}, [5, 6], {5, 6, EOS_ID}, id="one that names none"),
+        pytest.param(None, [5, 6], {5, 6, EOS_ID}, id="none at all"),
+        pytest.param(None, None, {EOS_ID}, id="the tokenizer's alone"),
+    ],
+)
+def test_end_of_sequence_tokens_are_those_of_the_model_and_the_tokenizer(
+    tmp_path: Path, generation_config: dict[str, Any] | None, config: list[int] | None, want: set[int]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": config} if config else {}))
+    if generation_config is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation_config))
+    assert eos_token_ids(tmp_path, EOS_ID) == want
+
+
+def test_a_response_ends_by_each_of_several_eos_tokens_and_counts_as_stopped(tmp_path: Path) -> None:
+    model = build_model(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    responses = by_row(build_engine(tmp_path, model), requests(4, 16), params(max_new_tokens=100))
+    stopped = [response for response in responses if response.finish_reason == "stop"]
+    assert {response.stop_reason for response in stopped} == {EOS}
+    assert {response.token_ids[-1] for response in stopped} == {5, 6, EOS_ID}
+    assert not any({5, 6, EOS_ID} & set(response.token_ids[:-1]) for response in responses)
+
+
+def test_padding_of_the_vocabulary_is_sampled_as_the_trainer_scores_it_and_has_no_text(tmp_path: Path) -> None:
+    model = build_model(tmp_path, tied=False)
+    with torch.no_grad():
+        model.lm_head.weight[len(WORDS) :] *= 2  # unlike real ones, so that they come up
+    rows = requests(2, 4)
+    responses = by_row(build_engine(tmp_path, model), rows, params(max_new_tokens=40))
+    padding = [token for response in responses for token in response.token_ids if token >= len(WORDS)]
+    assert set(padding) == set(range(len(WORDS), len(WORDS) + 5))
+    for response, expected in zip(responses, trainer_logprobs(tmp_path, model, rows, responses), strict=True):
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
+        words = [WORDS[token] for token in response.token_ids if token < len(WORDS)]
+        assert response.text == " ".join(words)
 
 
 # ------------------------------------------------------------------------------------------------------ log-probs
@@ -74,6 +123,21 @@ def test_logprobs_are_right_across_several_enlargements_of_the_cache(tmp_path: P
     for response in by_row(build_engine(tmp_path, model), rows, params(max_new_tokens=200)):
         expected = plain_logprobs(model, rows[response.index], response)
         torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied embeddings", "a head of its own"])
+def test_logits_of_a_model_in_bfloat16_are_never_rounded_to_bfloat16(tmp_path: Path, tied: bool) -> None:
+    model = build_model(tmp_path, tied=tied, spread=1.0)
+    model.to(torch.bfloat16)
+    engine = TransformersEngine(tmp_path, "bfloat16", MAX_MODEL_TOKENS)
+    engine.load_weights(0, weights_of(model))
+    ids = torch.tensor([3 * i % 40 for i in range(100)])
+    with torch.inference_mode():
+        hidden = engine._model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, :-1]
+    logits = hidden.double() @ model.lm_head.weight.double().T
+    expected = torch.log_softmax(logits, dim=-1).gather(-1, ids[1:, None])[:, 0]
+    assert logits.abs().max() > 16, "where bfloat16 is rounded to an eighth"
+    torch.testing.assert_close(torch.tensor(engine.score(ids.tolist())).double(), expected, rtol=0, atol=2e-5)
 
 
 def test_logprobs_are_those_of_the_distribution_at_its_temperature(tmp_path: Path) -> None:

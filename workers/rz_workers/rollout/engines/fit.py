@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from rz_workers.rollout.engines.interface import SampleRequest, SamplingParams, WeightsMismatchError
 from rz_workers.runtime import UserError
@@ -75,9 +75,14 @@ def check_room(requests: Sequence[SampleRequest], params: SamplingParams, max_mo
 
 
 def eos_token_ids(folder: Path, of_tokenizer: int | None) -> frozenset[int]:
-    """End-of-sequence tokens of the tokenizer and of ``generation_config.json``, where there is one."""
-    found = {of_tokenizer}
+    """End-of-sequence tokens of the tokenizer and of ``generation_config.json``, or where that names none, of
+    ``config.json``."""
+    named = None
     if (folder / "generation_config.json").exists():
         named = GenerationConfig.from_pretrained(folder).eos_token_id
-        found.update(named if isinstance(named, list) else [named])
+    if named is None:
+        # As it is written: a configuration's class has a default, which belongs to another tokenizer.
+        config, _ = PreTrainedConfig.get_config_dict(folder)
+        named = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+    found = {of_tokenizer, *(named if isinstance(named, list) else [named])}
     return frozenset(token for token in found if token is not None)

@@ -27,6 +27,8 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str: ...
 
+    def get_vocab(self) -> dict[str, int]: ...
+
 
 @dataclass(frozen=True)
 class StopMatch:
@@ -45,6 +47,7 @@ class Stopper:
         self, tokenizer: Tokenizer, stop: Sequence[str], eos_token_ids: Collection[int], vocabulary_size: int
     ) -> None:
         self._tokenizer = tokenizer
+        self._known = frozenset(tokenizer.get_vocab().values())
         self._stop = tuple(stop)
         self._longest = max((len(text) for text in stop), default=0)
         # Tokens for a first try, at one byte each; 4 more for a character that is cut in front.
@@ -57,8 +60,10 @@ class Stopper:
         self.table[[token for token in eos_token_ids if token < vocabulary_size]] = IS_EOS
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Tokens as text, special tokens included, spaces as they are."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        """Tokens as text, special tokens included, spaces as they are. Tokens that the model has and the tokenizer has
+        not are nothing: the padding of a vocabulary may be sampled, and not every tokenizer decodes it."""
+        known = [token for token in token_ids if token in self._known]
+        return self._tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def find(self, token_ids: Sequence[int]) -> StopMatch | None:
         """The stop string that the last of ``token_ids`` completes: the one that ends first, of several the one that is

@@ -8,7 +8,6 @@ Values, policy update, critic update: what happens to a train batch, on every ra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +18,9 @@ from rz_api.shapes import ModelShape, forward_flops
 from rz_api.spec import AlgorithmSpec, OptimizerSpec, ReasonerZeroRunSpec
 from rz_workers.trainer.method import figures, ppo, schedule
 from rz_workers.trainer.method.batch import MicroBatch, TrainBatch, micro_batches
+from rz_workers.trainer.method.finite import UpdateLoss
 from rz_workers.trainer.models.actor_critic import Critic, Policy
 from rz_workers.trainer.ranks import Ranks, local, whole
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient norm is NaN or infinite: the update would destroy the model, so the trainer stops instead."""
 
 
 def adamw(module: nn.Module, spec: OptimizerSpec) -> torch.optim.AdamW:
@@ -116,13 +112,15 @@ class Learner:
 
         Returns:
             the step's policy metrics.
+
+        Raises NonFiniteLossError on all ranks, with nothing applied.
         """
         algorithm = self.algorithm
         # By the spec too, not by this batch alone: trajectories that agree may all be one version behind.
         stale = (batch.weight_versions != int(batch.weight_versions.max())).any() or algorithm.max_staleness > 0
         corrected = algorithm.sampler_correction == "tis"
         logprobs, entropies, ratios = (torch.zeros(batch.num_tokens) for _ in range(3))
-        loss_sum = torch.zeros(())
+        update = UpdateLoss("policy", batch, range(batch.num_trajectories))
         for micro_batch, counts in self._share(batch):
             flat = micro_batch.flat
             on_device = micro_batch.to(self.ranks.device)
@@ -130,33 +128,34 @@ class Learner:
             sampled = batch.rollout_logprobs[flat].to(self.ranks.device)
             old = sampled if stale and not corrected else scored.detach()
             weights = ppo.truncated_importance_weights(scored, sampled, cap=algorithm.tis_cap) if corrected else None
-            loss = ppo.policy_loss(
+            of_tokens = ppo.policy_loss(
                 scored, old, advantages[flat].to(self.ranks.device), clip_ratio=algorithm.clip_ratio, weights=weights
             )
             if ref_logprobs is not None and algorithm.kl_mode == "loss":
-                loss = loss + algorithm.kl_coefficient * ppo.k3(scored, ref_logprobs[flat].to(self.ranks.device))
+                of_tokens = of_tokens + algorithm.kl_coefficient * ppo.k3(
+                    scored, ref_logprobs[flat].to(self.ranks.device)
+                )
             # N of the whole batch, not of this pack: the mean over tokens of all packs and ranks (RECIPE.md, PPO).
-            loss = loss.sum() / batch.num_tokens
+            loss = of_tokens.sum() / batch.num_tokens
             # A rank without a pack of its own passes backward too: sharded gradients are reduced by all ranks together.
             _backward(loss if counts else loss * 0.0)
             if counts:
-                loss_sum += _host(loss)
+                update.add(_host(loss), of_tokens, flat)
                 logprobs[flat], entropies[flat] = _host(scored), _host(entropy)
                 ratios[flat] = _host(torch.exp(scored.detach() - old))
         self.policy_steps += 1
         # In the published dtype: most fp32 steps of 1e-6 change no bfloat16 value, and rollouts see only those.
         before = published_values(self.policy, getattr(torch, self.spec.trainer.dtype))
-        norm, rate = self._step(self.policy, self.policy_optimizer, algorithm.policy, self.policy_steps)
+        norm, rate = self._step(self.policy, self.policy_optimizer, algorithm.policy, self.policy_steps, update)
         changed = self.ranks.sum(count_changes(self.policy, before))
         del before
-        for tensor in (logprobs, entropies, ratios, loss_sum):
+        for tensor in (logprobs, entropies, ratios):
             self.ranks.sum(tensor)
-        _require_finite("policy loss", float(loss_sum))
         # Those of version v: ``update_kl`` holds the new weights against them.
         self._logprobs = logprobs
         gap = ppo.mismatch(logprobs, batch.rollout_logprobs)
         metrics = {
-            "policy_loss": float(loss_sum),
+            "policy_loss": float(update.total),
             "policy_entropy": float(entropies.mean()),
             "policy_grad_norm": norm,
             "policy_learning_rate": rate,
@@ -195,6 +194,8 @@ class Learner:
         Returns:
             the mean loss over the batch's tokens, the mean gradient norm, the last rate, and the loss on a sample
             (each rank's first micro-batch of the batch) before and after; nothing without a critic.
+
+        Raises NonFiniteLossError on all ranks, with the mini-batches before that one applied.
         """
         if self.critic is None or self.critic_optimizer is None:
             return {}
@@ -202,24 +203,27 @@ class Learner:
         rate = 0.0
         for part in schedule.mini_batches(batch.num_trajectories, spec.mini_batches, self.algorithm.seed, step):
             tokens = int(batch.lengths[part].sum())
+            update = UpdateLoss("critic", batch, part)
             for micro_batch, counts in self._share(batch, part):
                 flat = micro_batch.flat
                 values = self.critic(*_state(micro_batch.to(self.ranks.device)))
-                loss = ppo.value_loss(
+                of_tokens = ppo.value_loss(
                     values,
                     old_values[flat].to(self.ranks.device),
                     returns[flat].to(self.ranks.device),
                     value_clip=spec.value_clip,
-                ).sum()
+                )
+                loss = of_tokens.sum()
                 # Tokens of the mini-batch on all ranks: the sum over ranks is the mini-batch's mean.
                 _backward(loss / tokens if counts else loss * 0.0)
                 if counts:
-                    loss_total += _host(loss)
+                    on_host = _host(loss)
+                    loss_total += on_host
+                    update.add(on_host, of_tokens, flat)
             self.critic_steps += 1
-            norm, rate = self._step(self.critic, self.critic_optimizer, spec, self.critic_steps)
+            norm, rate = self._step(self.critic, self.critic_optimizer, spec, self.critic_steps, update)
             norms.append(norm)
         loss_mean = float(self.ranks.sum(loss_total)) / batch.num_tokens
-        _require_finite("critic loss", loss_mean)
         sample, counts = self._share(batch)[0]
         with torch.no_grad():
             # Every rank passes its sample, one of no own trajectories too: sharded layers are gathered by all.
@@ -264,13 +268,18 @@ class Learner:
         return float(total[0] / total[1])
 
     def _step(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, spec: OptimizerSpec, count: int
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        spec: OptimizerSpec,
+        count: int,
+        update: UpdateLoss,
     ) -> tuple[float, float]:
         """Clip, set the rate, step, clear; returns the gradient norm before clipping and the rate."""
+        update.require_finite(self.ranks)
         # On shards the norm is a DTensor: ``whole`` is a collective, and every rank gets the same norm.
         norm = float(whole(nn.utils.clip_grad_norm_(module.parameters(), spec.max_grad_norm)))
-        # Before the step, and on all ranks alike: no rank applies what another one refuses.
-        _require_finite("gradient norm", norm)
+        update.require_finite_norm(norm)
         rate = schedule.learning_rate(spec, count)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -346,10 +355,3 @@ def _backward(loss: Tensor) -> None:
 
 def _std(values: Tensor) -> float:
     return float(values.double().std(correction=0))
-
-
-def _require_finite(what: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise NonFiniteLossError(
-            f"the {what} is {value}; the step is not applied, the checkpoint before it stays valid"
-        )

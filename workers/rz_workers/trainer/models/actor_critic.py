@@ -65,8 +65,10 @@ class Critic(nn.Module):
     def forward(self, input_ids: Tensor, positions: Tensor, lengths: Sequence[int], rows: Tensor) -> Tensor:
         """Values ``[n]`` fp32 of the states that end at ``rows``; arguments as for ``Policy.forward``."""
         hidden = _hidden_states(self.backbone, input_ids, positions, lengths)[rows]
-        values: Tensor = self.head(hidden).squeeze(-1)
-        return values.to(torch.promote_types(values.dtype, torch.float32), copy=True)  # FSDP wants no view
+        # Not ``wide_linear``, which has no gradient: with one output the copies in fp32 are small.
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        values = nn.functional.linear(hidden.to(kind), self.head.weight.to(kind))
+        return values.squeeze(-1).clone()  # FSDP wants no view
 
 
 def _hidden_states(backbone: Any, input_ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:

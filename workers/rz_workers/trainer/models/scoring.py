@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rz_workers.wide_linear import wide_linear
+
 __all__ = ["CHUNK_BYTES", "score"]
 
 CHUNK_BYTES = 256 * 2**20
@@ -111,8 +113,7 @@ def _accumulator(tensor: Tensor) -> torch.dtype:
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     """``[rows, V]`` in fp32 (fp64 for fp64)."""
-    # Rounded as the layer rounds them, then widened: the softmax over 152k tokens needs fp32.
-    logits = torch.nn.functional.linear(hidden, weight, bias).to(_accumulator(hidden))
+    logits = wide_linear(hidden, weight, bias)
     return logits.div_(temperature) if temperature != 1.0 else logits
 
 

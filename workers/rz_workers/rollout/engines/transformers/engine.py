@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -28,6 +29,7 @@ from rz_workers.rollout.engines.transformers.decode import decode
 from rz_workers.runtime import UserError, read_token
 from rz_workers.tensor_names import stored_names
 from rz_workers.transfer.receiver import Receiver
+from rz_workers.wide_linear import wide_linear
 
 __all__ = ["TransformersEngine"]
 
@@ -54,6 +56,7 @@ class TransformersEngine:
             config, dtype=getattr(torch, dtype), attn_implementation=WINDOWED_SDPA, trust_remote_code=trust_remote_code
         )
         self._model.eval().requires_grad_(False)
+        _widen_logits(self._model)
         self._tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         self._eos_token_ids = eos_token_ids(folder, self._tokenizer.eos_token_id)
         self._max_model_tokens = max_model_tokens
@@ -138,6 +141,12 @@ class TransformersEngine:
             vocabulary = self._model.config.get_text_config().vocab_size
             self._stoppers[stop] = Stopper(self._tokenizer, stop, self._eos_token_ids, vocabulary)
         return self._stoppers[stop]
+
+
+def _widen_logits(model: Any) -> None:
+    """Have the output layer give fp32 logits, as the trainer's does; it reads its weight anew in each pass."""
+    head = model.get_output_embeddings()
+    head.forward = lambda hidden: wide_linear(hidden, head.weight, getattr(head, "bias", None))
 
 
 def _check_attention(config: transformers.PretrainedConfig) -> None:

@@ -33,6 +33,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,8 +129,9 @@ class VllmEngine:
         self._layout = Layout.of(model)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         self._eos_token_ids = eos_token_ids(folder, tokenizer.eos_token_id)
-        # No table (size 0): vLLM ends rows by itself, and only `find` and `text` are used.
-        self._make_stopper: Callable[[tuple[str, ...]], Stopper] = lambda stop: Stopper(tokenizer, stop, (), 0)
+        # No table (size 0): vLLM ends rows by itself, and only `find` and `text` are used. Kept for all calls: to make
+        # one the whole vocabulary is read.
+        self._stopper: Callable[[tuple[str, ...]], Stopper] = cache(lambda stop: Stopper(tokenizer, stop, (), 0))
         self._max_model_tokens = max_model_tokens
         self._weights_folder = folder.parent / f"{folder.name}-weights"
         self._weight_version: int | None = None
@@ -144,7 +146,8 @@ class VllmEngine:
             model=str(folder),
             served_model_name="policy",
             load_format="dummy",
-            hf_overrides={"architectures": [type(model).__name__]},
+            # fp32 logits, as the trainer's are; else vLLM rounds them to ``dtype`` (docs/decisions/0017).
+            hf_overrides={"architectures": [type(model).__name__], "head_dtype": "float32"},
             trust_remote_code=trust_remote_code,
             dtype=dtype,
             max_model_len=max_model_tokens,
@@ -328,7 +331,7 @@ class VllmEngine:
         call = asyncio.run_coroutine_threadsafe(self._sample(requests, params, outputs), self._loop)
         # Behind the last response, and as well when the call failed or was cancelled: the reader always wakes up.
         call.add_done_callback(lambda _: outputs.put(None))
-        return self._responses(call, outputs, version, self._make_stopper(params.stop), cancelled)
+        return self._responses(call, outputs, version, self._stopper(params.stop), cancelled)
 
     def _responses(
         self,
