@@ -56,18 +56,26 @@ def test_the_pages_vllm_is_that_of_the_lock() -> None:
     assert models_doc.read().vllm == models_doc.vllm_of(models_doc.DOCS.parent), "run write_models.py with --vllm"
 
 
+def drop_windows(patch: pytest.MonkeyPatch) -> None:
+    def all_before(layout: attention.PackLayout, longest: int, window: int) -> torch.Tensor:
+        return attention.in_window(longest, longest, torch.device("cpu"))
+
+    patch.setattr(attention.PackLayout, "visible", all_before)
+
+
+def keep_dropout(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(dropout, "switch_off", lambda config: setattr(config, "attention_dropout", 0.0))
+
+
 WRONG: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "layers that pass nothing on": ("stablelm", lambda patch: None),
-    "layers with a state": ("minimax", lambda patch: None),
+    "layers with a state": ("recurrent_gemma", lambda patch: None),
+    "layers with a mask of their own": ("doge", lambda patch: None),
     "logits that are capped": ("nanochat", lambda patch: None),
-    "windows that are dropped": ("mistral", lambda patch: patch.setattr(attention.PackLayout, "visible", no_window)),
-    "dropout of a function": ("starcoder2", lambda patch: patch.setattr(dropout, "switch_off", lambda config: None)),
+    "windows that are dropped": ("mistral", drop_windows),
+    "dropout by a function": ("starcoder2", keep_dropout),
 }
-"""Model type, and what is undone of what makes it right; of the first three, that their configuration refuses them."""
-
-
-def no_window(layout: attention.PackLayout, longest: int, window: int) -> torch.Tensor:
-    return attention.in_window(longest, longest, torch.device("cpu"))
+"""Model type, and what is undone of what makes it right; of the first four, that their configuration refuses them."""
 
 
 @pytest.mark.parametrize("proven", [False, True], ids=["is measured as wrong", "is refused by the proof alone"])
