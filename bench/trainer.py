@@ -50,8 +50,9 @@ from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.trainer import speed
 from rz_workers.trainer.method.batch import TrainBatch
 from rz_workers.trainer.method.learner import Learner
-from rz_workers.trainer.models.actor_critic import Critic, Policy, new_value_head, prepare
+from rz_workers.trainer.models.actor_critic import Critic, Policy, prepare
 from rz_workers.trainer.models.attention import PACKED_SDPA
+from rz_workers.trainer.models.value_head import new_value_head
 from rz_workers.trainer.ranks import Ranks, shard
 
 SIZES: dict[str, dict[str, Any]] = {

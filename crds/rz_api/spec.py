@@ -166,9 +166,18 @@ class CriticSpec(OptimizerSpec):
     mini_batches: Annotated[int, Field(ge=1, le=4096)] = 12
     """Optimizer steps of the critic per training step: the batch is split into that many mini-batches, by a seeded
     permutation of trajectories, and nothing is dropped."""
-    value_head_init: Literal["normal", "uniform"] = "normal"
-    """Initial value head, no bias: `normal` has standard deviation 1/(hidden size + 1) (the code), `uniform` is
-    U(-sqrt 5, sqrt 5) (the paper)."""
+    init_from: Uri | None = None
+    """A critic that the run's critic starts from, its value head with it: a folder, fsspec URL or Hugging Face id (at
+    its default branch) of a critic that a run exported (`…/export/step-000055/critic`) or that is published, of the
+    policy's architecture and size. The head is `score`, `value_head` or `classifier`. It comes before the critic of
+    `model.initFrom`; `model.secretName` gives access. Absent starts from that, or from `model.name` with a fresh
+    head."""
+    value_head_init: Literal["normal", "kaiming", "uniform"] = "normal"
+    """Initial value head where there is none to start from, no bias: `normal` has standard deviation
+    1/(hidden size + 1) (the code); `kaiming` is U(-1/sqrt h, 1/sqrt h) with h the hidden size, torch's
+    `kaiming_uniform_` with `a` = sqrt 5, which the paper surely means. `uniform` is U(-sqrt 5, sqrt 5), the paper to
+    the letter; deprecated, for it gives the first values a standard deviation of 38 (0.5B) to 92 (32B) where returns
+    are 0 or 1."""
     value_clip: Annotated[float, Field(gt=0)] | None = None
     """Clip range of the value loss around the old values; absent (the paper) leaves it unclipped, the published code
     uses 0.2."""

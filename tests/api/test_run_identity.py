@@ -20,6 +20,7 @@ ANOTHER_RUN: dict[str, dict[str, Any]] = {
     "another template": {"spec.data.promptTemplate": "{question}"},
     "another seed": {"spec.algorithm.seed": 1},
     "another critic": {"spec.algorithm.critic.miniBatches": 4},
+    "a critic to start from": {"spec.algorithm.critic.initFrom": "runs/a/export/step-000055/critic"},
     "other sampling": {"spec.rollout.sampling.temperature": 0.7},
     "other lease units": {"spec.rollout.samplesPerLease": 8},
     "another engine": {"spec.rollout.engine": "vllm"},

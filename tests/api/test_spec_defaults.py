@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "algorithm.critic.weightDecay": 0.0,
     "algorithm.critic.maxGradNorm": 1.0,
     "algorithm.critic.miniBatches": 12,
+    "algorithm.critic.initFrom": None,
     "algorithm.critic.valueHeadInit": "normal",
     "algorithm.critic.valueClip": None,
     "data.maxPromptTokens": 2048,

@@ -175,6 +175,9 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder that step-…/policy and critic are written to.", show_default=False)],
     step: Annotated[int | None, typer.Option(help="Completed policy updates; default: the newest checkpoint.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Execute code that the run's model came with.")
+    ] = False,
 ) -> None:
     """Write a checkpoint in Hugging Face format."""
     with _user_errors():
@@ -182,6 +185,8 @@ def export(
 
         uri, _ = storage_of(run_folder)
         chosen = () if step is None else ("--step", str(step))
+        if trust_remote_code:
+            chosen = (*chosen, "--trust-remote-code")
         _worker_tool("rz_workers.trainer.durable.export", uri, *chosen, "--out", str(out))
 
 

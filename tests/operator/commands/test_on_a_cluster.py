@@ -168,6 +168,11 @@ PATHS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
         [],
         [],
     ),
+    "a critic on this machine": (
+        {"algorithm": {"critic": {"initFrom": "runs/a/export/step-000055/critic"}}},
+        ["spec.algorithm.critic.initFrom: found runs/a"],
+        [],
+    ),
     "a cached bucket": ({"model": {"name": "simplecache::s3://models/x"}}, [], []),
     "a procedural task": ({"data": {"train": [{"uri": "reasoning-gym://chain_sum"}]}}, [], []),
 }

@@ -36,7 +36,8 @@ from rz_workers.rollout.engines.interface import (
 )
 from rz_workers.runtime import UserError, WorkerError
 from rz_workers.storage.checksums import describe_all, digest
-from rz_workers.trainer.models.actor_critic import Policy, load_policy
+from rz_workers.trainer.models.actor_critic import Policy
+from rz_workers.trainer.models.loading import load_policy
 from rz_workers.transfer.errors import TransferError
 
 CANARY = tuple(3 * i % 40 for i in range(1, 100))

@@ -19,7 +19,7 @@ from rz_workers.storage import layout
         (layout.checkpoint_prefix(55, 1), "checkpoints/step-000055-i1"),
         (layout.checkpoint_index_key("checkpoints/step-000055-i1"), "checkpoints/step-000055-i1/index.json"),
         (layout.recovery_key(3), "recoveries/000003.json"),
-        (layout.export_prefix(55), "export/step-000055"),
+        (layout.export_prefix(55, "policy"), "export/step-000055/policy"),
         (layout.eval_table_key(50, "math500"), "eval/step-000050/math500.parquet"),
         (layout.eval_summary_key(50), "eval/step-000050/summary.json"),
         (layout.data_key("eval-math500"), "data/eval-math500.parquet"),

@@ -64,6 +64,16 @@ class FakeDuty:
     def end_early(self):
         self.ended += 1
 
+    def evaluations_left(self, version):
+        return 0
+
+    def store_export(self, part, local, total_steps):
+        files = sorted(path.name for path in (local / part).iterdir())
+        self.events.append(("stored", part, "model.safetensors" in files, (local / "critic").exists()))
+
+    def finish(self, total_steps):
+        self.events.append(("finished", total_steps))
+
 
 class FakePublisher:
     """``publish`` is where generation of the next step starts."""
@@ -243,3 +253,21 @@ def test_what_goes_wrong_with_a_checkpoint_ends_the_gang_at_a_step_boundary(trai
     with pytest.raises(StorageError, match="the bucket is gone"):
         trainer.step(2)
     assert events[-1] == ("commit", 2)
+
+
+def test_the_policy_is_stored_before_the_critic_is_made(trainer):
+    trainer, events = trainer
+    trainer.finish()
+    assert events == [
+        ("stored", "policy", True, False),
+        ("stored", "critic", True, True),
+        ("finished", 4),
+    ]
+
+
+def test_a_critic_that_cannot_be_exported_costs_nothing_else(trainer, caplog):
+    trainer, events = trainer
+    trainer.learner.critic.backbone.config = None
+    trainer.finish()
+    assert events == [("stored", "policy", True, False), ("finished", 4)]
+    assert "the critic is not exported" in caplog.text

@@ -4,8 +4,9 @@ process."""
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from rz_workers.trainer.models.actor_critic import Critic, Policy, new_value_head
+from rz_workers.trainer.models.actor_critic import Critic, Policy
 from rz_workers.trainer.models.attention import PACKED_SDPA
+from rz_workers.trainer.models.value_head import new_value_head
 
 
 def policy_and_critic(dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Policy, Critic]:

@@ -105,8 +105,8 @@ def parse_recovery(key: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def export_prefix(step: int) -> str:
-    return f"export/step-{step:06d}"
+def export_prefix(step: int, part: str) -> str:
+    return f"export/step-{step:06d}/{part}"
 
 
 def eval_prefix(version: int) -> str:

@@ -193,14 +193,20 @@ class FirstRankDuty:
             self.progress.record_eval(summary)
         return len(self.evaluations.pending)
 
-    def finish(self, local: Path, total_steps: int) -> None:
-        self.end_early()
+    def store_export(self, part: str, local: Path, total_steps: int) -> None:
+        """Store ``policy`` or ``critic``, a folder in ``local``."""
         self.folder.check_newest(self.settings.incarnation)
-        prefix = layout.export_prefix(total_steps)
+        prefix = layout.export_prefix(total_steps, part)
         # An earlier gang may have stored it and ended before its report; a prefix is used once (``store_folder``).
         if self.folder.manifest(prefix) is None:
-            self.folder.store_folder(prefix, local, {"step": total_steps, "incarnation": self.settings.incarnation})
+            info = {"step": total_steps, "incarnation": self.settings.incarnation}
+            self.folder.store_folder(prefix, local / part, info)
+
+    def finish(self, total_steps: int) -> None:
+        self.end_early()
+        self.folder.check_newest(self.settings.incarnation)
         last = self.folder.steps()[total_steps - 1]
         # Last: with this report the run is over for everybody, so that nothing may be left to do.
         self.report(last.step, last.weights.version, last.metrics, "finished")
-        log.info("finished after %d steps; the models are in %s/%s", total_steps, self.folder.store.uri, prefix)
+        where = layout.export_prefix(total_steps, "policy")
+        log.info("finished after %d steps; the model is in %s/%s", total_steps, self.folder.store.uri, where)

@@ -273,18 +273,33 @@ class Trainer:
         self._checkpoints.wait()
         self.await_evaluations()
         self._publisher.finish()
-        policy, critic = self.learner.policy, self.learner.critic
-        local, dtype = self.settings.scratch / "export", getattr(torch, self.spec.trainer.dtype)
-        state = export.gather_state(policy, keep=self.ranks.is_first)
-        if self.ranks.is_first:
-            export.write_policy(policy.model, state, dtype, self.model_dir, local / "policy")
-        if critic is not None:
-            state = export.gather_state(critic, keep=self.ranks.is_first)
-            if self.ranks.is_first:
-                export.write_critic(critic.backbone, state, dtype, self.model_dir, local / "critic")
+        self.export()
         if self._duty is not None:
-            self._duty.finish(local, self.total_steps)
+            self._duty.finish(self.total_steps)
         self.ranks.barrier()
+
+    def export(self) -> None:
+        """Store both models. The policy is in storage before the critic is made, and a critic that can't be made costs
+        nothing else: it stays in the last checkpoint."""
+        policy, critic, duty = self.learner.policy, self.learner.critic, self._duty
+        local, dtype = self.settings.scratch / "export", getattr(torch, self.spec.trainer.dtype)
+        state = export.gather_state(policy, keep=duty is not None)
+        if duty is not None:
+            export.write_policy(policy.model, state, dtype, self.model_dir, local / "policy")
+            duty.store_export("policy", local, self.total_steps)
+        if critic is None:
+            return
+        state = export.gather_state(critic, keep=duty is not None)
+        if duty is None:
+            return
+        try:
+            export.write_critic(critic.backbone, state, dtype, self.model_dir, local / "critic")
+        except Exception:
+            log.exception(
+                "the critic is not exported; `rz export` makes it from the last checkpoint when this is mended"
+            )
+        else:
+            duty.store_export("critic", local, self.total_steps)
 
     def await_evaluations(self) -> None:
         while True:

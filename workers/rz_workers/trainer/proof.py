@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rz_workers.runtime import UserError
 from rz_workers.trainer.durable import export
-from rz_workers.trainer.models import actor_critic
+from rz_workers.trainer.models import actor_critic, loading
 from rz_workers.trainer.models.actor_critic import Policy
 from rz_workers.trainer.models.tiny import tiny_copy
 from rz_workers.trainer.twins import Twins, logprobs_alone, packed_logprobs, packed_values, values_alone
@@ -188,12 +188,12 @@ def _exported(twins: Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
         export.write_policy(twins.policy.model, export.gather_state(twins.policy), torch.float32, empty, target)
         _check_names(twins.policy, target)
         options: dict[str, Any] = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
-        loaded = actor_critic.load_policy(str(target), **options)
+        loaded = loading.load_policy(str(target), **options)
         largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
         if is_ppo:
             target = Path(scratch) / "critic"
             export.write_critic(twins.critic.backbone, export.gather_state(twins.critic), torch.float32, empty, target)
-            critic = actor_critic.load_critic(str(target), init="normal", seed=0, **options)
+            critic = loading.load_critic(str(target), init="normal", seed=0, **options)
             largest = max(largest, _most(packed_values(critic, sequences), packed_values(twins.critic, sequences)))
     return largest
 

@@ -42,15 +42,16 @@ class Twins:
         _check_small(config, trust_remote_code)
         causal: Any = AutoModelForCausalLM
         base: Any = AutoModel
+        as_trained = {"activation_checkpointing": activation_checkpointing, "trust_remote_code": trust_remote_code}
         by_itself = {"attn_implementation": "eager", "trust_remote_code": trust_remote_code}
         # A configuration each: a model looks there, whenever it runs, for the attention that it was made with.
         plain = causal.from_config(deepcopy(config), **by_itself).eval()
         enlarge(plain)
         backbone = base.from_config(deepcopy(config), **by_itself).eval()
         backbone.load_state_dict(plain.base_model.state_dict())
-        policy = actor_critic.empty_policy(config, activation_checkpointing=activation_checkpointing)
+        policy = actor_critic.empty_policy(config, **as_trained)
         policy.model.load_state_dict(plain.state_dict())
-        critic = actor_critic.empty_critic(config, activation_checkpointing=activation_checkpointing)
+        critic = actor_critic.empty_critic(config, **as_trained)
         critic.backbone.load_state_dict(backbone.state_dict())
         return Twins(plain, backbone, policy, critic)
 

@@ -76,6 +76,8 @@ def _uris(spec: ReasonerZeroRunSpec) -> Iterator[tuple[str, str, bool, tuple[Rol
     for field, uri, hub in (("tokenizer", spec.model.tokenizer, True), ("initFrom", spec.model.init_from, False)):
         if uri is not None:
             yield f"model.{field}", uri, hub, ("trainer",)
+    if spec.algorithm.critic.init_from is not None:
+        yield "algorithm.critic.initFrom", spec.algorithm.critic.init_from, True, ("trainer",)
     for section, sources in (("train", spec.data.train), ("eval", spec.data.eval)):
         for index, source in enumerate(sources):
             yield f"data.{section}[{index}].uri", source.uri, False, ("trainer",)

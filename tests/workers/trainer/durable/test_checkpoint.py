@@ -274,7 +274,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, new_learner, make_mode
     policy, _ = make_models()
     policy.model.model.norm.weight = torch.nn.Parameter(torch.ones(8))
     with pytest.raises(
-        ValueError, match=r"tensor 'policy/weights/model\.model\.norm\.weight' is \[16\], the model's \[8\]"
+        ValueError, match=r"1 of another shape \(policy/weights/model\.model\.norm\.weight \[16\] in place of \[8\]\)"
     ):
         checkpoint.load_weights(folder.store, "checkpoints/step-000001-i1", {"policy": policy})
 

@@ -95,8 +95,27 @@ def test_a_checkpoint_of_another_model_is_the_users_to_change(checkpoint_of, mak
     _, uri = checkpoint_of()
     policy, _ = make_models()
     policy.model.model.norm.weight = torch.nn.Parameter(torch.ones(8))
-    with pytest.raises(UserError, match=r"of another model than model\.name: .* is \[16\], the model's \[8\]"):
+    with pytest.raises(UserError, match=r"of another model than model\.name: .*norm\.weight \[16\] in place of \[8\]"):
         initial.find(uri, scratch).load({"policy": policy})
+
+
+def test_layers_of_a_checkpoint_that_the_model_has_not_are_named(checkpoint_of, make_models, scratch):
+    _, uri = checkpoint_of()
+    policy, _ = make_models()
+    del policy.model.model.layers[1]
+    with pytest.raises(UserError, match=r"9 unexpected \(policy/weights/model\.model\.layers\.1\..* and 1 more\)"):
+        initial.find(uri, scratch).load({"policy": policy})
+
+
+def test_an_export_counts_with_both_its_parts(make_run, tmp_path, scratch):
+    """Each has a manifest; what can be named is the export."""
+    folder = RunFolder.claim(ObjectStore(str(tmp_path / "run")), make_run())
+    for part in ("policy", "critic"):
+        (scratch / part).mkdir()
+        (scratch / part / "config.json").write_text("{}")
+        folder.store_folder(f"export/step-000004/{part}", scratch / part, {})
+    with pytest.raises(UserError, match=r"whole run, which has export/step-000004, at"):
+        initial.find(str(tmp_path / "run"), scratch)
 
 
 def test_a_whole_run_says_which_of_its_checkpoints_can_be_named(checkpoint_of, scratch):

@@ -391,8 +391,8 @@ def read_inputs(base_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("init", "low", "high"),
-    [("normal", 0.0, 5 / 17), ("uniform", 1.0, math.sqrt(5))],
-    ids=["normal: deviation 1/(16 + 1)", "uniform: within sqrt 5"],
+    [("normal", 0.0, 5 / 17), ("kaiming", 1 / 8, 1 / 4), ("uniform", 1.0, math.sqrt(5))],
+    ids=["normal: deviation 1/(16 + 1)", "kaiming: within 1/sqrt 16", "uniform: within sqrt 5"],
 )
 def test_value_head_init(read_inputs, init, low, high):
     critic = read_inputs(critic={"miniBatches": 1, "valueHeadInit": init}).critic

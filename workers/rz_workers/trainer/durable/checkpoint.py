@@ -38,6 +38,7 @@ from rz_workers.storage.run_folder import RunFolder, check_entry
 from rz_workers.trainer.durable import checkpoint_ranks
 from rz_workers.trainer.durable.checkpoint_files import ObjectReader, ObjectWriter
 from rz_workers.trainer.method.learner import Learner
+from rz_workers.trainer.models import loading
 from rz_workers.trainer.models.actor_critic import distinct_tensors
 from rz_workers.trainer.ranks import Ranks, local
 
@@ -98,26 +99,21 @@ def read_index(store: ObjectStore, prefix: str) -> tuple[CheckpointManifest, Che
 def load_weights(store: ObjectStore, prefix: str, models: Mapping[str, nn.Module]) -> None:
     """Put a checkpoint's weights into whole models on this process, by part (``policy``, ``critic``).
 
-    Raises ValueError when the models are others than those of the checkpoint, StorageError when a file is missing or
-    damaged.
+    Raises ValueError when the models are others than those of the checkpoint, with the names of the tensors that
+    differ, StorageError when a file is missing or damaged.
     """
     _, index = read_index(store, prefix)
     state = {name: tensor for part, module in models.items() for name, tensor in _weights(part, module).items()}
-    unlike = _difference(index, state)
-    if unlike is not None:
-        raise ValueError(unlike)
+    shapes = {name: each.shape for name, each in index.tensors.items() if name.startswith(tuple(map(_place, models)))}
+    pairs = [(name, shapes[name], tuple(state[name].shape)) for name in shapes.keys() & state.keys()]
+    faults = loading.tensor_faults(
+        missing=state.keys() - shapes.keys(),
+        unexpected=shapes.keys() - state.keys(),
+        reshaped=[pair for pair in pairs if pair[1] != pair[2]],
+    )
+    if faults:
+        raise ValueError(f"of the checkpoint's tensors are {faults}")
     checkpoint_ranks.load(state, ObjectReader(store, prefix, index), None)
-
-
-def _difference(index: CheckpointIndex, state: Mapping[str, Tensor]) -> str | None:
-    """The first of these tensors that the checkpoint has not, or has in another shape; None where it has them all."""
-    for name, tensor in state.items():
-        stored = index.tensors.get(name)
-        if stored is None:
-            return f"the checkpoint has no tensor {name!r}"
-        if stored.shape != tuple(tensor.shape):
-            return f"the checkpoint's tensor {name!r} is {list(stored.shape)}, the model's {list(tensor.shape)}"
-    return None
 
 
 # --------------------------------------------------------------------------------------------------- save and resume
@@ -269,7 +265,11 @@ def _state(learner: Learner) -> dict[str, Tensor]:
 
 
 def _weights(part: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{part}/weights/{name}": tensor for name, tensor in distinct_tensors(module).items()}
+    return {f"{_place(part)}{name}": tensor for name, tensor in distinct_tensors(module).items()}
+
+
+def _place(part: str) -> str:
+    return f"{part}/weights/"
 
 
 def _put_back(learner: Learner, state: Mapping[str, Tensor]) -> None:

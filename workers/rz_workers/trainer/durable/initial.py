@@ -27,6 +27,7 @@ CRITIC_REQUIRED = (
     "the policy's export as model.name, so that the critic starts from it too"
 )
 _SHOWN = 8
+_USABLE = ("checkpoints/", "export/")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def _contents(folder: str, keys: list[str]) -> str:
     below = [key.removeprefix(f"{folder}/") for key in keys]
     if layout.RUN in below:
         complete = [key.rpartition("/")[0] for key in below if key.endswith("/manifest.json")]
-        usable = [prefix for prefix in complete if prefix.startswith(("checkpoints/", "export/"))]
+        # An export has a manifest for each part.
+        usable = sorted({"/".join(prefix.split("/")[:2]) for prefix in complete if prefix.startswith(_USABLE)})
         return f"the folder of a whole run, which has {', '.join(usable[-_SHOWN:]) or 'no checkpoint yet'},"
     # ``checkpoint_files`` names its files so: what lies there was meant as a checkpoint.
     if any(name.endswith(".bin") and "/rank-" in name for name in below):

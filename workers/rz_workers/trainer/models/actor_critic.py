@@ -1,24 +1,20 @@
 """Every parameter is used within one ``forward``, so that FSDP's hooks see each use.
 
 Policy and critic: Hugging Face models with the two heads that PPO needs. ``forward`` takes one packed micro-batch.
+``rz_workers.trainer.models.loading`` makes them from checkpoints.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
-from rz_api.models import refusal
-from rz_workers.runtime import UserError
 from rz_workers.tensor_names import stored_names
-from rz_workers.trainer.models import dropout, scoring
+from rz_workers.trainer.models import scoring
 from rz_workers.trainer.models.attention import PACKED_SDPA, PackLayout
 
 
@@ -86,85 +82,20 @@ def _hidden_states(backbone: Any, input_ids: Tensor, positions: Tensor, lengths:
     return hidden
 
 
-def load_policy(
-    source: str, *, revision: str | None, trust_remote_code: bool, activation_checkpointing: bool
-) -> Policy:
-    """The causal language model at ``source`` (a folder or a hub id) in fp32.
-
-    Raises UserError when it can't be loaded, or its configuration says that it can't be trained (``read_config``).
-    """
-    model = _load(AutoModelForCausalLM, source, revision, trust_remote_code)
-    prepare(model, activation_checkpointing=activation_checkpointing)
-    return Policy(model)
-
-
-def load_critic(
-    source: str, *, revision: str | None, trust_remote_code: bool, activation_checkpointing: bool, init: str, seed: int
-) -> Critic:
-    """The base model at ``source`` with a fresh value head (``new_value_head``) in fp32, or, where ``source`` is a
-    critic that this project exported, with the exported head."""
-    backbone = _load(AutoModel, source, revision, trust_remote_code)
-    prepare(backbone, activation_checkpointing=activation_checkpointing)
-    head = read_exported_head(Path(source))
-    if head is None:
-        head = new_value_head(backbone.config.get_text_config().hidden_size, init=init, seed=seed)
-    return Critic(backbone, head)
-
-
-def model_config(model_dir: Path) -> Any:
-    """The transformers configuration of the run's ``model/`` folder, as the trainer computes: fp32, no dropout."""
-    config = AutoConfig.from_pretrained(model_dir)
-    dropout.switch_off(config)
-    # Masters are fp32; ``trainer.dtype`` is that of the passes (``ranks.shard``).
-    config.dtype = torch.float32
-    return config
-
-
-def empty_policy(config: Any, *, activation_checkpointing: bool) -> Policy:
+def empty_policy(config: Any, *, activation_checkpointing: bool, trust_remote_code: bool = False) -> Policy:
     """A policy of this configuration whose weights are still to be loaded."""
     factory: Any = AutoModelForCausalLM
-    model = factory.from_config(config, attn_implementation=PACKED_SDPA)
+    model = factory.from_config(config, attn_implementation=PACKED_SDPA, trust_remote_code=trust_remote_code)
     prepare(model, activation_checkpointing=activation_checkpointing)
     return Policy(model)
 
 
-def empty_critic(config: Any, *, activation_checkpointing: bool) -> Critic:
+def empty_critic(config: Any, *, activation_checkpointing: bool, trust_remote_code: bool = False) -> Critic:
     """A critic of this configuration whose weights, the head's too, are still to be loaded."""
     factory: Any = AutoModel
-    backbone = factory.from_config(config, attn_implementation=PACKED_SDPA)
+    backbone = factory.from_config(config, attn_implementation=PACKED_SDPA, trust_remote_code=trust_remote_code)
     prepare(backbone, activation_checkpointing=activation_checkpointing)
     return Critic(backbone, nn.Linear(config.get_text_config().hidden_size, 1, bias=False))
-
-
-def new_value_head(hidden_size: int, *, init: str, seed: int) -> nn.Linear:
-    """A linear head ``[hidden_size] -> [1]`` without bias.
-
-    ``normal``: standard deviation 1/(hidden_size + 1) (published code); ``uniform``: U(-sqrt 5, sqrt 5) (paper).
-    """
-    # A generator of its own: the global one's state depends on what ran before, and a replay must have this head.
-    generator = torch.Generator().manual_seed(seed)
-    head = nn.Linear(hidden_size, 1, bias=False)
-    with torch.no_grad():
-        if init == "normal":
-            head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
-        else:
-            head.weight.uniform_(-math.sqrt(5.0), math.sqrt(5.0), generator=generator)
-    return head
-
-
-def read_exported_head(folder: Path) -> nn.Linear | None:
-    """The value head of a critic in token-classification format (``rz_workers.trainer.durable.export``); None where
-    there is none."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-        with safe_open(file, framework="pt") as tensors:
-            if "score.weight" in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                weight = tensors.get_tensor("score.weight").float()
-                head = nn.Linear(weight.shape[1], 1, bias=False)
-                head.weight = nn.Parameter(weight)
-                return head
-    return None
 
 
 def distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -183,49 +114,6 @@ def published_tensors(policy: Policy) -> dict[str, Tensor]:
     """The policy's ``distinct_tensors`` under the names that they have in a Hugging Face checkpoint."""
     found = distinct_tensors(policy).items()
     return {policy.stored_names[name.removeprefix("model.")]: tensor for name, tensor in found}
-
-
-def _load(factory: Any, source: str, revision: str | None, trust_remote_code: bool) -> Any:
-    config = read_config(source, revision, trust_remote_code)
-    dropout.switch_off(config)
-    with _loading(source):
-        return factory.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            # fp32 masters: a step of 1e-6 vanishes in bfloat16, which keeps 8 bits of a number.
-            dtype=torch.float32,
-            attn_implementation=PACKED_SDPA,
-            # A .bin file is a pickle, and loading one runs code of whoever made it.
-            use_safetensors=True,
-        )
-
-
-def read_config(source: str, revision: str | None, trust_remote_code: bool) -> Any:
-    """The transformers configuration of the model at ``source``.
-
-    Raises UserError when it can't be loaded, or no run can train such a model (``rz_api.models``).
-    """
-    with _loading(source):
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    if (reason := refusal(config.to_dict())) is not None:
-        raise UserError(f"{source}: {reason}")
-    return config
-
-
-@contextmanager
-def _loading(source: str) -> Iterator[None]:
-    try:
-        yield
-    # Whatever the files of a model make transformers raise: the model is what has to change.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the model {source!r} does not load: {first_line}. A folder, bucket URL or hub id of a "
-            "Hugging Face checkpoint with "
-            f"safetensors weights is required: check model.name, model.revision and model.secretName"
-        ) from error
 
 
 def prepare(model: Any, *, activation_checkpointing: bool) -> None:
