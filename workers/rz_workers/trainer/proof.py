@@ -162,15 +162,14 @@ def _gradient_difference(
 ) -> float:
     loss().backward()  # type: ignore[no-untyped-call]
     its_loss().backward()  # type: ignore[no-untyped-call]
-    largest = 0.0
-    for (_, one), (_, other) in zip(plain.named_parameters(), trained.named_parameters(), strict=True):
-        if one.grad is None and other.grad is None:
-            continue
-        wanted = one.grad if one.grad is not None else torch.zeros_like(one)
-        got = other.grad if other.grad is not None else torch.zeros_like(other)
-        scale = max(float(wanted.abs().max()), 1e-3)
-        largest = max(largest, _most(got, wanted) / scale)
-    return largest
+    pairs = [
+        tuple(each.grad if each.grad is not None else torch.zeros_like(each) for each in pair)
+        for pair in zip(plain.parameters(), trained.parameters(), strict=True)
+    ]
+    sizes = [float(wanted.abs().max()) for wanted, _ in pairs]
+    # Of some tensors (the bias of keys) the gradient is 0 but for rounding, whose size is that of the others'.
+    least = max(sizes) / 100
+    return max(_most(got, wanted) / max(size, least) for (wanted, got), size in zip(pairs, sizes, strict=True))
 
 
 def _most(one: Tensor, other: Tensor) -> float:
