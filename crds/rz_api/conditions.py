@@ -31,15 +31,7 @@ Time = Annotated[
 """Kubernetes' ``metav1.Time``: UTC, whole seconds, ``2025-11-22T20:54:00Z``. Unix seconds are taken too."""
 
 ACCEPTED = "Accepted"
-LEDGER_READY = "LedgerReady"
-TRAINER_READY = "TrainerReady"
-ROLLOUTS_READY = "RolloutsReady"
-REWARD_READY = "RewardReady"
-PROGRESSING = "Progressing"
 STALLED = "Stalled"
-SUCCEEDED = "Succeeded"
-FAILED = "Failed"
-SUSPENDED = "Suspended"
 
 ConditionType = Literal[
     "Accepted",

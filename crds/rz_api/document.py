@@ -67,11 +67,3 @@ def parse(text: str) -> dict[str, Any]:
         kind = type(documents[0]).__name__
         raise ValueError(f"found a {kind}, a mapping is required: begin with apiVersion, kind, metadata and spec")
     return documents[0]
-
-
-def parse_value(text: str) -> Any:
-    """A single value, as it could stand behind a key: ``1e-6`` is a number. Raises ValueError."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"found {text!r}, a YAML value is required ({error}): put it in quotes") from None

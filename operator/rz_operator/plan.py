@@ -98,6 +98,11 @@ class RoleSet:
     env_from: tuple[FreeForm, ...]
     """The user's ``envFrom``: the same."""
 
+    @property
+    def own_nodes(self) -> int:
+        """None where another role hosts it."""
+        return self.nodes if self.hosted_by == self.role else 0
+
 
 @dataclass(frozen=True)
 class PlannedFile:
@@ -173,7 +178,7 @@ def wanted(
         elif role_set.role in DEPLOYED:
             count = 1
         else:
-            count = role_set.nodes if role_set.hosted_by == role_set.role else 0
+            count = role_set.own_nodes
         roles.append(WantedRole(role_set.role, count, role_set.style, role_set.grace_seconds))
     spec = plan.run.spec
     scheduling, together = spec.scheduling, min_rollouts(spec)

@@ -1,7 +1,6 @@
 """One run, and an operator that looks at it when a test says so: for tests of what a look does, request by request.
 
-``AskedCluster`` is the cluster in memory with a record of what it was asked; ``World`` is the operator's process around
-a ``Reconciler``, and what kubelets do (``start_pods``).
+``World`` is the operator's process around a ``Reconciler``, and what kubelets do (``start_pods``).
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from cluster_in_memory import Body, ClusterInMemory
 from kube_builders import IMAGES, NAME, NAMESPACE, SPEC, START, container, run_body
+from recording_cluster import Body, RecordingCluster
 
 from rz_api import names
-from rz_operator.apiserver.cluster import ApiError
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.cache import REDUCE, Cache
 from rz_operator.controller.options import Options
@@ -24,45 +22,6 @@ from rz_operator.controller.seen import RunKey
 from rz_operator.decisions.members import Event
 
 KEY = RunKey(NAMESPACE, NAME)
-
-
-class AskedCluster(ClusterInMemory):
-    """Refuses in words that a test chooses, has events, and lets nobody read a Secret."""
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.words: dict[str, str] = {}
-        """Kinds whose creation is refused, and in which words."""
-        self.events: dict[str, list[Body]] = {}
-        """By the UID of the object that they are about."""
-        self.asked: list[tuple[str, str, str]] = []
-        """Verb, kind and name of every request, but for statuses."""
-
-    async def get(self, kind: str, namespace: str, name: str, api_version: str | None = None) -> Body:
-        self.asked.append(("get", kind, name))
-        assert kind != "Secret", "the operator may not read Secrets"
-        return await super().get(kind, namespace, name, api_version)
-
-    async def create(self, kind: str, namespace: str, body: Mapping[str, Any], dry_run: bool = False) -> Body:
-        self.asked.append(("create", kind, body["metadata"]["name"]))
-        if kind in self.words:
-            raise ApiError(403, "Forbidden", self.words[kind])
-        return await super().create(kind, namespace, body, dry_run)
-
-    async def replace(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> Body:
-        self.asked.append(("replace", kind, name))
-        return await super().replace(kind, namespace, name, body)
-
-    async def events_of(self, namespace: str, uid: str, *_: Any, **__: Any) -> list[Body]:
-        self.asked.append(("list", "Event", uid))
-        return self.events.get(uid, [])
-
-    def one(self, kind: str, name: str) -> Body | None:
-        """An object of the run's namespace, if it is there."""
-        return self.objects.get((kind, NAMESPACE, name))
-
-    def names_of(self, kind: str) -> list[str]:
-        return sorted(name for found, _, name in self.objects if found == kind)
 
 
 class _NoLedger:
@@ -85,7 +44,7 @@ class World:
 
     def __init__(self, spec: Any = None) -> None:
         self.now = START
-        self.cluster = AskedCluster(lambda: self.now)
+        self.cluster = RecordingCluster(lambda: self.now)
         self.cluster.add(run_body(copy.deepcopy(SPEC) if spec is None else spec))
         self.restart()
 
@@ -107,7 +66,7 @@ class World:
 
     def _see(self) -> None:
         version = str(self.cluster._version)
-        self._cache.replace_runs([self.run], version)
+        self._cache.replace_runs(self.cluster.of(names.KIND), version)
         for kind in REDUCE:
             found = [copy.deepcopy(body) for body in self.cluster.of(kind)]
             for body in found:
@@ -136,14 +95,12 @@ class World:
 
     @property
     def run(self) -> Body:
-        found = self.cluster.one(names.KIND, NAME)
-        assert found is not None
-        return found
+        return self.cluster.object(names.KIND, NAME)
 
     @property
     def pods(self) -> list[str]:
         """Names of the trainer and rollout pods, without the run's."""
-        return [name.removeprefix(f"{NAME}-") for name in self.cluster.names_of("Pod")]
+        return [name.removeprefix(f"{NAME}-") for name in self.cluster.names("Pod")]
 
     def condition(self, kind: str) -> tuple[str, str, str]:
         """Status, reason and message."""

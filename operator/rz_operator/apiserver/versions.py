@@ -39,7 +39,8 @@ class Capabilities:
     """apiVersion of PodGroup by gang mode (coscheduling, volcano, kai, workload); a mode that is missing is not
     served."""
     kueue: bool = False
-    """Whether Kueue's API is installed. Whether its integration of pods is on only shows in a pod (``queues``)."""
+    """Whether Kueue's API is installed. Whether its integration of pods is on only shows in a pod
+    (``manifests.is_out_of_its_queue``)."""
     resource_claims: bool = False
     """Whether dynamic resource allocation is served; a server without it drops ``resourceClaims`` without a word."""
 

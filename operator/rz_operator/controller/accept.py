@@ -51,9 +51,9 @@ from rz_operator.controller.spec_changes import (
     is_below,
     is_live,
     is_of_the_gang,
-    is_same,
     is_written,
     overlay,
+    unlike,
     with_leaves,
 )
 from rz_operator.controller.storage_claims import StorageClaim, owner
@@ -139,8 +139,9 @@ def _first(body: Mapping[str, Any], completion: Completion, others: Iterable[Sto
     if holder is not None:
         return refuse(run.name, Reason.STORAGE_REFUSED, words.taken(run.spec.storage.uri, holder.uri, holder.run))
     freeze = Frozen(run, dict(spec))
-    if freeze.num_bytes() > MAX_FROZEN_BYTES:
-        return refuse(run.name, Reason.SPEC_INVALID, words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES))
+    problem = _too_large(freeze)
+    if problem is not None:
+        return refuse(run.name, Reason.SPEC_INVALID, problem)
     return Verdict(True, Reason.SPEC_VALID, _valid(run, spec), run, freeze, run.spec.suspend)
 
 
@@ -208,7 +209,7 @@ def _again(
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, error.problems))
     new = completion.again(frozen.run.model_copy(update={"spec": spec}))
     # What is only written otherwise (1 for 1.0, a default written out) is no change.
-    fixed = [path for path in fixed if not is_same(frozen.run.spec, new.spec, path)]
+    fixed = unlike(frozen.run.spec, new.spec, fixed)
     if final or not fixed:
         acting = [path for path in changed if is_live(path)]
         return _as_it_is(name, run, problems, found, [*fixed, *acting] if final else ())
@@ -228,10 +229,13 @@ def _again(
         later = new
         new = completion.again(frozen.run.model_copy(update={"spec": spec}))
         freeze = frozen.again(new, with_leaves(copy.deepcopy(dict(frozen.submitted)), acting, found))
+        problem = _too_large(freeze)
+        if problem is not None:
+            return _go_on(run, Reason.SPEC_INVALID, words.problems(name, (problem,)))
         return Verdict(True, Reason.SPEC_VALID, message, new, freeze, new.spec.suspend, later=later)
     freeze = frozen.again(new, dict(body["spec"]))
-    if freeze.num_bytes() > MAX_FROZEN_BYTES:
-        problem = words.too_large(freeze.num_bytes(), MAX_FROZEN_BYTES)
+    problem = _too_large(freeze)
+    if problem is not None:
         return _go_on(run, Reason.SPEC_INVALID, words.problems(name, (problem,)))
     return Verdict(True, Reason.SPEC_VALID, _valid(new, found), new, freeze, new.spec.suspend)
 
@@ -245,6 +249,11 @@ def _as_it_is(
     late = [path for path in too_late if not any(is_below(path, field) for field in LIVE_AFTER_THE_END)]
     said = words.too_late(late) if late else _valid(run, spec)
     return Verdict(True, Reason.SPEC_VALID, said, run, None, run.spec.suspend)
+
+
+def _too_large(freeze: Frozen) -> Problem | None:
+    size = freeze.num_bytes()
+    return words.too_large(size, MAX_FROZEN_BYTES) if size > MAX_FROZEN_BYTES else None
 
 
 def _go_on(run: ResolvedRun, reason: str, message: str) -> Verdict:

@@ -11,19 +11,19 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 from rz_api import names
 from rz_api.status import RetryState
 from rz_operator import manifests
-from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run
+from rz_operator.apiserver.bodies import at, controller_of, is_controlled_by_run, uid_of
 from rz_operator.apiserver.cluster import ApiError, Body, Cluster
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller import words
 from rz_operator.controller.cache import REDUCE, Cache
-from rz_operator.controller.observe import api_time
 from rz_operator.controller.quotas import is_quota
 from rz_operator.controller.refusal_fields import with_fields
+from rz_operator.controller.refusals import holds_up
 from rz_operator.controller.rendering import in_words
 from rz_operator.controller.seen import Children, SeenDeployment, SeenPod
 from rz_operator.controller.slow_start import slow_start, together
@@ -97,22 +97,14 @@ class Applier:
         Service selects ``incarnation``."""
         found = {("Service", each.name): each.digest for each in self._children.services}
         found |= {("NetworkPolicy", each.name): each.digest for each in self._children.policies}
-        for body in self._statics(incarnation):
-            digest = found.get((body["kind"], body["metadata"]["name"]))
+        for body in manifests.statics(self._context, incarnation):
+            digest, rendered = found.get((body["kind"], body["metadata"]["name"])), spec_digest(body)
             if digest is None:
                 await self._create(body)
                 # Taken, and by this run: somebody has taken its labels away, without which no watch shows it.
-                digest = spec_digest(body) if self._is_seen(body) or self._waits(_key(body)) else ""
-            if digest != spec_digest(body):
+                digest = rendered if self._is_seen(body) or self._waits(_key(body)) else ""
+            if digest != rendered:
                 await self._correct(body)
-
-    def _statics(self, incarnation: int) -> Iterable[dict[str, Any]]:
-        rendezvous = names.trainer_service(self._context.name)
-        for body in manifests.statics(self._context):
-            if incarnation and (body["kind"], body["metadata"]["name"]) == ("Service", rendezvous):
-                patch = manifests.rendezvous_selector(self._context, incarnation)
-                body["spec"]["selector"] |= patch["spec"]["selector"]
-            yield body
 
     def _is_seen(self, body: Body) -> bool:
         # Not this look's children: it may have been created a moment ago.
@@ -151,7 +143,7 @@ class Applier:
         raised a quota waits for them."""
         for deployment in self._children.deployments:
             if deployment.refusal and not deployment.deleting and self._now >= nudge_due(deployment):
-                annotations = {names.ANNOTATION_TRY_AGAIN: api_time(self._now).strftime("%Y-%m-%dT%H:%M:%SZ")}
+                annotations = {names.ANNOTATION_TRY_AGAIN: words.stamp(self._now)}
                 await self._patch("Deployment", deployment.name, {"metadata": {"annotations": annotations}})
 
     async def keep_reward_replicas(self) -> None:
@@ -188,13 +180,14 @@ class Applier:
         (else look again soon).
 
         Within a role starts are slow starts: after one that is refused or fails no further one of it is tried in this
-        look. Nothing else stops anything; the first failure is raised at the end. No answer at all is raised at once.
+        look. Nothing else stops anything; the first failure is raised at the end. No answer at all is raised at once,
+        and what is no failure of one action.
         """
         end, first = self._monotonic() + ACT_SECONDS, None
         groups = _by_role(actions)
         for group in groups:
             for error in await self._act_alike(group[:ACTIONS_A_LOOK], gang_restarts, end):
-                if not isinstance(error, ApiError) or error.status == 0:
+                if not isinstance(error, TransientError) and not (isinstance(error, ApiError) and error.status):
                     raise error
                 first = first or error
         if first is not None:
@@ -202,15 +195,15 @@ class Applier:
         return all(len(group) <= ACTIONS_A_LOOK for group in groups) and self._monotonic() < end
 
     async def _act_alike(self, group: Sequence[Action], gang_restarts: int, end: float) -> list[Exception]:
-        """Stops or starts of one role; what went wrong."""
-        stops = [action for action in group if isinstance(action, Stop)]
-        failed = await together(stops, self._stop)
-        starts = [action for action in group if isinstance(action, Start)]
+        """A group of ``_by_role``; what went wrong."""
+        if isinstance(group[0], Stop):
+            return await together(cast(Sequence[Stop], group), self._stop)
+        do = partial(self._start, gang_restarts=gang_restarts)
         try:
-            await slow_start(starts, partial(self._start, gang_restarts=gang_restarts), lambda: self._monotonic() < end)
+            await slow_start(cast(Sequence[Start], group), do, lambda: self._monotonic() < end)
         except (ApiError, TransientError) as error:
-            failed.append(error)
-        return failed
+            return [error]
+        return []
 
     async def _start(self, start: Start, gang_restarts: int) -> bool:
         key = f"Start/{start.role}"
@@ -292,14 +285,11 @@ class Applier:
     async def _stop(self, stop: Stop) -> None:
         namespace, uid = self._context.namespace, self._context.run_uid
         if stop.role in DEPLOYED:
-            name = names.ledger(self._context.plan.run.name)
-            if stop.role == "reward":
-                name = names.reward(self._context.plan.run.name)
             deployment = next((each for each in self._children.deployments if each.uid == stop.uid), None)
             if deployment is not None:
-                await self._cluster.delete("Deployment", namespace, name, uid=stop.uid)
+                await self._cluster.delete("Deployment", namespace, deployment.name, uid=stop.uid)
                 # Background deletion takes the object at once; its pods count until they are gone (``observe``).
-                self._cache.forget_child("Deployment", (namespace, uid), name, stop.uid)
+                self._cache.forget_child("Deployment", (namespace, uid), deployment.name, stop.uid)
             return
         pod = self._pods.get(stop.uid)
         if pod is not None:
@@ -317,8 +307,7 @@ class Applier:
         body = manifests.config_map(self._context, data)
         if not replace:
             return await self._create(body)
-        name = body["metadata"]["name"]
-        key = f"ConfigMap/{name}"
+        name, key = body["metadata"]["name"], _key(body)
         if self._waits(key):
             return False
         try:
@@ -339,10 +328,8 @@ class Applier:
         await self._create(manifests.token_secret(self._context, self._new_token()))
 
     def is_held(self, start: Start) -> bool:
-        """Whether something that the role needs was refused a moment ago."""
-        mine = f"{self._context.name}-{start.role}"
-        names_of = ((key, key.partition("/")[2]) for key in self.retries)
-        return any(self._waits(key) for key, name in names_of if name == start.role or name.startswith(mine))
+        """Whether something without which it does not start was refused a moment ago."""
+        return any(holds_up(key, self._context.name, start.role) and self._waits(key) for key in self.retries)
 
     def is_due(self, *kinds: str) -> bool:
         """Whether one of these kinds was refused, and may be tried again."""
@@ -350,8 +337,7 @@ class Applier:
 
     async def _create(self, body: Body) -> bool:
         """Whether the object is there now; a refusal is remembered, and not tried again before its time."""
-        kind, name = body["kind"], body["metadata"]["name"]
-        key = f"{kind}/{name}"
+        kind, name, key = body["kind"], body["metadata"]["name"], _key(body)
         if self._waits(key):
             return False
         try:
@@ -421,7 +407,7 @@ class Applier:
         return False
 
     def _lives(self, run_uid: str) -> bool:
-        return any((body.get("metadata") or {}).get("uid") == run_uid for _, body in self._cache.runs())
+        return any(uid_of(body) == run_uid for _, body in self._cache.runs())
 
     def _remember_refusal(self, kind: str, key: str, message: str) -> None:
         """Of the pods of a role one refusal stands for all: they differ in a number, and the status must stay small."""

@@ -7,7 +7,7 @@ it, and puts in what it has just written itself. It lives in the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from rz_operator.apiserver.bodies import Body
@@ -120,20 +120,29 @@ class Cache:
         if child is not None and uid_of(child) == uid:
             self._drop(kind, child)
 
-    def replace_runs(self, bodies: Iterable[Body], version: str) -> set[RunKey]:
-        """A full list of the runs, as of ``version``; returns the keys of those that are gone."""
+    def replace_runs(self, bodies: Iterable[Body], version: str, unlisted: Collection[str] = ()) -> set[RunKey]:
+        """A full list of the runs, as of ``version``; returns the keys of those that are gone. Nothing is known of the
+        ``unlisted`` namespaces."""
         listed = {self.see_run(body) for body in bodies}
         # One that is younger than the list was created while it was read.
-        gone = {key for key, body in self._runs.items() if key not in listed and is_older(_version(body), version)}
+        gone = {
+            key
+            for key, body in self._runs.items()
+            if key not in listed and key.namespace not in unlisted and is_older(_version(body), version)
+        }
         for key in gone:
             del self._runs[key]
         return gone
 
-    def keep_only(self, kind: WatchedKind, present: set[str], version: str) -> set[RunKey]:
+    def keep_only(
+        self, kind: WatchedKind, present: set[str], version: str, unlisted: Collection[str] = ()
+    ) -> set[RunKey]:
         """Drop the children that a full list as of ``version`` did not have: ``present`` holds the UIDs of those that
-        it had. Returns the runs that lost one."""
+        it had, and nothing is known of the ``unlisted`` namespaces. Returns the runs that lost one."""
         touched = set()
-        for siblings in list(self._children[kind].values()):
+        for (namespace, _), siblings in list(self._children[kind].items()):
+            if namespace in unlisted:
+                continue
             for child in list(siblings.values()):
                 if uid_of(child) not in present and is_older(child.resource_version, version):
                     self._drop(kind, child)

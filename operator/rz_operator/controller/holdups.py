@@ -14,7 +14,7 @@ from dataclasses import replace
 from rz_operator.apiserver.bodies import Body, at
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.controller import words
-from rz_operator.controller.observe import unix_seconds
+from rz_operator.controller.observe import last_seen
 from rz_operator.controller.seen import Children, SeenPod
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def cause_of(events: Sequence[Body]) -> str:
     pulling = [event for event in events if at(event, "reason") == "Pulling" and at(event, "message")]
     for found in ([each for each in warnings if not _is_a_sum(each)], warnings, pulling):
         if found:
-            newest = max(found, key=_last_seen)
+            newest = max(found, key=last_seen)
             return f"{at(newest, 'reason') or 'Warning'}: {' '.join(str(at(newest, 'message')).split())}"
     return ""
 
@@ -88,11 +88,6 @@ def cause_of(events: Sequence[Body]) -> str:
 def _is_a_sum(event: Body) -> bool:
     """The kubelet writes both in turn: the sum changes with every try."""
     return str(at(event, "message")).startswith("Unable to attach or mount volumes")
-
-
-def _last_seen(event: Body) -> float:
-    times = (("lastTimestamp",), ("series", "lastObservedTime"), ("eventTime",), ("metadata", "creationTimestamp"))
-    return max((unix_seconds(at(event, *path)) or 0.0 for path in times), default=0.0)
 
 
 def _first_of_each_role(held: Sequence[SeenPod]) -> list[SeenPod]:

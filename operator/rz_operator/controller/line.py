@@ -18,6 +18,7 @@ from rz_api.status import RunStatus
 from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
 from rz_operator.controller.cache import Cache
 from rz_operator.controller.observe import unix_seconds
+from rz_operator.controller.refusals import holds_up
 from rz_operator.controller.seen import RunKey
 from rz_operator.decisions.gangs import GangView, give_way_to, lines_of, view
 from rz_operator.decisions.members import Wanted, WantedRole
@@ -117,20 +118,14 @@ class Line:
         refused = {
             role
             for role in _OF_A_GANG
-            for name, retry in status.retries.items()
-            if now < retry.not_before and (name == f"Start/{role}" or _is_of(name, key.name, role))
+            for refusal, retry in status.retries.items()
+            if now < retry.not_before and holds_up(refusal, key.name, role)
         }
         created = unix_seconds(at(body, "metadata", "creationTimestamp")) or 0.0
         return view(str(key), created, asked, status, (pod.member for pod in pods), now, refused)
 
 
 _OF_A_GANG: tuple[Role, ...] = ("trainer", "rollout")
-
-
-def _is_of(key: str, run: str, role: Role) -> bool:
-    """Whether a refusal is of what the role's part of a gang does not start without."""
-    kind, _, name = key.partition("/")
-    return kind in ("Pod", "PodGroup") and name.startswith(f"{run}-{role}-")
 
 
 def _asked_by(body: Body) -> Wanted:

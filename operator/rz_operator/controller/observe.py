@@ -43,11 +43,11 @@ from typing import get_args
 
 from rz_api import exit_codes, names
 from rz_api.names import Role
-from rz_operator.apiserver.bodies import Body, controller_of, is_controlled_by_run
+from rz_operator.apiserver.bodies import Body, at, controller_of, is_controlled_by_run
 from rz_operator.controller.seen import Children, RunKey, SeenDeployment, SeenOther, SeenPod, SeenService
 from rz_operator.controller.specs import spec_digest
-from rz_operator.decisions.failures import LOCAL_STORAGE_EXCEEDED, NODE_LOST
-from rz_operator.decisions.look import LATE_SECONDS
+from rz_operator.decisions.failures import LOCAL_STORAGE_EXCEEDED
+from rz_operator.decisions.look import is_given_up
 from rz_operator.decisions.members import DEPLOYED, MemberPhase, Observation, Observed, Reached
 
 MAX_MESSAGE_LENGTH = 4096
@@ -252,7 +252,7 @@ def _leftovers(role: Role, pods: list[Observed], now: float | None) -> list[Obse
     (index 1 is in nobody's way), but the run is not suspended before it is gone."""
     if not pods:
         return []
-    given_up = [pod for pod in pods if _given_up(pod, now)]
+    given_up = [pod for pod in pods if is_given_up(pod, now)]
     waited_for = [pod for pod in pods if pod not in given_up]
     found = []
     for index, group in enumerate((waited_for, given_up)):
@@ -264,11 +264,6 @@ def _leftovers(role: Role, pods: list[Observed], now: float | None) -> list[Obse
                 Observed(role, index, 1, "running", reason=reason, uid=group[0].uid, deleting=True, gone_by=gone_by)
             )
     return found
-
-
-def _given_up(pod: Observed, now: float | None) -> bool:
-    late = now is not None and pod.gone_by is not None and now > pod.gone_by + LATE_SECONDS
-    return pod.deleting and (late or pod.reason in NODE_LOST)
 
 
 # ---------------------------------------------------------------------------------------------------- a pod's end
@@ -490,6 +485,12 @@ def unix_seconds(time: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return seconds if math.isfinite(seconds) else None
+
+
+def last_seen(event: Body) -> float:
+    """Unix seconds of an Event's last occurrence; 0 where it says none."""
+    times = (("lastTimestamp",), ("series", "lastObservedTime"), ("eventTime",), ("metadata", "creationTimestamp"))
+    return max(unix_seconds(at(event, *path)) or 0.0 for path in times)
 
 
 def api_time(seconds: float) -> datetime.datetime:

@@ -37,7 +37,7 @@ from rz_operator import manifests
 from rz_operator.apiserver.bodies import Body, Statuses, at, uid_of
 from rz_operator.apiserver.cluster import ApiError, Cluster
 from rz_operator.apiserver.versions import Capabilities
-from rz_operator.controller import words
+from rz_operator.controller import refusals, words
 from rz_operator.controller.accept import Verdict, accept, unrenderable
 from rz_operator.controller.apply import Applier, nudge_due
 from rz_operator.controller.cache import Cache
@@ -49,9 +49,8 @@ from rz_operator.controller.holdups import Holdups, is_held_up
 from rz_operator.controller.line import Line
 from rz_operator.controller.observe import observation, unix_seconds
 from rz_operator.controller.options import Options
-from rz_operator.controller.refusals import is_wanted_rollout
 from rz_operator.controller.rendering import Renderer, in_words
-from rz_operator.controller.scale_up import scaling_until
+from rz_operator.controller.scale_up import ScaleUps
 from rz_operator.controller.seen import Children, RunKey
 from rz_operator.controller.stand_in import as_it_is
 from rz_operator.controller.status_report import report
@@ -126,6 +125,7 @@ class Reconciler:
         self._frozen = FrozenStore(cluster)
         self._renderer = Renderer(capabilities, options)
         self._holdups = Holdups(cluster)
+        self._scale_ups = ScaleUps(cluster)
         self._swept: dict[str, tuple[bool, int]] = {}
         """By run UID: whether no gang was wanted, and its incarnation, when leftovers were last looked for."""
         self._budgets: dict[str, int] = {}
@@ -156,7 +156,8 @@ class Reconciler:
             # The folder becomes free when another run ends, which is no event of this run.
             return self._options.poll_seconds if verdict.reason == Reason.STORAGE_REFUSED else None
 
-        run = _without_old_refusals(run, context.plan)
+        rollouts = context.plan.role("rollout").own_nodes
+        run = replace(run, memory=refusals.without_old(run.memory, run.key.name, rollouts))
         applier = self._applier(run, context, now)
         if verdict.freeze is not None:
             assert not isinstance(frozen, Lost)
@@ -194,13 +195,9 @@ class Reconciler:
         # After the write: a look that loses the race for it decides again, and would tell everything twice.
         for event in decision.events:
             self._watcher.tell(run.body, event)
-        all_done = await self._act(run, verdict, decision, status, applier, now)
-        # After the write: who is woken here reads this run from the cache.
+        all_done, status = await self._act_and_remember(run, decision, status, applier, facts, now)
+        # After the writes: who is woken here reads this run from the cache.
         self._line.move(run.key, now)
-        # A second write, as refusals are known only now: rare, since none is tried again within a minute.
-        if applier.retries != status.retries:
-            status = report(status.model_copy(update={"retries": applier.retries}), facts, now)
-            await self._write_status(run, status)
         if await self._delete_when_expired(run, context.plan, status, now):
             return None
         if not all_done:
@@ -223,7 +220,7 @@ class Reconciler:
             decision = decision_about(run)
         if any(event.reason == Reason.GANG_TIMEOUT for event in decision.events):
             waiting = (pod.member.uid for pod in run.children.of("trainer", "rollout") if not pod.member.bound)
-            until = await scaling_until(self._cluster, run.key.namespace, waiting)
+            until = await self._scale_ups.scaling_until(run.key.namespace, run.uid, waiting, now)
             decision = decision_about(run, until) if until else decision
         return run, decision
 
@@ -239,6 +236,7 @@ class Reconciler:
             self._statuses.keep_only(live)
             self._frozen.keep_only(live)
             self._renderer.keep_only(live)
+            self._scale_ups.keep_only(live)
             self._swept = {uid: swept for uid, swept in self._swept.items() if uid in live}
             self._budgets = {uid: gang for uid, gang in self._budgets.items() if uid in live}
             return None
@@ -295,7 +293,8 @@ class Reconciler:
         """Nothing can be made of what was frozen, either: what is there is kept, and can be stopped."""
         spec = at(run.body, "spec")
         verdict = as_it_is(run.key, run.uid, spec, run.children, reason, message)
-        if not run.something_runs:
+        # One that was started is decided about without pods, too: it becomes Suspended, and its TTL acts.
+        if not run.something_runs and run.memory.phase == "Pending":
             verdict = replace(verdict, run=None)
         return verdict, self._renderer.context(run.key, run.uid, verdict)
 
@@ -337,6 +336,29 @@ class Reconciler:
             lambda: secrets.token_urlsafe(32),
             self._watcher.refused,
         )
+
+    async def _act_and_remember(
+        self, run: _Run, decision: Decision, status: RunStatus, applier: Applier, facts: Facts, now: float
+    ) -> tuple[bool, RunStatus]:
+        """Whether everything was done that there is to do now, and the status with what was refused. That is a second
+        write, as it is known only now: rare, since nothing that was refused is tried again within a minute."""
+
+        async def remember() -> RunStatus:
+            if applier.retries == status.retries:
+                return status
+            new = report(status.model_copy(update={"retries": applier.retries}), facts, now)
+            await self._write_status(run, new)
+            return new
+
+        try:
+            done = await self._act(run, facts.verdict, decision, status, applier, now)
+        except Exception:
+            try:
+                await remember()  # or it would be tried again at every look that fails
+            except ApiError as error:
+                log.warning("%s: what was refused could not be written to the status: %s", run.key, error)
+            raise
+        return done, await remember()
 
     async def _act(
         self, run: _Run, verdict: Verdict, decision: Decision, status: RunStatus, applier: Applier, now: float
@@ -413,22 +435,6 @@ def _expires_at(planned: Plan, status: RunStatus) -> float | None:
     if ttl is None or status.completion_time is None:
         return None
     return status.completion_time.timestamp() + ttl
-
-
-def _without_old_refusals(run: _Run, planned: Plan) -> _Run:
-    """Refusals of what nobody wants any more are forgotten: another gang's pods, rollouts that were scaled away."""
-    count = wanted(planned, False, by="node").role("rollout").count
-    gang, rollout = f"{run.key.name}-trainer-i", f"{run.key.name}-rollout-"
-    mine = f"{gang}{run.memory.gang.incarnation}"
-
-    def is_wanted(key: str) -> bool:
-        name = key.partition("/")[2]
-        if name.startswith(gang):
-            return name == mine or name.startswith(f"{mine}-")
-        return not name.startswith(rollout) or is_wanted_rollout(run.key.name, name, run.memory, count)
-
-    retries = {key: retry for key, retry in run.memory.retries.items() if is_wanted(key)}
-    return replace(run, memory=run.memory.model_copy(update={"retries": retries}))
 
 
 def _has_ledger(run: _Run) -> bool:

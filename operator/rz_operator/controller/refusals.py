@@ -1,6 +1,7 @@
 """What the API server refuses is shown at the role that cannot do without it, and is its only trouble while it lasts.
 
-Refusals are the status's ``retries``, by ``Kind/name`` (``apply`` remembers them). Pure; ``readiness`` asks.
+Refusals are the status's ``retries``, by ``Kind/name`` (``apply`` remembers them). ``readiness`` asks what to show,
+``apply`` and ``line`` which role does not start meanwhile, ``reconcile`` which are to be forgotten. Pure.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from dataclasses import replace
 
 from rz_api import names
 from rz_api.names import Role
-from rz_api.status import MemberState, RunStatus
+from rz_api.status import RunStatus
 from rz_operator.controller import words
 from rz_operator.controller.facts import Facts, Finding
-from rz_operator.decisions.members import member_key
+from rz_operator.decisions.members import NEVER_FAILED, member_key
 
 _EVERYBODY = ("ConfigMap", "Secret")
 """Kinds without which no pod starts."""
@@ -35,30 +36,42 @@ def with_side_notes(finding: Finding, status: RunStatus, role: Role) -> Finding:
     return replace(finding, message=words.cut(f"{finding.message}; {said}")) if said else finding
 
 
-def _is_needed_by(key: str, status: RunStatus, facts: Facts, role: Role) -> bool:
+def holds_up(key: str, run: str, role: Role) -> bool:
+    """Whether no pod of the role's comes while this is refused."""
     kind, _, name = key.partition("/")
-    if kind in _EVERYBODY:
+    match kind:
+        case "Start":  # a role that cannot be rendered, such as a gang whose API was uninstalled
+            return name == role
+        case "Deployment":
+            return name == f"{run}-{role}"
+        case "Pod" | "PodGroup":
+            return name.startswith(f"{run}-{role}-")
+    return False
+
+
+def without_old(status: RunStatus, run: str, num_rollouts: int) -> RunStatus:
+    """Without refusals of what nobody wants any more."""
+    retries = {key: retry for key, retry in status.retries.items() if _is_wanted(key, status, run, num_rollouts)}
+    return status.model_copy(update={"retries": retries})
+
+
+def _is_needed_by(key: str, status: RunStatus, facts: Facts, role: Role) -> bool:
+    if key.partition("/")[0] in _EVERYBODY:
         return True
-    # ``apply`` uses it for a role that cannot be rendered, such as a gang whose API was uninstalled.
-    if kind == "Start":
-        return name == role
-    if kind in _SIDE or not name.startswith(f"{facts.name}-{role}"):
-        return False
-    number = status.gang.incarnation
-    if role == "trainer" and kind == "Pod":
-        pod = names.parse_trainer_pod(facts.name, name)
-        return pod is not None and pod[0] == number
-    if role == "trainer" and kind == "PodGroup":
-        return name == f"{facts.name}-trainer-i{number}"
-    if role == "rollout" and facts.plan is not None:
-        return is_wanted_rollout(facts.name, name, status, facts.plan.role("rollout").nodes)
-    return True
+    assert facts.plan is not None
+    mine = holds_up(key, facts.name, role) or key == f"Service/{facts.name}-{role}"
+    return mine and _is_wanted(key, status, facts.name, facts.plan.role("rollout").own_nodes)
 
 
-def is_wanted_rollout(run: str, pod: str, status: RunStatus, count: int) -> bool:
-    """Whether this is the name of the pod that one of the run's ``count`` rollouts should have now."""
-    found = names.parse_rollout_pod(run, pod)
-    if found is None or found[1] >= count:
+def _is_wanted(key: str, status: RunStatus, run: str, num_rollouts: int) -> bool:
+    """Whether it is neither of another gang nor of a rollout that was replaced or scaled away."""
+    name = key.partition("/")[2]
+    if name.startswith(f"{run}-trainer-i"):
+        gang = names.trainer_pod_group(run, status.gang.incarnation)
+        return name == gang or name.startswith(f"{gang}-")
+    if not name.startswith(f"{run}-rollout-"):
+        return True
+    found = names.parse_rollout_pod(run, name)
+    if found is None or found[1] >= num_rollouts:
         return False
-    entry = status.members.get(member_key("rollout", found[1]), MemberState())
-    return found[0] == entry.incarnation
+    return found[0] == status.members.get(member_key("rollout", found[1]), NEVER_FAILED).incarnation

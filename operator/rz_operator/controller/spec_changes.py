@@ -59,11 +59,11 @@ def _same(one: Any, other: Any) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def is_same(one: ReasonerZeroRunSpec, other: ReasonerZeroRunSpec, path: Path) -> bool:
-    """Whether two specs have the same value at ``path``, whatever each of its users wrote there: ``1`` is ``1.0`` in a
-    field that is a number with decimals, and a default written out is the default."""
-    documents = [spec.model_dump(mode="json", by_alias=True) for spec in (one, other)]
-    return _same(_get(documents[0], path), _get(documents[1], path))
+def unlike(one: ReasonerZeroRunSpec, other: ReasonerZeroRunSpec, paths: Iterable[Path]) -> list[Path]:
+    """Those of ``paths`` at which two specs have different values, whatever each of its users wrote there: ``1`` is
+    ``1.0`` in a field that is a number with decimals, and a default written out is the default."""
+    before, after = (spec.model_dump(mode="json", by_alias=True) for spec in (one, other))
+    return [path for path in paths if not _same(_get(before, path), _get(after, path))]
 
 
 def overlay(spec: ReasonerZeroRunSpec, paths: Iterable[Path], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rz_api.names import Role
-from rz_api.status import FINAL_PHASES, MemberState, RunStatus
-from rz_operator.decisions.members import Observed, Wanted, member_key
+from rz_api.status import FINAL_PHASES, RunStatus
+from rz_operator.decisions.members import NEVER_FAILED, Observed, Wanted, member_key
 
 SETTLE_SECONDS = 10.0
 """How long a gang may have pods without nodes before it is short of them: binding takes a scheduler some milliseconds a
@@ -48,8 +48,6 @@ as much again is added (``turns.spread``)."""
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 """What a spec that was not looked at yet asks for where it names no other."""
-
-_NEVER_FAILED = MemberState()
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def nodes(members: Iterable[Observed], wanted: Wanted, status: RunStatus, now: f
     there = {(m.index, m.incarnation): m.bound for m in members if m.role == "rollout"}
 
     def has_node(index: int) -> bool:
-        entry = status.members.get(member_key("rollout", index), _NEVER_FAILED)
+        entry = status.members.get(member_key("rollout", index), NEVER_FAILED)
         return there.get((index, entry.incarnation), now < entry.not_before)
 
     return Nodes(bound, count, min(needed, sum(map(has_node, indices))), needed)

@@ -14,7 +14,7 @@ from rz_api import names
 from rz_api.names import Role
 from rz_api.status import MemberState, Phase, RunStatus
 from rz_operator.decisions.failures import NODE_LOST
-from rz_operator.decisions.members import Action, Event, Observation, Observed, Stop, Wanted, member_key
+from rz_operator.decisions.members import NEVER_FAILED, Action, Event, Observation, Observed, Stop, Wanted, member_key
 
 KILL_SECONDS = 5.0
 """Grace of a member that has nothing left to save: its gang is broken, or its run has failed (storage is fenced)."""
@@ -24,7 +24,12 @@ LATE_SECONDS = 10.0
 then unmounts volumes and reports, which takes some seconds."""
 
 
-_NEVER_FAILED = MemberState()
+def is_given_up(member: Observed, now: float | None) -> bool:
+    """Whether nobody can expect this member to end any more: it was told to stop, and its node is lost or its time is
+    long over (Unix seconds; None: only a lost node counts). A pod on a lost node stays Terminating for as long as the
+    node is lost."""
+    late = now is not None and member.gone_by is not None and now > member.gone_by + LATE_SECONDS
+    return member.deleting and (late or member.reason in NODE_LOST)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Look:
 
     def entry(self, role: Role, index: int) -> MemberState:
         """What is remembered of a member of an individual role; the same for all that never failed."""
-        return self.status.members.get(member_key(role, index), _NEVER_FAILED)
+        return self.status.members.get(member_key(role, index), NEVER_FAILED)
 
     def is_current(self, member: Observed) -> bool:
         """Whether this is the member that should exist, not a predecessor."""
@@ -56,10 +61,7 @@ class Look:
         return member.incarnation == self.entry(member.role, member.index).incarnation
 
     def given_up(self, member: Observed) -> bool:
-        """Whether nobody can expect this member to end any more: it was told to stop, and its node is lost or its time
-        is long over. A pod on a lost node stays Terminating for as long as the node is lost."""
-        late = member.gone_by is not None and self.now > member.gone_by + LATE_SECONDS
-        return member.deleting and (late or member.reason in NODE_LOST)
+        return is_given_up(member, self.now)
 
     def next_incarnation(self) -> int:
         """Above the status's and above what the ledger found in storage: a lost status need not climb one by one. The

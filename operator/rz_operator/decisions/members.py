@@ -11,12 +11,16 @@ from typing import Literal
 
 from rz_api.names import Role
 from rz_api.spec import FailurePolicy
+from rz_api.status import MemberState
 
 ROLES: tuple[Role, ...] = ("ledger", "reward", "rollout", "trainer")
 """In the order in which they are started and shown."""
 
 DEPLOYED: tuple[Role, ...] = ("ledger", "reward")
 """Roles whose pods a Deployment keeps up on a cluster; each is one member there, docs/decisions/0006."""
+
+NEVER_FAILED = MemberState()
+"""What is remembered of a member that has no entry in the status."""
 
 RestartStyle = Literal["individual", "gang"]
 """``individual``: a member is replaced alone. ``gang``: one failing member ends all, under a new incarnation."""

@@ -22,13 +22,12 @@ from collections.abc import Mapping, Set
 
 from rz_api.status import MemberState
 from rz_operator.decisions.look import Look
+from rz_operator.decisions.members import NEVER_FAILED
 
 MAX_STATES = 128
 """Different states of members that are told apart; 10,000 rollouts in as many states are some 55 KB."""
 
 SETTLED_SECONDS = 60.0
-
-_NEVER_FAILED = MemberState()
 
 
 def pruned(look: Look) -> Look:
@@ -45,7 +44,7 @@ def pruned(look: Look) -> Look:
             continue
         if 0 < entry.not_before < look.now - SETTLED_SECONDS:
             entry = entry.model_copy(update={"not_before": 0.0})
-        if entry != _NEVER_FAILED:
+        if entry != NEVER_FAILED:
             kept[key] = entry
     if len(kept) > MAX_STATES and len({_state(entry) for entry in kept.values()}) > MAX_STATES:
         current = {member.key for member in look.seen.members if look.is_current(member)}

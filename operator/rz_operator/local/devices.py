@@ -1,6 +1,6 @@
 """No GPU of this machine belongs to two nodes of a plan; what is placed together on a node may share its GPUs.
 
-Pure but for ``gpus_here``; called by ``local.start``.
+Pure but for ``gpus_for``; called by ``local.start``.
 """
 
 from __future__ import annotations
@@ -13,17 +13,29 @@ from rz_api.names import Role
 from rz_operator.errors import UserError
 from rz_operator.plan import Plan
 
+LIST_SECONDS = 30.0
+"""For ``nvidia-smi -L``: without persistence mode the driver is loaded first, which takes seconds."""
 
-def gpus_here() -> tuple[str, ...]:
-    """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process may use; none where there is no NVIDIA driver."""
+
+def gpus_for(plan: Plan, timeout_seconds: float = LIST_SECONDS) -> tuple[str, ...]:
+    """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process may use; none where there is no NVIDIA driver, or
+    the plan has no use for one. Raises UserError when the driver does not answer."""
+    if not any(role.gpus_per_node for role in plan.roles):
+        return ()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return tuple(name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1")
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
-    # Without persistence mode the driver is loaded first, which takes seconds.
-    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30, check=False)
+    try:
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"found an nvidia-smi that does not list the GPUs within {timeout_seconds:g} s, which trainer.gpusPerNode "
+            f"{plan.run.spec.trainer.gpus_per_node} requires: repair the driver, name the GPUs in "
+            "CUDA_VISIBLE_DEVICES, or set trainer.gpusPerNode: 0"
+        ) from None
     return tuple(str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU "))
 
 

@@ -16,7 +16,7 @@ from rz_api import exit_codes
 from rz_api.run import ResolvedRun, read_stored_run
 from rz_api.status import RunStatus
 from rz_operator.errors import UserError
-from rz_operator.local.devices import gpus_here, visible_devices
+from rz_operator.local.devices import gpus_for, visible_devices
 from rz_operator.local.executor import LocalExecutor
 from rz_operator.local.ledger_status import LedgerReader
 from rz_operator.local.ports import Ports
@@ -38,7 +38,7 @@ def run_locally(
 def run_plan(planned: Plan, workdir: Path, plain: bool = True, ledger_port: int | None = None) -> int:
     """Run a plan to its end. After a user error nothing is left that was not there before, unless the run has begun."""
     check(planned)
-    devices = visible_devices(planned, gpus_here())
+    devices = visible_devices(planned, gpus_for(planned))
     ports = Ports(random.Random())
     if ledger_port is not None:
         ports.fix("ledger", 0, "api", ledger_port)

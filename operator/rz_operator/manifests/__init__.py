@@ -28,7 +28,7 @@ from rz_api import names
 from rz_operator.decisions.members import ROLES, Start
 from rz_operator.manifests.context import Context
 from rz_operator.manifests.scheduling import Group, gang_objects, is_out_of_its_queue
-from rz_operator.manifests.services import network_policy, rendezvous_selector, rendezvous_service, role_service
+from rz_operator.manifests.services import network_policy, rendezvous_service, role_service
 from rz_operator.manifests.workloads import deployment, rollout_pod, trainer_pod
 from rz_operator.plan import RUN_FILE, TOKEN_FILE, wanted
 
@@ -39,7 +39,6 @@ __all__ = [
     "config_map",
     "for_start",
     "is_out_of_its_queue",
-    "rendezvous_selector",
     "scale_patch",
     "statics",
     "token_secret",
@@ -68,12 +67,13 @@ def token_secret(context: Context, token: str) -> dict[str, Any]:
     }
 
 
-def statics(context: Context) -> tuple[dict[str, Any], ...]:
-    """What a run has as long as it lives, whatever of it runs: Services and the NetworkPolicy."""
+def statics(context: Context, incarnation: int = 0) -> tuple[dict[str, Any], ...]:
+    """What a run has as long as it lives, whatever of it runs: Services and the NetworkPolicy. The rendezvous Service
+    selects the gang of this incarnation; 0: of any."""
     return (
         role_service(context, "ledger", names.ledger(context.name)),
         role_service(context, "reward", names.reward(context.name)),
-        rendezvous_service(context),
+        rendezvous_service(context, incarnation),
         network_policy(context),
     )
 
@@ -110,8 +110,9 @@ def check(context: Context) -> None:
     """Raises UserError where ``all_of`` would. The pods of a role differ in their numbers alone: the first and the last
     of each are rendered, since thousands would hold up the operator's event loop for seconds."""
     statics(context)
+    asked = wanted(context.plan, False, by="node")
     for role in ROLES:
-        count = wanted(context.plan, False, by="node").role(role).count
+        count = asked.role(role).count
         for index in sorted({0, count - 1} if count else ()):
             for_start(context, Start(role, index, 1), 0)
 
@@ -121,10 +122,7 @@ def all_of(context: Context, incarnation: int = 1) -> tuple[dict[str, Any], ...]
     does."""
     contents = {file.name: file.content for file in context.plan.files if file.content is not None}
     objects = [config_map(context, {RUN_FILE: contents[RUN_FILE]}), token_secret(context, SHOWN_TOKEN)]
-    objects += statics(context)
-    rendezvous = next(each for each in objects if each["metadata"]["name"] == names.trainer_service(context.name))
-    # As ``apply`` patches it before the gang starts.
-    rendezvous["spec"]["selector"] |= rendezvous_selector(context, incarnation)["spec"]["selector"]
+    objects += statics(context, incarnation)
     asked = wanted(context.plan, False, by="node")
     rollouts = asked.min_rollouts if asked.grouped else 0
     for role in ROLES:

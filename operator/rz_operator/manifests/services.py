@@ -39,9 +39,10 @@ def role_service(context: Context, role: Role, name: str) -> Body:
     }
 
 
-def rendezvous_service(context: Context) -> Body:
-    """Headless: gives the trainer pods their host names, before they are ready, because being ready takes all of them.
-    Which incarnation it selects is patched in (``rendezvous_selector``)."""
+def rendezvous_service(context: Context, incarnation: int) -> Body:
+    """Headless: gives the trainer pods of this incarnation (0: of any) their host names, before they are ready, because
+    being ready takes all of them."""
+    of_gang = {names.LABEL_INCARNATION: str(incarnation)} if incarnation else {}
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -50,15 +51,10 @@ def rendezvous_service(context: Context) -> Body:
             "clusterIP": "None",
             **_families(context),
             "publishNotReadyAddresses": True,
-            "selector": context.selector("trainer"),
+            "selector": context.selector("trainer") | of_gang,
             "ports": [_port("rendezvous", RENDEZVOUS_PORT)],
         },
     }
-
-
-def rendezvous_selector(context: Context, incarnation: int) -> Body:
-    """Merge patch for the rendezvous Service."""
-    return {"spec": {"selector": {names.LABEL_INCARNATION: str(incarnation)}}}
 
 
 def network_policy(context: Context) -> Body:

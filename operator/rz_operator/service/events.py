@@ -7,7 +7,6 @@ whose count grows. ``main`` owns the writer.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 import logging
 import time
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from rz_api import names
 from rz_api.redact import redact
+from rz_operator.controller import words
 from rz_operator.decisions.members import Event
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def event_object(run_body: Mapping[str, Any], event: Event, now: float, instance
     }
     same = (involved["uid"], event.kind, event.reason, event.message, str(int(now // SAME_SECONDS)))
     digest = hashlib.sha256("\0".join(same).encode(errors="replace")).hexdigest()[:16]
-    time = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    time = words.stamp(now)
     instance = _cut(instance, MAX_INSTANCE_BYTES)
     return {
         "apiVersion": "v1",

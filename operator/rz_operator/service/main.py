@@ -20,11 +20,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from rz_api import exit_codes, names
-from rz_operator.apiserver.cluster import ApiError, Cluster
+from rz_operator.apiserver.cluster import ApiError, Cluster, Page
 from rz_operator.apiserver.rate import Bucket
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.cache import REDUCE, Cache, WatchedKind
@@ -196,25 +196,44 @@ async def keep_listing(
 
 
 async def resync(cluster: Cluster, cache: Cache, queue: WorkQueue[RunKey], namespaces: Sequence[str]) -> None:
-    """List everything, put the cache right, and have every run looked at. No namespaces: all of the cluster."""
+    """List everything, put the cache right, and have every run looked at. No namespaces: all of the cluster. What is
+    known of one of several that can't be listed stays as it was."""
     # Runs first: a status that is older than the pods is put right by them, the other way round pods seem to be gone.
     places = namespaces or ("",)
-    runs = [await cluster.snapshot(names.KIND, namespace) for namespace in places]
+    unlisted: set[str] = set()
+    runs: list[Page] = []
+    for namespace in places:
+        with _leave_out(namespace, unlisted, places):
+            runs.append(await cluster.snapshot(names.KIND, namespace))
     # Of the first list: what changes while the others are read is younger than that, and kept.
-    for gone in cache.replace_runs((body for page in runs for body in page.items), runs[0].resource_version):
+    found = (body for page in runs for body in page.items)
+    for gone in cache.replace_runs(found, runs[0].resource_version, unlisted):
         queue.add(gone)
     for kind in REDUCE:
         present: set[str] = set()
         version = ""
-        for namespace in places:
-            async for page in cluster.pages(kind, namespace, OURS):
-                version = version or page.resource_version  # of the first page, as above
-                for body in page.items:
-                    cache.see_child(kind, body)
-                    present.add(body["metadata"]["uid"])
-        cache.keep_only(kind, present, version)
+        for namespace in [each for each in places if each not in unlisted]:
+            with _leave_out(namespace, unlisted, places):
+                async for page in cluster.pages(kind, namespace, OURS):
+                    version = version or page.resource_version  # of the first page, as above
+                    for body in page.items:
+                        cache.see_child(kind, body)
+                        present.add(body["metadata"]["uid"])
+        cache.keep_only(kind, present, version, unlisted)
     for key, _ in cache.runs():
         queue.add(key)
+
+
+@contextlib.contextmanager
+def _leave_out(namespace: str, unlisted: set[str], places: Sequence[str]) -> Iterator[None]:
+    """One namespace that was deleted, and the rights in it with it, must not keep the others from being served."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status not in (403, 404) or len(unlisted) + 1 == len(places):
+            raise
+        log.warning("namespace %s cannot be listed, and is served as it was known: %s", namespace, error)
+        unlisted.add(namespace)
 
 
 async def _write_event(cluster: Cluster, namespace: str, body: dict[str, Any]) -> None:

@@ -515,6 +515,13 @@ def test_bad_changes(new: Any, words: str, fields: dict[str, Any]) -> None:
     assert verdict.suspend == field(verdict, "suspend")
 
 
+def test_what_acts_while_the_rest_waits_may_not_be_too_large_either() -> None:
+    new = spec(trainer__podTemplate={"a": "x" * MAX_FROZEN_BYTES}, ledger__image="mine:2")
+    verdict = accept(run_body(new), first(), Completion(IMAGES), (), gang_exists=False, others_exist=True)
+    assert (verdict.accepted, verdict.reason, verdict.freeze) == (False, Reason.SPEC_INVALID, None)
+    assert f"at most {MAX_FROZEN_BYTES} are allowed" in verdict.message
+
+
 def test_what_cannot_be_rendered_goes_on_as_it_was() -> None:
     body = run_body(spec(trainer__podTemplate={"spec": {"containers": 3}}, rollout__replicas=7))
     verdict = unrenderable(body, first(), "no such container")

@@ -13,12 +13,13 @@ from kube_builders import IMAGES, NAME, NAMESPACE, SPEC, START, UID, owned_by_ru
 from recording_cluster import RecordingCluster
 
 from rz_api import names
+from rz_api.names import Role
 from rz_api.status import RetryState
 from rz_operator import manifests
 from rz_operator.apiserver.cluster import ApiError, Page
 from rz_operator.apiserver.versions import Capabilities
 from rz_operator.controller.accept import accept
-from rz_operator.controller.apply import ACTIONS_A_LOOK, QUOTA_SECONDS, Applier, nudge_due
+from rz_operator.controller.apply import ACTIONS_A_LOOK, QUOTA_SECONDS, Applier, TransientError, nudge_due
 from rz_operator.controller.cache import Cache
 from rz_operator.controller.completion import Completion
 from rz_operator.controller.observe import seen_deployment
@@ -64,15 +65,6 @@ class World:
         finally:
             self.retries = applier.retries
 
-    def refuse(self, refusal: ApiError, *kinds: str, after: int = 0) -> None:
-        """The API server refuses these kinds, once it has ``after`` of them."""
-
-        def refuse(body: dict[str, Any]) -> ApiError | None:
-            there = len(self.cluster.names(body["kind"]))
-            return refusal if body["kind"] in kinds and there >= after else None
-
-        self.cluster.answer = refuse
-
 
 def rollouts(count: int, first: int = 0) -> list[Start]:
     return [Start("rollout", index, 1) for index in range(first, first + count)]
@@ -106,6 +98,17 @@ def test_a_long_line_of_starts_keeps_no_stop_and_no_other_role_waiting() -> None
     assert names.trainer_pod(NAME, 1, 0) in there(world)
 
 
+def test_a_name_that_is_not_free_yet_keeps_no_other_role_waiting() -> None:
+    world = World()
+    name = names.rollout_pod(NAME, 0, 1)
+    left = manifests.for_start(world.context, Start("rollout", 0, 1), 0)[0]
+    left["metadata"]["ownerReferences"] = owned_by_run(NAME, "u-0")
+    world.cluster.add(left)
+    with pytest.raises(TransientError, match=f"Pod/{name} of an earlier run is not gone yet"):
+        world.act(*rollouts(1), Start("trainer", 0, 1))
+    assert names.trainer_pod(NAME, 1, 0) in there(world)
+
+
 def test_an_api_server_that_takes_its_time_ends_a_look_early() -> None:
     world = World(rollouts=300)
 
@@ -122,7 +125,7 @@ def test_an_api_server_that_takes_its_time_ends_a_look_early() -> None:
 
 def test_a_quota_costs_a_few_requests_a_look_and_one_entry_of_the_status() -> None:
     world = World(rollouts=1000)
-    world.refuse(QUOTA, "Pod", after=20)
+    world.cluster.refuse_with(QUOTA, "Pod", after=20)
     world.act(*rollouts(1000))
     assert len(world.cluster.asked("create", "Pod")) == 1 + 2 + 4 + 8 + 16
     assert list(world.retries) == [f"Pod/{names.rollout_pod(NAME, 20, 1)}"]
@@ -138,7 +141,7 @@ def test_a_quota_costs_a_few_requests_a_look_and_one_entry_of_the_status() -> No
 
 def test_a_quota_is_asked_again_as_soon_after_the_tenth_refusal_as_after_the_first() -> None:
     world = World()
-    world.refuse(QUOTA, "Pod")
+    world.cluster.refuse_with(QUOTA, "Pod")
     waits = []
     for _ in range(10):
         world.act(*rollouts(3))
@@ -152,7 +155,7 @@ def test_a_quota_is_asked_again_as_soon_after_the_tenth_refusal_as_after_the_fir
 
 def test_whatever_else_refuses_is_left_alone_for_longer_each_time() -> None:
     world = World()
-    world.refuse(DENIED, "Pod")
+    world.cluster.refuse_with(DENIED, "Pod")
     waits = []
     for _ in range(5):
         world.act(*rollouts(3))
@@ -164,12 +167,35 @@ def test_whatever_else_refuses_is_left_alone_for_longer_each_time() -> None:
 
 def test_a_pod_that_goes_where_a_later_one_is_refused_is_tried_at_once() -> None:
     world = World()
-    world.refuse(QUOTA, "Pod", after=2)
+    world.cluster.refuse_with(QUOTA, "Pod", after=2)
     world.act(*rollouts(3))
     assert list(world.retries) == [f"Pod/{names.rollout_pod(NAME, 2, 1)}"]
     world.cluster.forget(world.cluster.object("Pod", names.rollout_pod(NAME, 0, 1)))
     world.act(Start("rollout", 0, 2), Start("rollout", 2, 1))
     assert there(world) == {names.rollout_pod(NAME, 0, 2), names.rollout_pod(NAME, 1, 1)}
+
+
+HOLDS_UP: list[tuple[str, Role, bool]] = [
+    ("Start/trainer", "trainer", True),
+    ("Start/trainer", "rollout", False),
+    ("Deployment/orz-ledger", "ledger", True),
+    ("Deployment/orz-ledger", "reward", False),
+    ("Pod/orz-rollout-i2-7", "rollout", True),
+    ("Pod/orz-trainer-i2-0", "trainer", True),
+    ("PodGroup/orz-trainer-i2", "trainer", True),
+    ("PodDisruptionBudget/orz-trainer-i2", "trainer", False),
+    ("Service/orz-trainer", "trainer", False),
+    ("NetworkPolicy/orz-run", "ledger", False),
+]
+
+
+@pytest.mark.parametrize(("key", "role", "held"), HOLDS_UP, ids=[f"{key} and {role}" for key, role, _ in HOLDS_UP])
+def test_a_start_is_held_by_the_refusal_of_what_it_makes(key: str, role: Role, held: bool) -> None:
+    world = World()
+    world.retries = {key: RetryState(failures=1, not_before=world.now + 1)}
+    assert world.look().is_held(Start(role, 0, 2)) == held
+    world.now += 1
+    assert not world.look().is_held(Start(role, 0, 2))
 
 
 # -------------------------------------------------------------------------------------------- what a gang has
@@ -178,13 +204,13 @@ def test_a_pod_that_goes_where_a_later_one_is_refused_is_tried_at_once() -> None
 def test_a_refused_budget_holds_no_gang_back_and_comes_later() -> None:
     """It keeps evictions away, and nothing else: the condition of the trainer mentions it, and the gang trains."""
     world = World(disruptionBudget=True)
-    world.refuse(DENIED, "PodDisruptionBudget")
+    world.cluster.refuse_with(DENIED, "PodDisruptionBudget")
     world.act(Start("trainer", 0, 1), Start("trainer", 1, 1))
     assert there(world) == {names.trainer_pod(NAME, 1, index) for index in (0, 1)}
     key = f"PodDisruptionBudget/{names.trainer_pod_group(NAME, 1)}"
     assert list(world.retries) == [key]
 
-    world.cluster.answer = lambda body: None
+    world.cluster.admit_all()
     for seconds, budgets in ((59, 0), (1, 1)):
         world.now += seconds
         applier = world.look()
@@ -196,7 +222,7 @@ def test_a_refused_budget_holds_no_gang_back_and_comes_later() -> None:
 
 def test_a_refused_pod_group_does_hold_it_back() -> None:
     world = World(gang="volcano")
-    world.refuse(DENIED, "PodGroup")
+    world.cluster.refuse_with(DENIED, "PodGroup")
     world.act(Start("trainer", 0, 1), Start("trainer", 1, 1))
     assert there(world) == set()
 

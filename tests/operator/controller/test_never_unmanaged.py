@@ -15,12 +15,14 @@ from one_run import World
 
 from rz_api import names
 from rz_api.run import ResolvedRun
+from rz_operator.apiserver.cluster import ApiError
 from rz_operator.controller import reconcile, rendering
 from rz_operator.controller.holdups import ASK_SECONDS, CREATING_SECONDS, cause_of
 from rz_operator.plan import plan
 
 CONFIG_MAP, SECRET = names.config_map(NAME), names.token_secret(NAME, UID)
 EVERYBODY = [*(f"rollout-i1-{index}" for index in range(3)), "trainer-i1-0", "trainer-i1-1"]
+FULL = ApiError(403, "Forbidden", "exceeded quota: objects")
 NEWER_IMAGES = {role: f"{image}-of-today" for role, image in IMAGES.items()}
 
 
@@ -89,7 +91,7 @@ def test_a_new_run_of_which_nothing_can_be_made_is_refused(change: dict[str, Any
     world.look()
     assert world.condition("Accepted")[:2] == ("False", "SpecInvalid")
     assert words in world.condition("Accepted")[2]
-    assert world.cluster.names_of("ConfigMap") == []
+    assert world.cluster.names("ConfigMap") == []
 
 
 def crash(*given: Any) -> Any:
@@ -181,23 +183,23 @@ def break_a_gang(world: World) -> None:
 def test_a_deleted_config_map_is_written_again_before_pods_start(world: World) -> None:
     before = world.cluster.objects.pop(("ConfigMap", NAMESPACE, CONFIG_MAP))
     break_a_gang(world)
-    world.cluster.asked.clear()
+    world.cluster.requests.clear()
     world.look()
     assert world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]["data"] == before["data"]
-    created = [kind for verb, kind, _ in world.cluster.asked if verb == "create"]
+    created = [kind for verb, kind, _ in world.cluster.requests if verb == "create"]
     assert created.index("ConfigMap") < created.index("Pod")
 
 
 def test_a_deleted_token_is_made_anew_before_pods_start_and_is_not_immutable(world: World) -> None:
     before = world.cluster.objects.pop(("Secret", NAMESPACE, SECRET))
     break_a_gang(world)
-    world.cluster.asked.clear()
+    world.cluster.requests.clear()
     world.look()
     again = world.cluster.objects["Secret", NAMESPACE, SECRET]
     assert again["stringData"] != before["stringData"], "the operator cannot read it, and must not remember it"
     # Of an immutable Secret kubelets never bring the new token to the pods that run.
     assert "immutable" not in again
-    created = [kind for verb, kind, _ in world.cluster.asked if verb == "create"]
+    created = [kind for verb, kind, _ in world.cluster.requests if verb == "create"]
     assert created.index("Secret") < created.index("Pod")
 
 
@@ -214,11 +216,11 @@ def test_an_edited_config_map_is_put_right(world: World) -> None:
 def test_a_config_map_that_is_refused_starts_no_pods(world: World) -> None:
     del world.cluster.objects["ConfigMap", NAMESPACE, CONFIG_MAP]
     break_a_gang(world)
-    world.cluster.words["ConfigMap"] = "exceeded quota: configmaps"
+    world.cluster.refuse_with(FULL, "ConfigMap")
     world.look()
     assert not [name for name in world.pods if name.startswith("trainer-i2")]
-    assert "exceeded quota: configmaps" in world.condition("TrainerReady")[2]
-    world.cluster.words.clear()
+    assert FULL.message in world.condition("TrainerReady")[2]
+    world.cluster.admit_all()
     world.now += 61
     world.look(2)
     assert [name for name in world.pods if name.startswith("trainer")] == ["trainer-i2-0", "trainer-i2-1"]
@@ -226,17 +228,17 @@ def test_a_config_map_that_is_refused_starts_no_pods(world: World) -> None:
 
 def test_a_token_that_was_refused_is_tried_again_although_nothing_is_started() -> None:
     world = World()
-    world.cluster.words["Secret"] = "exceeded quota: secrets"
+    world.cluster.refuse_with(FULL, "Secret")
     world.look(2)
-    assert "exceeded quota: secrets" in world.condition("LedgerReady")[2]
-    world.cluster.words.clear()
+    assert FULL.message in world.condition("LedgerReady")[2]
+    world.cluster.admit_all()
     world.now += 61
     world.look()
-    assert world.cluster.names_of("Secret") == [SECRET]
+    assert world.cluster.names("Secret") == [SECRET]
 
 
 def test_a_token_that_is_there_and_may_not_be_made_twice_is_no_trouble_of_pods_that_are_ready(world: World) -> None:
-    world.cluster.words["Secret"] = "exceeded quota: secrets"
+    world.cluster.refuse_with(FULL, "Secret")
     break_a_gang(world)
     world.look()
     world.start_pods()
@@ -246,9 +248,9 @@ def test_a_token_that_is_there_and_may_not_be_made_twice_is_no_trouble_of_pods_t
 
 
 def test_nothing_is_asked_for_while_nothing_happens(world: World) -> None:
-    world.cluster.asked.clear()
+    world.cluster.requests.clear()
     world.look(20)
-    assert world.cluster.asked == []
+    assert world.cluster.requests == []
 
 
 def test_a_config_map_is_missed_within_minutes_although_nothing_is_started(world: World) -> None:
@@ -256,7 +258,7 @@ def test_a_config_map_is_missed_within_minutes_although_nothing_is_started(world
     world.look()
     world.now += 601
     world.look()
-    assert world.cluster.names_of("ConfigMap") == [CONFIG_MAP]
+    assert world.cluster.names("ConfigMap") == [CONFIG_MAP]
 
 
 # ------------------------------------------------------------------------------------------ the frozen run is lost
@@ -289,7 +291,7 @@ def test_a_run_is_never_frozen_anew_while_its_pods_live(
     world: World, damage: Callable[[World], None], words: str
 ) -> None:
     damage(world)
-    data = copy.deepcopy(world.cluster.one("ConfigMap", CONFIG_MAP))
+    data = copy.deepcopy(world.cluster.objects.get(("ConfigMap", NAMESPACE, CONFIG_MAP)))
     world.restart(images=NEWER_IMAGES)
     world.look(2)
     status, reason, message = world.condition("Accepted")
@@ -300,7 +302,7 @@ def test_a_run_is_never_frozen_anew_while_its_pods_live(
     world.look(2)
     assert world.run["status"]["gang"]["restarts"] == 1, "what happens is still counted"
     assert world.pods == EVERYBODY[:3], "nothing is made from a guess, and the others are left alone"
-    assert world.cluster.one("ConfigMap", CONFIG_MAP) == data
+    assert world.cluster.objects.get(("ConfigMap", NAMESPACE, CONFIG_MAP)) == data
 
 
 @pytest.mark.parametrize(("damage", "words"), LOSSES.values(), ids=LOSSES)
@@ -312,7 +314,25 @@ def test_a_run_whose_frozen_form_is_lost_can_be_suspended(
     world.edit(spec(suspend=True))
     world.look(4)
     assert world.pods == []
-    assert world.cluster.names_of("Deployment") == []
+    assert world.cluster.names("Deployment") == []
+    assert world.run["status"]["phase"] == "Suspended"
+
+
+@pytest.mark.parametrize(("damage", "words"), LOSSES.values(), ids=LOSSES)
+def test_a_finished_run_whose_frozen_form_is_lost_goes_when_its_time_is_over(
+    world: World, damage: Callable[[World], None], words: str
+) -> None:
+    world.cluster.change(world.run, status=world.run["status"] | {"phase": "Succeeded", "completionTime": stamp(0)})
+    world.look(3)
+    assert (world.pods, world.cluster.names("Deployment")) == ([], [])
+    world.edit(spec() | {"ttlSecondsAfterFinished": 60})
+    damage(world)
+    world.restart(images=NEWER_IMAGES)
+    world.look()
+    assert world.cluster.names(names.KIND) == [NAME]
+    world.now += 61
+    world.look()
+    assert world.cluster.names(names.KIND) == []
 
 
 @pytest.mark.parametrize("damage", [lose, garble])
@@ -392,7 +412,7 @@ def test_what_a_newer_operator_froze_is_used_and_written_back(world: World) -> N
 def test_a_finished_run_of_a_newer_operator_is_not_started_again(world: World) -> None:
     status = world.run["status"] | {"phase": "Succeeded", "completionTime": stamp(9)}
     status["conditions"] = [*status["conditions"], {**status["conditions"][0], "type": "NextCondition"}]
-    for name in world.cluster.names_of("Pod"):
+    for name in world.cluster.names("Pod"):
         del world.cluster.objects["Pod", NAMESPACE, name]
     world.cluster.change(world.run, status=status)
     world.restart()
@@ -408,7 +428,7 @@ MISSING = 'MountVolume.SetUp failed for volume "secret-bucket" : secret "bucket"
 
 def hang(world: World) -> str:
     """A rollout has a node and no container; its UID."""
-    name = next(name for name in world.cluster.names_of("Pod") if "rollout" in name)
+    name = next(name for name in world.cluster.names("Pod") if "rollout" in name)
     body = world.cluster.objects["Pod", NAMESPACE, name]
     waiting = [container("main", waiting="ContainerCreating")]
     scheduled = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(0)}]
@@ -439,7 +459,7 @@ def test_the_events_of_a_pod_are_asked_for_once_a_minute(world: World) -> None:
     assert "no event of it says why: look at kubectl describe pod" in world.condition("RolloutsReady")[2]
     world.now += ASK_SECONDS
     world.look()
-    assert sum(kind == "Event" for _, kind, _ in world.cluster.asked) == 2
+    assert sum(kind == "Event" for _, kind, _ in world.cluster.requests) == 2
 
 
 def test_a_pod_that_hangs_for_want_of_config_map_or_token_gets_them(world: World) -> None:
@@ -448,7 +468,7 @@ def test_a_pod_that_hangs_for_want_of_config_map_or_token_gets_them(world: World
     del world.cluster.objects["Secret", NAMESPACE, SECRET]
     world.now += CREATING_SECONDS
     world.look()
-    assert (world.cluster.names_of("ConfigMap"), world.cluster.names_of("Secret")) == ([CONFIG_MAP], [SECRET])
+    assert (world.cluster.names("ConfigMap"), world.cluster.names("Secret")) == ([CONFIG_MAP], [SECRET])
 
 
 SUM = "Unable to attach or mount volumes: unmounted volumes=[secret-bucket]: timed out waiting for the condition"

@@ -9,7 +9,7 @@ import pytest
 from kube_builders import START, stamp
 
 from rz_operator.apiserver.cluster import ApiError, Page
-from rz_operator.controller.scale_up import PROVISION_SECONDS, scaling_until, until
+from rz_operator.controller.scale_up import PROVISION_SECONDS, ScaleUps, until
 
 PODS = frozenset({"a", "b"})
 
@@ -56,25 +56,42 @@ class Events:
         return Page(self.answer, "1")
 
 
-def ask(answer: list[Any] | ApiError, *pods: str) -> tuple[float, Events]:
-    cluster = Events(answer)
-    return asyncio.run(scaling_until(cluster, "team", pods)), cluster  # type: ignore[arg-type]
+def ask(cluster: Events, *times: float, pods: str = "ab") -> list[float]:
+    """What is found when one run's gang asks at these times, seconds after the start."""
+
+    async def main() -> list[float]:
+        return [await scale_ups.scaling_until("team", "u-1", pods, START + time) for time in times]
+
+    scale_ups = ScaleUps(cluster)  # type: ignore[arg-type]
+    return asyncio.run(main())
 
 
-def test_the_events_of_one_namespace_are_asked_for_once() -> None:
-    found, cluster = ask([event("Nominated", 5)], "a", "b")
-    assert found == START + 5 + PROVISION_SECONDS
+def test_the_events_of_one_namespace_are_asked_for_once_a_minute() -> None:
+    cluster = Events([event("Nominated", 5)])
+    assert ask(cluster, 10, 40, 69) == [START + 5 + PROVISION_SECONDS] * 3
     assert cluster.asked == [("Event", "team", {"field_selector": "involvedObject.kind=Pod,type=Normal"})]
+    ask(cluster, 10, 70)
+    assert len(cluster.asked) == 3
+
+
+def test_the_next_gang_has_an_answer_of_its_own() -> None:
+    async def main() -> list[float]:
+        return [await scale_ups.scaling_until("team", "u-1", pods, START + 9) for pods in ("ab", "a", "cd")]
+
+    scale_ups = ScaleUps(Events([event("Nominated", 5)]))  # type: ignore[arg-type]
+    assert asyncio.run(main()) == [START + 5 + PROVISION_SECONDS] * 2 + [0.0]
 
 
 def test_where_no_pod_waits_nobody_is_asked() -> None:
-    assert ask([])[1].asked == []
+    cluster = Events([])
+    assert ask(cluster, 10, pods="") == [0.0]
+    assert cluster.asked == []
 
 
 def test_an_operator_with_the_rights_of_an_older_release_sees_no_autoscaler() -> None:
-    assert ask(ApiError(403, "Forbidden", "events is forbidden"), "a")[0] == 0.0
+    assert ask(Events(ApiError(403, "Forbidden", "events is forbidden")), 10) == [0.0]
 
 
-def test_an_api_server_that_does_not_answer_is_asked_again() -> None:
-    with pytest.raises(ApiError):
-        ask(ApiError(0, "NoAnswer", "no answer"), "a")
+@pytest.mark.parametrize("status", [0, 410, 500])
+def test_an_api_server_that_fails_has_a_gang_wait_once_more_and_not_for_ever(status: int) -> None:
+    assert ask(Events(ApiError(status, "Reason", "no answer")), 10, 70, 130) == [START + 10] * 3

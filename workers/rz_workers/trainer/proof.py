@@ -19,7 +19,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,11 @@ class Deviations:
     """Nats."""
     values: float
     gradients: float
-    """As a part of the largest number of the tensor."""
+    """As a part of the largest number of the tensor, or of a hundredth of the largest of all where that is more: some
+    are zero but for rounding (a bias of keys)."""
     again: float
     """Between two equal passes."""
-    exported: float
+    exported: float = 0.0
     """Between a pass and the same by what was exported, policy and critic."""
 
 
@@ -84,7 +85,12 @@ def prove(
                 activation_checkpointing=activation_checkpointing,
                 trust_remote_code=trust_remote_code,
             )
-            found = _measure(twins, is_ppo)
+            sequences = _sequences(twins)
+            found = _measure(twins, sequences, is_ppo=is_ppo)
+            _judge(found, f"{name} (type {kind})")
+            exported = _exported(twins, sequences, is_ppo=is_ppo, trust_remote_code=trust_remote_code)
+            found = replace(found, exported=exported)
+            _judge(found, f"{name} (type {kind})")
         except (UserError, MemoryError):
             raise
         # Whatever the code of a model raises, which may be anybody's: the model is what has to change.
@@ -94,7 +100,6 @@ def prove(
                 f"a small copy of {name} (type {kind}) does not run as it would be trained: "
                 f"{type(error).__name__}: {what[0] if what else 'no message'}. {_REQUIRED}"
             ) from error
-    _judge(found, f"{name} (type {kind})")
     log.info("the model is trained as what it is: a small copy of it shows %s", found)
     return found
 
@@ -134,8 +139,12 @@ def _own_randomness() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------- what is compared
 
 
-def _measure(twins: Twins, is_ppo: bool) -> Deviations:
-    sequences = [torch.randint(0, twins.plain.config.get_text_config().vocab_size, (n,)) for n in LENGTHS]
+def _sequences(twins: Twins) -> list[Tensor]:
+    vocabulary = twins.plain.config.get_text_config().vocab_size
+    return [torch.randint(0, vocabulary, (length,)) for length in LENGTHS]
+
+
+def _measure(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool) -> Deviations:
     alone = torch.cat([logprobs_alone(twins.plain, each) for each in sequences])
     packed = packed_logprobs(twins.policy, sequences)
     again = packed_logprobs(twins.policy, sequences)
@@ -153,7 +162,6 @@ def _measure(twins: Twins, is_ppo: bool) -> Deviations:
         values=values,
         gradients=gradients,
         again=_most(packed, again),
-        exported=_exported(twins, sequences, is_ppo),
     )
 
 
@@ -162,14 +170,14 @@ def _gradient_difference(
 ) -> float:
     loss().backward()  # type: ignore[no-untyped-call]
     its_loss().backward()  # type: ignore[no-untyped-call]
-    pairs = [
-        tuple(each.grad if each.grad is not None else torch.zeros_like(each) for each in pair)
-        for pair in zip(plain.parameters(), trained.parameters(), strict=True)
-    ]
-    sizes = [float(wanted.abs().max()) for wanted, _ in pairs]
-    # Of some tensors (the bias of keys) the gradient is 0 but for rounding, whose size is that of the others'.
-    least = max(sizes) / 100
-    return max(_most(got, wanted) / max(size, least) for (wanted, got), size in zip(pairs, sizes, strict=True))
+    pairs = zip(plain.parameters(), trained.parameters(), strict=True)
+    both = [(_gradient(one), _gradient(other)) for one, other in pairs]
+    largest = max(float(wanted.abs().max()) for wanted, _ in both)
+    return max(_most(got, wanted) / max(float(wanted.abs().max()), largest / 100) for wanted, got in both)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
 
 
 def _most(one: Tensor, other: Tensor) -> float:
@@ -179,20 +187,24 @@ def _most(one: Tensor, other: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------- the export
 
 
-def _exported(twins: Twins, sequences: Sequence[Tensor], is_ppo: bool) -> float:
+def _exported(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool, trust_remote_code: bool) -> float:
     """Largest difference between the trained models and what their exports load as."""
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
         empty, target = Path(scratch) / "no tokenizer", Path(scratch) / "policy"
         empty.mkdir()
         export.write_policy(twins.policy.model, export.gather_state(twins.policy), torch.float32, empty, target)
         _check_names(twins.policy, target)
-        options: dict[str, Any] = {"revision": None, "trust_remote_code": False, "activation_checkpointing": False}
+        options: dict[str, Any] = {
+            "revision": None,
+            "trust_remote_code": trust_remote_code,
+            "activation_checkpointing": False,
+        }
         loaded = loading.load_policy(str(target), **options)
         largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
         if is_ppo:
             target = Path(scratch) / "critic"
             export.write_critic(twins.critic.backbone, export.gather_state(twins.critic), torch.float32, empty, target)
-            critic = loading.load_critic(str(target), init="normal", seed=0, **options)
+            critic = loading.load_critic(str(target), init=None, seed=0, **options)
             largest = max(largest, _most(packed_values(critic, sequences), packed_values(twins.critic, sequences)))
     return largest
 
