@@ -254,8 +254,8 @@ def bench() -> Iterator[Bench]:
 class Probes:
     """A kubelet's, and the size of the run's status, once a second."""
 
-    def __init__(self, it: Bench, namespace: str) -> None:
-        self._it, self._namespace = it, namespace
+    def __init__(self, it: Bench) -> None:
+        self._it = it
         self.asked, self.missed, self.slowest, self.status_bytes = 0, 0, 0.0, 0
 
     def ask(self) -> None:
@@ -285,7 +285,7 @@ def measure_big(it: Bench, rollouts: int) -> bool:
             for each in labels
         )
 
-    probes, cpu, start = Probes(it, namespace), it.cpu_seconds(), time.monotonic()
+    probes, cpu, start = Probes(it), it.cpu_seconds(), time.monotonic()
     with in_background(probes.ask, 1.0):
         it.applied[namespace] = time.time()
         it.plane.api.create(run_document(f"run-{namespace}", "kueue", rollouts), namespace)

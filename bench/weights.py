@@ -62,7 +62,6 @@ BARS = {
     "shared": "weights-shared",
 }
 SECONDS = 120.0
-WAYS = ("storage", "gloo", "shared")
 CPU = torch.device("cpu")
 
 
@@ -210,7 +209,7 @@ class OtherProcess:
 
 def receive() -> None:
     """The rollout's side."""
-    receiver = Receiver(CPU, token="")
+    receiver = Receiver(CPU, token=str)
     print(json.dumps({"started": True}), flush=True)
 
     def load(tensors: Iterator[tuple[str, Tensor]]) -> None:
@@ -239,7 +238,7 @@ def measure_broadcast(
     metas = [TensorMeta.of(name, tensor) for name, tensor in tensors.items()]
     largest = max(bucket_nbytes(bucket) for bucket in cut(metas, bucket_bytes))
     other = OtherProcess()
-    sender = Sender("127.0.0.1", 0, backend, CPU, SECONDS, Seal.of("", TRANSFER, 1))
+    sender = Sender("127.0.0.1", 0, backend, CPU, SECONDS, lambda: Seal.of("", TRANSFER, 1))
     best: dict[str, tuple[float, float]] = {}
     try:
         for version in range(rounds + 1):

@@ -13,6 +13,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+import leftovers
 from heartbeat import Heartbeat
 
 # A time on a shared machine decides no test: not an example's, and not that of making one.
@@ -92,6 +93,7 @@ def base(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 @pytest.hookimpl(trylast=True)  # behind the one that registers the reporter
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leftovers)
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if terminal is not None and "PYTEST_XDIST_WORKER" not in os.environ and not config.option.collectonly:
         config.pluginmanager.register(Heartbeat(terminal), "heartbeat")

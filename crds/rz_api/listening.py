@@ -1,7 +1,7 @@
 """A server that listens on ``::`` is reached by IPv6 and by IPv4, and on a node without IPv6 by IPv4 alone.
 
 Every server of every role and of the operator takes its socket here: status ports, the API of ledger and reward,
-probes.
+torch's stores on an address of their own, probes.
 asyncio and aiohttp would open ``::`` for IPv6 alone.
 """
 

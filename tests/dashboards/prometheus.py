@@ -117,7 +117,3 @@ class Prometheus:
         assert answer["status"] == "success", f"{query}: {answer.get('error')}"
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
-
-    def healthy_targets(self) -> int:
-        answer = httpx.get(f"{self.url}/api/v1/targets", trust_env=False).json()
-        return sum(target["health"] == "up" for target in answer["data"]["activeTargets"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
 import urllib.request
@@ -181,3 +182,12 @@ def test_a_failure_is_shown_without_credentials() -> None:
 def test_closing_twice_is_closing() -> None:
     with served() as server:
         server.close()
+
+
+def test_connections_that_come_while_it_closes_are_closed_too() -> None:
+    for _ in range(30):
+        with served() as server, contextlib.ExitStack() as stack:
+            for _ in range(3):
+                connect(server, stack)
+            server.close()
+    gc.collect()  # a socket that was left open warns, and warnings are errors

@@ -186,17 +186,23 @@ class _Server:
         try:
             await self._stopping.wait()
         finally:
-            server.close()
-            tasks = (*self._slow, *self._asking)
-            for task in tasks:
+            # What asyncio has accepted and not handed to `_connection` yet, it would forget open if its server closed
+            # meanwhile (github.com/python/cpython/issues/109564).
+            asyncio.get_running_loop().remove_reader(self._listener)
+            for task in (*self._slow, *self._asking):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
+            server.close()
             await asyncio.sleep(0)  # a transport that was aborted closes in the loop's next turn
             self._pages.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._stopping.is_set():
+            writer.transport.abort()
+            return
         if len(self._slow) + len(self._asking) >= self._limits.connections:
             oldest = next(iter(self._slow), None)
             if oldest is None:

@@ -14,6 +14,8 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
+from rz_api.listening import listener
+
 __all__ = ["serve", "stay_on_this_machine"]
 
 
@@ -27,12 +29,9 @@ def serve(host: str, port: int, bind_host: str, limit: timedelta) -> TCPStore:
     if address is not None and address.is_unspecified:
         return TCPStore(host, port, is_master=True, timeout=limit, wait_for_workers=False)
     # By itself torch listens on all addresses, also for ``rz run`` on one machine, where nobody else has to come.
-    family = socket.AF_INET6 if ":" in bind_host else socket.AF_INET
-    listener = socket.create_server((bind_host, port), family=family, backlog=2048)
-    port = listener.getsockname()[1]
-    return TCPStore(
-        host, port, is_master=True, timeout=limit, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
+    taken = listener(bind_host, port, backlog=2048)
+    port = taken.getsockname()[1]
+    return TCPStore(host, port, is_master=True, timeout=limit, wait_for_workers=False, master_listen_fd=taken.detach())
 
 
 def stay_on_this_machine(bind_host: str) -> None:

@@ -329,6 +329,24 @@ def test_what_a_process_that_is_gone_said_of_storage_is_forgotten(store: FlakySt
         assert ledger.status().storage_trouble == trouble
 
 
+def test_it_is_forgotten_also_while_the_run_has_not_begun(store: FlakyStore) -> None:
+    now = [0.0]
+    ledger = Ledger(run_of(), store, clock=lambda: now[0])
+    ledger.storage_reported(StorageReport(who="trainer-0", trouble="full"))
+    now[0] = REPORT_SECONDS + 1
+
+    async def main() -> None:
+        running = asyncio.create_task(ledger.run())
+        async with asyncio.timeout(30):
+            while ledger.status().storage_trouble is not None:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    assert ledger.status().storage_trouble == "full"
+    asyncio.run(main())
+    assert ledger.status().phase == "waiting"
+
+
 def test_a_ledger_that_is_down_is_waited_for(store: FlakyStore) -> None:
     listener = take_port("127.0.0.1", 0)
     port = listener.getsockname()[1]

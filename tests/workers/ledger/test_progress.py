@@ -101,7 +101,7 @@ def test_announcing_an_older_version_again_moves_nothing_back() -> None:
     desk = Desk()
     desk.do_step(0)
     desk.publish(0)
-    assert desk.state.current_weights == weights_of(1)
+    assert desk.state.weights[1] == weights_of(1)
     assert sorted(desk.state.train) == [1]
 
 
@@ -109,9 +109,9 @@ def test_a_version_published_again_by_a_newer_incarnation_replaces_where_it_is_r
     desk = Desk()
     desk.do_step(0)
     desk.publish(1, incarnation=2, digest="other")
-    assert desk.state.current_weights == weights_of(1, 2, "other")
+    assert desk.state.weights[1] == weights_of(1, 2, "other")
     desk.publish(1, incarnation=1)
-    assert desk.state.current_weights == weights_of(1, 2, "other")
+    assert desk.state.weights[1] == weights_of(1, 2, "other")
 
 
 def test_a_version_that_the_run_does_not_have_is_refused() -> None:

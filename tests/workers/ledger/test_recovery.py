@@ -41,7 +41,7 @@ def test_there_is_nothing_to_recover_before_data_and_weights_are_there(store: Ob
     assert recover(store, run_of(), 0.0) is None
     state = recover(store, run_of(), 0.0, announced=[Publication(weights=weights_of(0))])
     assert state is not None
-    assert state.current_weights == weights_of(0)
+    assert state.weights[0] == weights_of(0)
 
 
 def test_the_ledger_creates_nothing(store: ObjectStore) -> None:
@@ -122,7 +122,7 @@ def test_the_newest_incarnation_of_a_version_is_what_is_handed_out(store: Object
     newer = store_weights(store, 0, incarnation=2)
     state = recover(store, run_of(), 0.0, announced=[Publication(weights=weights_of(0))])
     assert state is not None
-    assert state.current_weights == newer
+    assert state.weights[0] == newer
     assert state.incarnation == 2
 
 

@@ -189,11 +189,11 @@ def test_what_is_stored_stays_so_whatever_is_announced_late() -> None:
     desk = at_the_end_of_step_0()
     desk.publish(1)
     desk.publish(1, stored=False)
-    assert desk.state.current_weights == weights_of(1)
+    assert desk.state.weights[1] == weights_of(1)
     desk.publish(1, incarnation=2, stored=False)
-    assert desk.state.current_weights == weights_of(1), "the same tensors, and they are stored"
+    assert desk.state.weights[1] == weights_of(1), "the same tensors, and they are stored"
     desk.publish(1, incarnation=2, digest="other", stored=False)
-    assert desk.state.current_weights == weights_of(1, 2, "other", stored=False)
+    assert desk.state.weights[1] == weights_of(1, 2, "other", stored=False)
 
 
 def test_a_lease_tells_a_restarted_ledger_of_weights_that_storage_does_not_have() -> None:
@@ -203,6 +203,6 @@ def test_a_lease_tells_a_restarted_ledger_of_weights_that_storage_does_not_have(
     restarted = at_the_end_of_step_0()
     restarted.adopt()
     assert restarted.beat("a", desk.leases["t1.0"]) == []
-    assert restarted.state.current_weights == weights_of(1, stored=False)
+    assert restarted.state.weights[1] == weights_of(1, stored=False)
     assert restarted.state.batch("train", 1) is not None
     assert restarted.complete("t1.0")

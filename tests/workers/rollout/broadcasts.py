@@ -26,7 +26,7 @@ class Trainer:
     """Sends versions over gloo, in one group until that breaks."""
 
     def __init__(self) -> None:
-        self.sender = Sender("127.0.0.1", 0, "gloo", torch.device("cpu"), SECONDS, Seal.of("", TRANSFER, 1))
+        self.sender = Sender("127.0.0.1", 0, "gloo", torch.device("cpu"), SECONDS, lambda: Seal.of("", TRANSFER, 1))
         self.group = ""
         self.arrived: tuple[str, ...] = ()
 

@@ -38,7 +38,7 @@ def test_which_engine_a_run_gets(engine: str, gpus: int, want: str) -> None:
 def test_an_engine_that_is_not_installed_is_the_users_to_change(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"vllm is not installed here.* set rollout\.engine: transformers") as error:
-        load_engine(changed(run_of("/nowhere"), engine, 8).spec, token="")
+        load_engine(changed(run_of("/nowhere"), engine, 8).spec, token_file=None)
     assert error.value.exit_code == exit_codes.USER_ERROR
 
 
@@ -51,7 +51,7 @@ def test_the_worker_waits_until_model_files_and_prompts_are_stored(tmp_path: Pat
     later.join()
     local = fetch_model(folder, tmp_path / "model")
     assert (local / "config.json").exists()
-    assert load_engine(run.spec, token="")(local).weight_version is None
+    assert load_engine(run.spec, token_file=None)(local).weight_version is None
 
 
 def test_being_told_to_stop_ends_the_wait(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry
-from rollout_builders import build_model, weights_of
+from rollout_builders import build_model
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import ReasonerZeroRunSpec
@@ -40,7 +40,6 @@ from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import decode
-from rz_workers.storage.weights import publish
 
 LEASE_SECONDS = 30.0
 
@@ -80,10 +79,6 @@ def make_folder(path: Path, run: ResolvedRun) -> RunFolder:
     build_model(local)
     folder.store_folder(layout.MODEL_PREFIX, local, {})
     return folder
-
-
-def publish_version(folder: RunFolder, path: Path, version: int) -> WeightsInfo:
-    return publish(folder, version, 1, weights_of(build_model(path / "other-files", seed=version)))
 
 
 def train_unit(folder: RunFolder, step: int = 0) -> Unit:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from rz_workers.storage import neighbours
 from rz_workers.storage.backends import Backend
 from rz_workers.storage.objects import ObjectStore, StorageError
 from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.trouble import TROUBLES
 
 OpenStore = Callable[[], ObjectStore]
 MakeRun = Callable[..., ResolvedRun]
@@ -233,12 +235,15 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("refusal", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_folders_above_that_this_runs_rights_do_not_reach_are_passed_over(
-    make_run: MakeRun, refusal: Exception
+    make_run: MakeRun, refusal: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(TROUBLES, "_found", {})
     outer = [FailingBackend(*[refusal] * 100) for _ in range(2)]
     store = ObjectStore("s3://b/team/x", backend=Bucket(*outer), sleep=lambda seconds: None)
     RunFolder.claim(store, make_run())
     assert store.exists("run.json")
+    monkeypatch.setattr(TROUBLES, "_clock", lambda: math.inf)
+    assert TROUBLES.current() is None, "what was passed over is told to nobody, however long it lasts"
 
 
 def test_an_outage_is_not_taken_for_an_empty_folder(make_run: MakeRun) -> None:

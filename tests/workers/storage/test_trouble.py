@@ -10,7 +10,7 @@ import pytest
 
 from rz_workers.storage.objects import ObjectStore, StorageError
 from rz_workers.storage.retry import RetryPolicy
-from rz_workers.storage.trouble import LASTS_SECONDS, Troubles, is_full, words
+from rz_workers.storage.trouble import LASTS_SECONDS, MAX_WORDS, Troubles, is_full, words
 
 
 def s3(code: str, message: str, status: int) -> OSError:
@@ -74,9 +74,15 @@ def test_the_words_are_the_same_from_try_to_try_and_name_no_key_and_no_secret() 
     said = words(
         "https://me:secret@host/runs?sig=abc", ConnectionError("PUT https://host/a?X-Amz-Signature=abc failed")
     )
+    assert said.startswith("the storage https://***@host/runs?sig=*** does not do what it should (")
+    assert "PUT https://host/a?X-Amz-Signature=*** failed" in said
+
+
+def test_a_credential_is_taken_out_before_the_words_are_cut_off_behind_it() -> None:
+    beside = "x" * (MAX_WORDS - len("ConnectionError:  https://me:secret"))
+    said = words("s3://runs/x", ConnectionError(f"{beside} https://me:secret@host/a failed"))
     assert "secret" not in said
-    assert "abc" not in said
-    assert "PUT https://host/a failed" in said
+    assert " https://***@host" in said
 
 
 class FullBackend:

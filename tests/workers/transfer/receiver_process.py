@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
 
     token = "another token" if "foreign" in arguments else TOKEN
     connects = damaged if "flip" in arguments else connect
-    receiver = Receiver(torch.device("cpu"), token, worker, workers, connect=connects)
+    receiver = Receiver(torch.device("cpu"), lambda: token, worker, workers, connect=connects)
     say(started=worker)
     for line in sys.stdin:
         run(receiver, json.loads(line))

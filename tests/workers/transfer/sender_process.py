@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     tensors = some_tensors()
     metas = [TensorMeta.of(name, tensor) for name, tensor in tensors.items()]
-    sender = Sender("127.0.0.1", 0, cast(Any, arguments[0]), torch.device("cpu"), 30, SEAL)
+    sender = Sender("127.0.0.1", 0, cast(Any, arguments[0]), torch.device("cpu"), 30, lambda: SEAL)
     print(json.dumps({"port": sender.endpoint.port}), flush=True)
     assignments = [Assignment.model_validate(one) for one in json.loads(sys.stdin.readline())]
     sender.open(1, assignments, metas, BUCKET_BYTES)

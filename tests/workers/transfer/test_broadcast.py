@@ -99,7 +99,7 @@ def make_sender() -> Iterator[MakeSender]:
     made: list[Sender] = []
 
     def make(backend: Backend, seconds: float = 60) -> Sender:
-        made.append(Sender("127.0.0.1", 0, backend, torch.device("cpu"), seconds, SEAL))
+        made.append(Sender("127.0.0.1", 0, backend, torch.device("cpu"), seconds, lambda: SEAL))
         return made[-1]
 
     yield make
@@ -298,7 +298,7 @@ def test_a_version_that_was_not_sent_to_its_end_costs_its_groups(make_sender: Ma
 def test_a_port_that_is_taken_is_named(make_sender: MakeSender) -> None:
     port = make_sender("gloo").endpoint.port
     with pytest.raises(TransferError, match=f"cannot listen on 127.0.0.1:{port}"):
-        Sender("127.0.0.1", port, "gloo", torch.device("cpu"), 5, SEAL)
+        Sender("127.0.0.1", port, "gloo", torch.device("cpu"), 5, lambda: SEAL)
 
 
 def test_shared_memory_leaves_no_file_behind(make_sender: MakeSender, first: Rollout) -> None:

@@ -13,7 +13,7 @@ from transfer_builders import SEAL, TOKEN
 
 from rz_workers.seals import Seal
 from rz_workers.transfer.control import TRANSFER, Control, Deadline
-from rz_workers.transfer.documents import Done, Header, Hello, Notice, Refusal, Result, TensorFields, Trailer
+from rz_workers.transfer.documents import Done, Header, Notice, Refusal, Result, TensorFields, Trailer
 from rz_workers.transfer.errors import TransferError
 
 HEADER = Header(version=1, buckets=((TensorFields(name="w", dtype="float32", shape=(2, 3)),),), shared=None)
@@ -107,7 +107,6 @@ def test_runs_with_other_tokens_write_to_other_keys(store: Store) -> None:
     "document",
     [
         Done(),
-        Hello(workers=2),
         HEADER,
         Notice(slot=1, nbytes=3),
         Trailer(digest="d", tensors={"w": "c"}),

@@ -140,6 +140,7 @@ class Ledger:
             if state is not None:
                 break
             saw_none = True
+            self._forget_old_reports()
             await _wait(changed, poll)
             poll = min(2 * poll, LAST_POLL_SECONDS)
         now = self._clock()
@@ -278,9 +279,10 @@ class Ledger:
     def storage_reported(self, report: StorageReport) -> None:
         """What another process sees of storage. It is forgotten when that process does not say it again."""
         key = f"report of {report.who}"
-        self._reported[key] = self._clock()
         if report.trouble is None:
-            del self._reported[key]
+            self._reported.pop(key, None)
+        else:
+            self._reported[key] = self._clock()
         self._set_trouble(key, report.trouble)
 
     def _forget_old_reports(self) -> None:

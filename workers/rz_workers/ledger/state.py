@@ -261,11 +261,6 @@ class State:
         """Newest published version."""
         return max(self.weights, default=None)
 
-    @property
-    def current_weights(self) -> WeightsInfo | None:
-        version = self.version
-        return None if version is None else self.weights[version]
-
     def batch(self, kind: Kind, number: int) -> Batch | None:
         return (self.train if kind == TRAIN else self.evals).get(number)
 

@@ -63,7 +63,7 @@ from rz_workers.rollout.metrics import RolloutMetrics
 from rz_workers.rollout.scoring import Scorer, wait_for
 from rz_workers.rollout.startup import device_for_start, fetch_model, load_engine, wait_for_folder
 from rz_workers.rollout.weights import HeldWeights, load_published
-from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate, read_token
+from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
 from rz_workers.status_server import start_status_server
 from rz_workers.storage.objects import ObjectExistsError, ObjectStore
 from rz_workers.storage.retry import RetryPolicy
@@ -101,7 +101,7 @@ def main() -> None:
     )
 
     spec = settings.run.spec
-    make_engine = load_engine(spec, read_token(settings.token_file))
+    make_engine = load_engine(spec, settings.token_file)
     store = ObjectStore(spec.storage.uri, spec.storage.secret_name, retry=OUTLAST)
     start_reporting(rollout_id, settings)
     folder = wait_for_folder(store, settings.run, stop)
@@ -170,7 +170,7 @@ class Rollout:
         """``near``: the trainer rank whose device the engine shares."""
         self.leases = Leases(ledger, self._beat, clock)
         self._id, self._folder, self._engine, self._ledger, self._scorer = rollout_id, folder, engine, ledger, scorer
-        self._stop, self._metrics, self._status, self._load, self._clock = stop, metrics, status, load, clock
+        self._stop, self._metrics, self._status, self._clock = stop, metrics, status, clock
         self._spec: ReasonerZeroRunSpec = folder.run.spec
         self._broadcasts, self._near = broadcasts(self._spec), near
         self._units = units_for(engine)

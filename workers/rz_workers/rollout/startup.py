@@ -98,9 +98,9 @@ def engine_name(spec: ReasonerZeroRunSpec) -> str:
     return "vllm" if spec.trainer.gpus_per_node else "transformers"
 
 
-def load_engine(spec: ReasonerZeroRunSpec, token: str) -> Callable[[Path], Engine]:
+def load_engine(spec: ReasonerZeroRunSpec, token_file: Path | None) -> Callable[[Path], Engine]:
     """Import the engine that the spec asks for, which takes seconds, and return what makes one, without weights, from
-    the fetched model folder. ``token``: the run's, for broadcasts (vLLM's processes read it for themselves).
+    the fetched model folder. ``token_file`` has the run's token, for broadcasts (vLLM's processes find it themselves).
 
     Raises UserError when the engine is not installed; so does the maker when the engine cannot sample the model."""
     trainer, rollout, remote_code = spec.trainer, spec.rollout, spec.model.trust_remote_code
@@ -126,5 +126,5 @@ def load_engine(spec: ReasonerZeroRunSpec, token: str) -> Callable[[Path], Engin
     from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 
     return lambda model_folder: TransformersEngine(
-        model_folder, trainer.dtype, rollout.max_model_length, remote_code, token=token
+        model_folder, trainer.dtype, rollout.max_model_length, remote_code, token_file=token_file
     )

@@ -161,7 +161,8 @@ class ObjectStore:
         return sorted(self._retrying("list", prefix, lambda: self._backend.folders(prefix.rstrip("/"))))
 
     def above(self) -> list[ObjectStore]:
-        """The folders that this one lies in, nearest first, up to the bucket or the root; with the same rights."""
+        """The folders that this one lies in, nearest first, up to the bucket or the root; with the same rights. What
+        fails there is no trouble of the run's: it need not have rights outside of its folder."""
         return [
             ObjectStore(
                 uri,
@@ -171,6 +172,7 @@ class ObjectStore:
                 jitter=self._jitter,
                 backend=backend,
                 metrics=self._metrics,
+                troubles=Troubles(),
             )
             for uri, backend in self._backend.above()
         ]

@@ -13,6 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from rz_api.redact import redact
+from rz_workers.storage.retry import http_status
+
 __all__ = ["TROUBLES", "Troubles", "is_full", "words"]
 
 LASTS_SECONDS = 5.0
@@ -72,8 +75,7 @@ def is_full(error: BaseException) -> bool:
     for each in _causes(error):
         if isinstance(each, OSError) and each.errno in _FULL_ERRNOS:
             return True
-        # By those names aiohttp, azure-core and gcsfs tell the HTTP status.
-        if 507 in (getattr(each, name, None) for name in ("status", "status_code", "code")):
+        if http_status(each) == 507:
             return True
         if not isinstance(each, FileNotFoundError | FileExistsError) and _FULL_WORDS.search(_text(each)):
             return True
@@ -84,10 +86,10 @@ def words(uri: str, error: BaseException) -> str:
     """``the storage s3://runs/x is full (OSError: [Errno 28] No space left on device): free space in it, or ...``"""
     # The deepest cause is the storage's own word; ours around it name keys, which change from try to try.
     *_, first = _causes(error)
-    said = _text(first)[:MAX_WORDS]
+    said = _text(first)[:MAX_WORDS]  # redacted before: half a credential would not be known as one
     if is_full(error):
-        return f"the storage {_plain(uri)} is full ({said}): free space in it, or raise its quota; the run goes on then"
-    return f"the storage {_plain(uri)} does not do what it should ({said}); the run goes on when it does again"
+        return f"the storage {redact(uri)} is full ({said}): free space in it, or raise its quota; the run goes on then"
+    return f"the storage {redact(uri)} does not do what it should ({said}); the run goes on when it does again"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -101,10 +103,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.strerror:
-        return f"{type(error).__name__}: [Errno {error.errno}] {_plain(str(error.strerror))}"  # without a file's name
-    return f"{type(error).__name__}: {_plain(str(error))}"
-
-
-def _plain(text: str) -> str:
-    """Without what a URL may carry besides its place: a password, a signature."""
-    return re.sub(r"(://)[^/\s@]*@", r"\1", re.sub(r"\?\S+", "", text))
+        return f"{type(error).__name__}: [Errno {error.errno}] {redact(str(error.strerror))}"  # without a file's name
+    return f"{type(error).__name__}: {redact(str(error))}"

@@ -7,7 +7,7 @@ key that follows from that token (``rz_workers.seals``). ``documents`` says what
 ::
 
     key (below the group's name)   written by       content
-    hello/WORKER                   each worker      "I am here, with so many others"
+    hello/WORKER                   each worker      "I am here"
     join                           sender           go and connect, or why not
     vN/ready/WORKER                each worker      connected, nothing is being sampled
     vN/header                      sender           the tensors of each bucket, or why not
@@ -117,7 +117,7 @@ class Control:
 
     def read(self, name: str, kind: type[D]) -> D:
         """A document that is there. Raises TransferError when it is not what a process of this run writes there."""
-        return self._open(name, self._store.get(self._key(name)), kind)
+        return _parsed(name, self._open(name, self._store.get(self._key(name))), kind)
 
     def wait(self, name: str, kind: type[D], deadline: Deadline) -> D:
         """The document, when it is there. Raises TransferError when it is a refusal or not of this run, when the sender
@@ -130,11 +130,14 @@ class Control:
 
         what = f"waiting for the trainer's {name}"
         # The store's own limit comes first and says more; the thread's is for a server that hangs.
-        found = bounded(look, deadline.remaining + _GRACE_SECONDS, what)
+        content = self._open(name, bounded(look, deadline.remaining + _GRACE_SECONDS, what))
         try:
-            refusal = self._open(name, found, Refusal)
-        except _OtherDocumentError:
-            return self._open(name, found, kind)
+            return _parsed(name, content, kind)
+        except _OtherDocumentError as other:
+            try:
+                refusal = _parsed(name, content, Refusal)
+            except _OtherDocumentError:
+                raise other from None
         raise TransferError(f"{what}: it has left this rollout out: {refusal.refused}")
 
     def tell(self, name: str, document: Document, seconds: float) -> None:
@@ -151,22 +154,27 @@ class Control:
     def _key(self, name: str) -> str:
         return f"{self._seal.prefix}/{self._path}/{name}"
 
-    def _open(self, name: str, sealed: bytes, kind: type[D]) -> D:
+    def _open(self, name: str, sealed: bytes) -> bytes:
         try:
-            return kind.model_validate_json(self._seal.open(self._place(name), sealed), strict=True)
+            return self._seal.open(self._place(name), sealed)
         except ForgedError as error:
             raise TransferError(str(error)) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise _OtherDocumentError(
-                f"found a {name} in which {where or 'all'} is wrong ({first['msg']}); {kind.__name__} is required: "
-                "trainer and rollouts must run one version of the image"
-            ) from None
 
 
 class _OtherDocumentError(TransferError):
     """Sealed, and of another kind than was expected."""
+
+
+def _parsed(name: str, content: bytes, kind: type[D]) -> D:
+    try:
+        return kind.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _OtherDocumentError(
+            f"found a {name} in which {where or 'all'} is wrong ({first['msg']}); {kind.__name__} is required: "
+            "trainer and rollouts must run one version of the image"
+        ) from None
 
 
 def another_connection(store: Store) -> Store:

@@ -14,7 +14,6 @@ __all__ = [
     "Done",
     "FileHandle",
     "Header",
-    "Hello",
     "IpcBytes",
     "IpcHandle",
     "Notice",
@@ -36,11 +35,7 @@ class Refusal(Document):
 
 
 class Done(Document):
-    """``join``, ``ready``, ``taken``: that it is there says it all."""
-
-
-class Hello(Document):
-    workers: int
+    """``hello``, ``join``, ``ready``, ``taken``: that it is there says it all."""
 
 
 class TensorFields(Document):

@@ -25,7 +25,7 @@ from rz_workers.storage.checksums import Description, describe_all, digest
 from rz_workers.transfer.buffers import PrivateBuffers
 from rz_workers.transfer.channels import Channel, Connect, Transfer, buffer_device, connect
 from rz_workers.transfer.control import TRANSFER, Control, Deadline, another_connection, bounded
-from rz_workers.transfer.documents import Done, Header, Hello, Result, TensorFields, Trailer
+from rz_workers.transfer.documents import Done, Header, Result, TensorFields, Trailer
 from rz_workers.transfer.errors import TransferError
 from rz_workers.transfer.wire import TensorMeta, bucket_nbytes, unpack
 
@@ -41,12 +41,21 @@ class Receiver:
     """Keeps its group, and the memory of two buckets, from version to version. Called from one thread."""
 
     def __init__(
-        self, device: torch.device, token: str, worker: int = 0, workers: int = 1, *, connect: Connect = connect
+        self,
+        device: torch.device,
+        token: Callable[[], str],
+        worker: int = 0,
+        workers: int = 1,
+        *,
+        connect: Connect = connect,
     ) -> None:
         """``worker`` (from 0) of the ``workers`` of one engine; ``device`` is where buckets are received, except that
-        gloo receives on the CPU. ``token``: the run's, by which sender and receiver know each other."""
+        gloo receives on the CPU. ``token``: asked for the run's, by which sender and receiver know each other, for
+        each new group, because it may be made anew."""
         self._device, self._worker, self._workers, self._connect = torch.device(device), worker, workers, connect
         self._token = token
+        self._seal: Seal | None = None
+        """Of the group, and of one that is being joined."""
         self._group: str | None = None
         self._store: TCPStore | None = None
         self._channel: Channel | None = None
@@ -79,7 +88,7 @@ class Receiver:
         """Leave the group. What the trainer still sends to it fails there."""
         if self._channel is not None:
             self._channel.close()
-        self._group = self._store = self._channel = self._buffers = None
+        self._group = self._seal = self._store = self._channel = self._buffers = None
 
     # ----------------------------------------------------------------------------------------------------- joining
 
@@ -120,11 +129,11 @@ class Receiver:
         def reach() -> TCPStore:
             return TCPStore(order.host, order.port, is_master=False, timeout=limit, wait_for_workers=False)
 
+        self._seal = seal = Seal.of(self._token(), TRANSFER, order.incarnation)
         # Set before anything can fail: ``_complain`` tells the trainer over it.
         self._store = bounded(reach, deadline.remaining, f"connecting to the trainer at {where}")
-        seal = self._seal(order)
         control = Control(self._store, seal, order.group)
-        control.tell(f"hello/{self._worker}", Hello(workers=self._workers), _TELL_SECONDS)
+        control.tell(f"hello/{self._worker}", Done(), _TELL_SECONDS)
         control.wait("join", Done, deadline)
         store = self._store
         # A connection for the channel: process groups block theirs while they wait for ranks.
@@ -140,12 +149,10 @@ class Receiver:
         )
         self._group = order.group
 
-    def _seal(self, order: TransferOrder) -> Seal:
-        return Seal.of(self._token, TRANSFER, order.incarnation)
-
     def _control(self, order: TransferOrder, store: Store) -> Control:
         """Of the version that is being received."""
-        return Control(store, self._seal(order), order.group).below(f"v{order.version}")
+        assert self._seal is not None
+        return Control(store, self._seal, order.group).below(f"v{order.version}")
 
     # --------------------------------------------------------------------------------------------------- receiving
 

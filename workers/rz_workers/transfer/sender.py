@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -55,6 +55,8 @@ class _Group:
     rollout_id: str
     name: str
     workers: int
+    seal: Seal
+    """Of the token that the run had when the group was made."""
     control: Control
     store: Store
     """A connection of its own: joining blocks it."""
@@ -104,14 +106,15 @@ class Sender:
         backend: Backend,
         device: torch.device,
         seconds: float,
-        seal: Seal,
+        seal: Callable[[], Seal],
         *,
         bind_host: str = "127.0.0.1",
         connect: Connect = connect,
     ) -> None:
         """Listen on ``port`` (0: any that is free) of ``bind_host``; receivers reach it as ``host``. ``device`` is
         where buckets are; ``seconds`` limits each wait for receivers: to come, to take one bucket, to verify. ``seal``
-        is of the run's token, for ``control.TRANSFER`` and this gang's incarnation.
+        is asked for each new group, because a run's token may be made anew: it is of that token, for
+        ``control.TRANSFER`` and this gang's incarnation.
 
         Raises TransferError when the port is taken.
         """
@@ -194,14 +197,15 @@ class Sender:
             self.drop(other.name, f"the rollout has the group {name} now")
         group = self._groups.get(name)
         if group is None:
+            seal = self._seal()
+            if not assignment.is_new:
+                self._refuse(name, seal, version, "this group is gone on the trainer's side")
+                return None
             # Joining blocks a connection: this one is the group's alone.
             store = another_connection(self._store)
-            group = _Group(rollout, name, assignment.workers, Control(store, self._seal, name), store)
-            if not assignment.is_new:
-                self._refuse(group, version, "this group is gone on the trainer's side")
-                return None
+            group = _Group(rollout, name, assignment.workers, seal, Control(store, seal, name), store)
             self._groups[name] = group
-        group.round = Control(self._store, self._seal, f"{name}/v{version}")
+        group.round = Control(self._store, group.seal, f"{name}/v{version}")
         return group
 
     def _is_ready(self, group: _Group) -> bool:
@@ -226,7 +230,7 @@ class Sender:
         try:
             group.channel = self._connect(
                 self._backend,
-                PrefixStore(f"{self._seal.prefix}/{group.name}/{self._backend}", group.store),
+                PrefixStore(f"{group.seal.prefix}/{group.name}/{self._backend}", group.store),
                 rank=0,
                 size=group.workers + 1,
                 device=self._device,
@@ -352,7 +356,7 @@ class Sender:
         group = self._groups.pop(name)
         if group.channel is not None:
             group.channel.close()
-        self._refuse(group, self._version, reason)
+        self._refuse(name, group.seal, self._version, reason)
 
     def shutdown(self) -> None:
         """Close all groups and free the buckets. The store goes with the object."""
@@ -361,9 +365,9 @@ class Sender:
         self._end()
         self._free_slots()
 
-    def _refuse(self, group: _Group, version: int | None, reason: str) -> None:
+    def _refuse(self, name: str, seal: Seal, version: int | None, reason: str) -> None:
         """Answer whatever a receiver of the group waits for, or will."""
-        control = Control(self._store, self._seal, group.name)
+        control = Control(self._store, seal, name)
         control.refuse("join", reason)
         if version is not None:
             control.refuse(f"v{version}/header", reason)

@@ -279,6 +279,36 @@ def test_a_checkpoint_of_another_model_is_refused(folder, new_learner, make_mode
         checkpoint.load_weights(folder.store, "checkpoints/step-000001-i1", {"policy": policy})
 
 
+class TwoRanks:
+    """What ranks tell each other, as the first of two has it; the other is well."""
+
+    rank = 0
+
+    def __init__(self):
+        self.told = []
+
+    def gather(self, value, kind):
+        self.told.append(value)
+        return [value, None]
+
+
+@pytest.mark.parametrize("call", ["list", "get"], ids=["looks for checkpoints", "reads what one is made of"])
+def test_where_storage_fails_as_a_rank_looks_the_others_are_told(folder, new_learner, monkeypatch, call):
+    learner = new_learner()
+    checkpoints = Checkpoints(folder, learner.ranks, learner, 1)
+    checkpoints.save(1)
+    checkpoints.wait()
+
+    def fail(key):
+        raise StorageError("no answer")
+
+    checkpoints._messages = ranks = TwoRanks()
+    monkeypatch.setattr(folder.store, call, fail)
+    with pytest.raises(StorageError, match="no answer"):
+        checkpoints.resume()
+    assert ranks.told[-1] == ("StorageError", "no answer")
+
+
 @pytest.mark.thorough
 def test_checkpoints_move_between_1_2_and_4_ranks_and_replicated_shards(make_run, make_trajectories, tmp_path):
     (tmp_path / "step-0.parquet").write_bytes(encode(make_trajectories(groups=3, samples=3)))

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rz_workers.protocol.messages import (
     TransferRequest,
     WeightsInfo,
 )
-from rz_workers.runtime import Settings, SupersededError
+from rz_workers.runtime import Settings, SupersededError, read_token
 from rz_workers.storage.checksums import describe_all, digest
 from rz_workers.storage.objects import ObjectStore
 from rz_workers.storage.run_folder import RunFolder
@@ -80,7 +81,15 @@ class Ledger:
 
 
 @pytest.fixture
-def make_publisher(make_run: Callable[..., Any], tmp_path: Path) -> Callable[..., tuple[Publisher, Ledger, RunFolder]]:
+def token_file(tmp_path: Path) -> Path:
+    (tmp_path / "token").touch()
+    return tmp_path / "token"
+
+
+@pytest.fixture
+def make_publisher(
+    make_run: Callable[..., Any], tmp_path: Path, token_file: Path
+) -> Callable[..., tuple[Publisher, Ledger, RunFolder]]:
     def make(receiver: Receiver | None = None, **rollout: Any) -> tuple[Publisher, Ledger, RunFolder]:
         run = make_run(rollout=rollout, storage={"uri": str(tmp_path / "run")})
         folder = RunFolder.claim(ObjectStore(run.spec.storage.uri), run)
@@ -96,6 +105,7 @@ def make_publisher(make_run: Callable[..., Any], tmp_path: Path) -> Callable[...
                 "RZ_INCARNATION": "1",
                 "RZ_TRANSFER_HOST": "127.0.0.1",
                 "RZ_TRANSFER_PORT": str(port),
+                "RZ_TOKEN_FILE": str(token_file),
             }
         )
         ledger = Ledger(receiver)
@@ -130,7 +140,7 @@ def test_a_broadcast_version_is_announced_first_and_stored_behind(
 ) -> None:
     monkeypatch.setattr(publication, "BUCKET_BYTES", bucket_bytes)
     publisher, ledger, folder = make_publisher(
-        Receiver(torch.device("cpu"), token=""), weightSync="broadcast", transferSeconds=SECONDS, placement=placement
+        Receiver(torch.device("cpu"), token=str), weightSync="broadcast", transferSeconds=SECONDS, placement=placement
     )
     policy, _ = make_models()
     for version in (1, 2):
@@ -148,8 +158,28 @@ def test_a_broadcast_version_is_announced_first_and_stored_behind(
     assert ledger.asked[1].groups == ("g1",)  # the group of the first version is used again
 
 
+@pytest.mark.parametrize("is_restarted", [True, False], ids=["a rollout that is new", "one that was there before"])
+def test_groups_are_made_with_the_token_that_the_run_has_then(
+    make_publisher, make_models, token_file: Path, is_restarted: bool
+) -> None:
+    rollout = Receiver(torch.device("cpu"), partial(read_token, token_file))
+    publisher, ledger, _ = make_publisher(rollout, weightSync="broadcast", transferSeconds=SECONDS)
+    policy, _ = make_models()
+    for version in (1, 2, 3):
+        info = publisher.publish(policy, version, CANARY, is_new=True, must_be_stored=False)
+        assert ledger.arrived[-1].result(2 * SECONDS)[0] == info.digest
+        if version == 1:
+            token_file.write_text("made anew")  # the group that stands goes on
+        else:
+            rollout.shutdown()
+        if is_restarted and version == 2:
+            ledger.receiver = Receiver(torch.device("cpu"), partial(read_token, token_file))
+    assert [request.groups for request in ledger.asked] == [(), ("g1",), ("g1",)]
+    assert publisher._sender.groups == ("g3",)
+
+
 def test_a_version_that_rollouts_may_hold_already_is_not_broadcast(make_publisher, make_models) -> None:
-    publisher, ledger, _ = make_publisher(Receiver(torch.device("cpu"), token=""), weightSync="broadcast")
+    publisher, ledger, _ = make_publisher(Receiver(torch.device("cpu"), token=str), weightSync="broadcast")
     info = publisher.publish(make_models()[0], 1, CANARY, is_new=False, must_be_stored=False)
     assert (ledger.asked, info.stored) == ([], True)
 

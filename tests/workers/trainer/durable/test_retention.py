@@ -3,8 +3,10 @@
 import pytest
 
 from rz_api.spec import CheckpointSpec
+from rz_workers.protocol.messages import WeightsInfo
 from rz_workers.storage.layout import Numbered
 from rz_workers.storage.objects import ObjectStore
+from rz_workers.storage.records import StepCommit
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.trainer.durable.checkpoint import Checkpoints, newest
 from rz_workers.trainer.durable.housekeeping import apply_retention
@@ -12,6 +14,7 @@ from rz_workers.trainer.durable.retention import (
     checkpoints_to_delete,
     is_checkpoint_step,
     leftovers,
+    oldest_to_resume,
     trajectory_steps_to_delete,
     weights_to_delete,
 )
@@ -54,6 +57,18 @@ def test_checkpoints(steps, keep, milestones, expected):
 
 
 @pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param([10, 20, 25, 30], 25, id="milestones before the newest two are none"),
+        pytest.param([5], 5, id="fewer than kept"),
+        pytest.param([], None, id="none yet"),
+    ],
+)
+def test_the_oldest_checkpoint_that_a_resume_may_take(steps, expected):
+    assert oldest_to_resume(steps, 2) == expected
+
+
+@pytest.mark.parametrize(
     ("keep", "oldest_checkpoint", "expected"),
     [
         pytest.param(None, 8, [], id="no limit keeps all"),
@@ -80,7 +95,10 @@ def test_leftovers(begun, complete, expected):
 
 
 def test_what_is_deleted_is_gone_and_what_a_resume_needs_is_there(make_run, make_learner, tmp_path):
-    run = make_run(trainer={"checkpoint": {"keep": 1, "milestoneInterval": 3}}, storage={"retention": {"weights": 2}})
+    run = make_run(
+        trainer={"checkpoint": {"keep": 1, "milestoneInterval": 3}},
+        storage={"retention": {"weights": 2, "trajectorySteps": 1}},
+    )
     folder = RunFolder.claim(ObjectStore(str(tmp_path / "run")), run)
     learner = make_learner(run.spec)
     for incarnation in (1, 2):
@@ -89,6 +107,10 @@ def test_what_is_deleted_is_gone_and_what_a_resume_needs_is_there(make_run, make
         for step in {1: (3, 4, 5), 2: (6, 7)}[incarnation]:
             checkpoints.save(step)
         checkpoints.wait()
+    weights = WeightsInfo(version=1, digest="d", incarnation=1, prefix="weights/v000001-i1")
+    for step in range(9):
+        folder.commit_step(StepCommit(step=step, incarnation=2, shards=(), weights=weights, metrics={}))
+        folder.store.put_new(f"trajectories/step-{step:06d}/manifest.json", b"")
     for key in (
         "checkpoints/step-000009-i1/policy/rank-00000-0.bin",  # a gang that was killed
         "checkpoints/step-000008-i2/policy/rank-00000-0.bin",  # under way
@@ -105,6 +127,8 @@ def test_what_is_deleted_is_gone_and_what_a_resume_needs_is_there(make_run, make
         f"checkpoints/{name}" for name in ("step-000003-i1", "step-000006-i2", "step-000007-i2", "step-000008-i2")
     ]
     assert folder.store.folders("weights/") == ["weights/v000008-i2"]
+    # From step 7 on a resume needs them; none goes on from the milestones.
+    assert folder.store.folders("trajectories/") == ["trajectories/step-000007", "trajectories/step-000008"]
     assert newest(folder) == "checkpoints/step-000007-i2"
     resumed = make_learner(run.spec)
     assert Checkpoints(folder, resumed.ranks, resumed, 3).resume() == 7

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
@@ -45,6 +45,7 @@ from rz_workers.trainer.ranks import Ranks, local
 __all__ = ["Checkpoints", "load_weights", "newest", "read_index", "stored"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _PREFIX: TypeAdapter[str | None] = TypeAdapter(str | None)
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -162,13 +163,14 @@ class Checkpoints:
     def resume(self) -> int:
         """Load the newest checkpoint; returns the step that training goes on with, 0 where there is none.
 
-        Raises StorageError when a file is missing or damaged.
+        Raises StorageError, on every rank, when a file is missing or damaged.
         """
         # One rank looks: two listings could differ, and all ranks must load the same state.
-        prefix = self._ranks.from_first(newest(self._folder) if self._ranks.is_first else None, _PREFIX)
+        found = self._together(lambda: newest(self._folder) if self._ranks.is_first else None)
+        prefix = self._ranks.from_first(found, _PREFIX)
         if prefix is None:
             return 0
-        manifest, index = read_index(self._folder.store, prefix)
+        manifest, index = self._together(lambda: read_index(self._folder.store, prefix))
         # Moments that are not there yet torch makes by a step at rate 0; what is read takes their place.
         state = _state(self._learner)
         checkpoint_ranks.load(state, ObjectReader(self._folder.store, prefix, index), self._messages)
@@ -177,6 +179,9 @@ class Checkpoints:
         self.step = manifest.step
         log.info("resumed from %s, written by %d rank(s)", prefix, manifest.world_size)
         return manifest.step
+
+    def _together(self, work: Callable[[], T]) -> T:
+        return checkpoint_ranks.together(self._messages, work)
 
     def save(self, step: int) -> None:
         """Copy the state before ``step``, and begin to store it. Waits for the checkpoint before; raises as ``wait``

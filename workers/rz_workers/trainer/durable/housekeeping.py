@@ -59,7 +59,7 @@ def apply_retention(
         _delete_folder(folder, layout.checkpoint_prefix(*place))
 
     if rules.trajectory_steps is not None:  # else every commit would be read for nothing, at every checkpoint
-        oldest = min(steps - set(dropped), default=None)
+        oldest = retention.oldest_to_resume(steps, policy.keep)
         there = set(folder.store.folders(layout.TRAJECTORIES))
         for step in retention.trajectory_steps_to_delete(set(folder.steps()), rules.trajectory_steps, oldest):
             if layout.trajectories_prefix(step) in there:

@@ -236,7 +236,7 @@ def _start_sender(settings: Settings, ranks: Ranks) -> tuple[Sender | None, tupl
         backend_of(spec),
         ranks.device,
         spec.rollout.transfer_seconds,
-        Seal.of(read_token(settings.token_file), TRANSFER, settings.incarnation),
+        lambda: Seal.of(read_token(settings.token_file), TRANSFER, settings.incarnation),
         bind_host=settings.bind_host,
     )
     return sender, tuple(ranks.gather(sender.endpoint, _ENDPOINT))

@@ -38,11 +38,18 @@ def checkpoints_to_delete(steps: Collection[int], keep: int, milestone_interval:
     return [step for step in old if milestone_interval is None or step % milestone_interval]
 
 
+def oldest_to_resume(steps: Collection[int], keep: int) -> int | None:
+    """The smallest step (= next step to train) among the checkpoints that a resume may take, the newest ``keep``; None
+    without any. A milestone that is older begins other runs, which have trajectories of their own."""
+    return min(sorted(steps)[-keep:], default=None)
+
+
 def trajectory_steps_to_delete(steps: Collection[int], keep: int | None, oldest_checkpoint: int | None) -> list[int]:
-    """Steps older than the newest ``keep``, as far as every kept checkpoint is past them; none without a checkpoint.
+    """Steps older than the newest ``keep``, as far as every checkpoint that a resume may take is past them; none
+    without a checkpoint.
 
     Args:
-        oldest_checkpoint: the smallest step (= next step to train) among the checkpoints that are kept.
+        oldest_checkpoint: ``oldest_to_resume``.
     """
     if keep is None or oldest_checkpoint is None:
         return []

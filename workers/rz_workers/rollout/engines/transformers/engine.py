@@ -10,6 +10,7 @@ measures both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from rz_workers.rollout.engines.interface import Finished, SampleRequest, Sampli
 from rz_workers.rollout.engines.stopping import Stopper
 from rz_workers.rollout.engines.transformers.attention import WINDOWED_SDPA
 from rz_workers.rollout.engines.transformers.decode import decode
-from rz_workers.runtime import UserError
+from rz_workers.runtime import UserError, read_token
 from rz_workers.tensor_names import stored_names
 from rz_workers.transfer.receiver import Receiver
 
@@ -33,13 +34,19 @@ __all__ = ["TransformersEngine"]
 
 class TransformersEngine:
     """See ``interface.Engine``. ``dtype`` is the spec's ``trainer.dtype``, ``max_model_tokens`` its
-    ``rollout.maxModelLength``, ``token`` the run's, for broadcasts.
+    ``rollout.maxModelLength``, ``token_file`` has the run's token, for broadcasts.
 
     Raises UserError for a model with layers that are no attention (recurrent, convolution).
     """
 
     def __init__(
-        self, folder: Path, dtype: str, max_model_tokens: int, trust_remote_code: bool = False, *, token: str = ""
+        self,
+        folder: Path,
+        dtype: str,
+        max_model_tokens: int,
+        trust_remote_code: bool = False,
+        *,
+        token_file: Path | None = None,
     ) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _check_attention(config.get_text_config())
@@ -54,7 +61,7 @@ class TransformersEngine:
         self._weight_version: int | None = None
         self._layout = Layout.of(self._model)
         self._own_names = {stored: name for name, stored in stored_names(self._model).items()}
-        self._receiver = Receiver(torch.device("cpu"), token, worker=0, workers=1)
+        self._receiver = Receiver(torch.device("cpu"), partial(read_token, token_file), worker=0, workers=1)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,8 +75,10 @@ class TransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):  # type: ignor
     def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module) -> None:
         super().__init__(config, vllm_config, device, model)
         parallel = vllm_config.parallel_config
-        token = read_token(token_file(os.environ))  # of the rollout's process, whose environment this one has
-        self._receiver = Receiver(device, token, worker=parallel.rank, workers=parallel.world_size)
+        run_token = token_file(os.environ)  # of the rollout's process, whose environment this one has
+        self._receiver = Receiver(
+            device, partial(read_token, run_token), worker=parallel.rank, workers=parallel.world_size
+        )
         self._layout: Layout | None = None
         self.outcome: Outcome | None = None
         """Of the update that was begun last, until ``worker`` takes it."""
