@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from rz_api import models_doc
+from rz_api import models, models_doc
 from rz_workers.trainer.models import attention, dropout, loading
 
 # Models warn of their own experiments and of what they deprecate.
@@ -59,6 +59,22 @@ def test_the_pages_vllm_is_that_of_the_lock() -> None:
     assert models_doc.read().vllm == models_doc.vllm_of(models_doc.DOCS.parent), "run write_models.py with --vllm"
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("model_type", models.BY_TYPE)
+def test_no_type_is_refused_by_name_that_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_type: str
+) -> None:
+    refuse_nothing(monkeypatch)
+    found = conformance.judge_type(model_type, tmp_path)
+    assert found.verdict == "refused", f"{found}: take it out of rz_api.models"
+
+
+def refuse_nothing(patch: pytest.MonkeyPatch) -> None:
+    """By the configuration alone."""
+    for module in (conformance, loading):
+        patch.setattr(module, "refusal", lambda config: None)
+
+
 def drop_windows(patch: pytest.MonkeyPatch) -> None:
     def all_before(layout: attention.PackLayout, longest: int, window: int) -> torch.Tensor:
         return attention.in_window(longest, longest, torch.device("cpu"))
@@ -90,8 +106,7 @@ def test_what_is_wrong(
     break_it: Callable[[pytest.MonkeyPatch], None],
     proven: bool,
 ) -> None:
-    for module in (conformance, loading):
-        monkeypatch.setattr(module, "refusal", lambda config: None)
+    refuse_nothing(monkeypatch)
     if not proven:
         monkeypatch.setattr(conformance, "prove", lambda *_, **__: None)
     break_it(monkeypatch)
