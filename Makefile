@@ -87,7 +87,7 @@ golden: setup ## Write the tiny run's figures anew, when a change is meant to mo
 	@$(BIN)/python tests/local/golden_run.py
 
 .PHONY: models
-models: setup ## Measure every architecture anew, into docs/models.md (2 minutes; after a change of versions, loading or attention)
+models: setup ## Measure every architecture anew, into docs/models.md (half a minute; after a change of versions, loading or attention)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/workers/trainer/models/write_models.py
 
 .PHONY: test-newest

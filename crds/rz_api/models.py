@@ -12,7 +12,7 @@ from typing import Any
 
 from rz_api.context import too_long
 
-__all__ = ["refusal"]
+__all__ = ["BY_TYPE", "refusal"]
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts")
 _NO_EXPERTS = ("is_moe", "enable_moe_block")
@@ -54,6 +54,8 @@ _ENCODERS = {
     "roc_bert", "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
 """Trained to see later tokens too; as decoders (``is_decoder``) they are none of these."""
+BY_TYPE = sorted(_NOT_PASSED_ON | _OWN_ATTENTION | _MORE_THAN_A_LINEAR_HEAD | _ENCODERS | _STATEFUL_TYPES)
+"""Model types that are refused by their name, of which nothing else in a configuration tells (transformers 5.24)."""
 
 
 def refusal(config: Mapping[str, Any], tokens: int | None = None) -> str | None:

@@ -115,8 +115,9 @@ def _in_short(reason: str) -> str:
     """``models of type 'x' are mixtures of experts (8 of them), which is not supported; …`` -> ``are mixtures of
     experts``."""
     short = re.sub(r"^models of type \S+ |^(a small copy of )?the model \(type \S+\) ", "", reason)
-    short = re.sub(r"(, which is not supported; | \(\d+ of them\)|\. A causal language model ).*", "", short)
-    return re.sub(r"\bof type \S+", "of this type", short).rstrip(".")
+    short = re.sub(r"(, which is not supported; |, so that |: a causal |\. A causal | \(\d+ of them\)).*", "", short)
+    short = re.sub(r"<class '[\w.]*\.(\w+)'>", r"\1", short)
+    return re.sub(r"\bof type \S+", "of this type", short).rstrip(".:")
 
 
 def main() -> None:

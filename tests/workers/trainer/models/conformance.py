@@ -27,11 +27,12 @@ from rz_api.shapes import ModelShape
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.runtime import UserError
-from rz_workers.trainer.durable import export
 from rz_workers.trainer.method.batch import TrainBatch, collate
 from rz_workers.trainer.method.learner import Learner
-from rz_workers.trainer.models.actor_critic import Critic, Policy, load_critic, load_policy, read_config
+from rz_workers.trainer.models.actor_critic import Critic, Policy
+from rz_workers.trainer.models.loading import load_critic, load_policy, read_config
 from rz_workers.trainer.models.tiny import DEFAULTS, VOCABULARY, WINDOW, tiny_copy
+from rz_workers.trainer.models.value_head import critic_format
 from rz_workers.trainer.proof import TOLERANCE, prove
 from rz_workers.trainer.ranks import Ranks
 from rz_workers.trainer.twins import Twins, logprobs_alone, packed_logprobs, values_alone
@@ -105,7 +106,6 @@ def judge(twins: Twins, folder: Path) -> Judgement:
     # Else two of ours would be compared: a model reads it from its configuration in each pass.
     assert {m.config._attn_implementation for m in (twins.plain, twins.plain_backbone)} == {"eager"}
     twins.plain.save_pretrained(folder)
-    (folder / "no tokenizer").mkdir()
     options: dict[str, Any] = {"revision": None, "trust_remote_code": False, "activation_checkpointing": True}
     try:
         # As rz_workers.trainer.startup.
@@ -120,14 +120,7 @@ def judge(twins: Twins, folder: Path) -> Judgement:
     found = deviation(twins, policy, critic)
     if not found <= TOLERANCE:
         return Judgement("wrong", None, found)
-    return Judgement("right", None, found, critic_format(critic, folder / "critic"))
-
-
-def critic_format(critic: Critic, target: Path) -> str:
-    """In which form the trainer exports this critic, which it does to ``target``."""
-    export.write_critic(critic.backbone, critic.state_dict(), torch.float32, target.parent / "no tokenizer", target)
-    (architecture,) = json.loads((target / "config.json").read_text())["architectures"]
-    return "token-classification" if architecture.endswith("ForTokenClassification") else "backbone-and-head"
+    return Judgement("right", None, found, critic_format(config))
 
 
 def deviation(twins: Twins, policy: Policy, critic: Critic) -> float:

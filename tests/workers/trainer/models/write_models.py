@@ -1,5 +1,5 @@
 """Judges every architecture of the installed transformers and writes docs/models.json and docs/models.md: ``make
-models``, about three minutes. With ``--vllm FILE``, vllm/model_executor/models/registry.py of the version that
+models``, half a minute. With ``--vllm FILE``, vllm/model_executor/models/registry.py of the version that
 pyproject.toml names, also which of them vLLM has.
 """
 
