@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 
 from rz_workers.reward.child import MIB, run_fork_server
+from rz_workers.reward.verifiers.readings import by_equality
 
 
 def obey(answer: str, reference: str) -> bool:
@@ -93,4 +94,5 @@ def made(path: str) -> bool:
 
 if __name__ == "__main__":
     _, _, cpu_seconds, memory_mib, control_fd = sys.argv
-    run_fork_server(socket.socket(fileno=int(control_fd)), obey, float(cpu_seconds), int(memory_mib))
+    obedient = by_equality(obey, "obeyed")
+    run_fork_server(socket.socket(fileno=int(control_fd)), obedient, float(cpu_seconds), int(memory_mib))

@@ -7,22 +7,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import math_verify as library
 import pytest
 
-from rz_workers.reward.legacy import normalise
-from rz_workers.reward.verify import Verifier, any_reading, load_verifier, verdict_by_text
+from rz_workers.reward.interface import Example
+from rz_workers.reward.verifiers import load_verifier
+from rz_workers.reward.verifiers.legacy import normalise
+from rz_workers.reward.verifiers.readings import Equal, any_reading
+from rz_workers.reward.verify import verdict_by_text
 
 MATH500 = Path(__file__).parents[4] / "shared" / "data" / "math500.json"
 
 
+def equality(name: str) -> Equal:
+    verifier = load_verifier(name)
+    return lambda answer, reference: verifier(Example(answer, reference)).reward == 1.0
+
+
 @pytest.fixture(scope="module", params=["math-verify", "legacy"])
-def equal(request: pytest.FixtureRequest) -> Verifier:
-    return load_verifier(request.param)
+def equal(request: pytest.FixtureRequest) -> Equal:
+    return equality(request.param)
 
 
 @pytest.fixture(scope="module")
-def math_verify() -> Verifier:
-    return load_verifier("math-verify")
+def math_verify() -> Equal:
+    return equality("math-verify")
 
 
 PAIRS = {
@@ -50,7 +59,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize(("answer", "reference", "same"), PAIRS.values(), ids=PAIRS.keys())
-def test_both_verifiers_agree_on(equal: Verifier, answer: str, reference: str, same: bool) -> None:
+def test_both_verifiers_agree_on(equal: Equal, answer: str, reference: str, same: bool) -> None:
     assert equal(answer, reference) is same
 
 
@@ -64,8 +73,20 @@ ASYMMETRIC = {
 
 
 @pytest.mark.parametrize(("answer", "reference", "same"), ASYMMETRIC.values(), ids=ASYMMETRIC.keys())
-def test_math_verify_gets_the_reference_first(math_verify: Verifier, answer: str, reference: str, same: bool) -> None:
+def test_math_verify_gets_the_reference_first(math_verify: Equal, answer: str, reference: str, same: bool) -> None:
     assert math_verify(answer, reference) is same
+
+
+def test_math_verify_is_the_library_called_directly(math_verify: Equal) -> None:
+    """With its own time limits and its own handling of errors."""
+    config = [library.LatexExtractionConfig(boxed_match_priority=0), library.ExprExtractionConfig()]
+
+    def directly(answer: str, reference: str) -> bool:
+        read = [library.parse(f"\\boxed{{{text}}}", config) for text in (reference, answer)]
+        return bool(library.verify(*read))
+
+    pairs = [pair[:2] for pair in (*PAIRS.values(), *ASYMMETRIC.values())]
+    assert [math_verify(*pair) for pair in pairs] == [directly(*pair) for pair in pairs]
 
 
 def letters(text: str) -> list[Any]:
@@ -163,14 +184,14 @@ def test_verdicts_that_need_no_verifier(answer: str, reference: str, same: bool 
     assert verdict_by_text(answer, reference) is same
 
 
-def test_verdicts_by_text_are_the_verifiers_own(equal: Verifier) -> None:
+def test_verdicts_by_text_are_the_verifiers_own(equal: Equal) -> None:
     integers = ["0", "1", "-1", "7", "-7", "12", "21", "100", "1000", "-1000", "999999999999999999"]
     for answer in integers:
         for reference in integers:
             assert equal(answer, reference) is verdict_by_text(answer, reference)
 
 
-def test_every_math500_reference_verifies_against_itself(equal: Verifier) -> None:
+def test_every_math500_reference_verifies_against_itself(equal: Equal) -> None:
     if not MATH500.exists():
         pytest.skip(f"{MATH500} is not here; it is not part of the repository")
     references = [record["final_answer"] for record in json.loads(MATH500.read_text())]

@@ -38,6 +38,7 @@ def verdict(item: VerifyItem, answer: str | None, outcome: Outcome | None) -> Ve
     return Verdict(
         reward=1.0 if outcome.equal else 0.0,
         status="timeout" if outcome.timed_out else "ok",
+        rule=outcome.rule,
         extracted_answer=answer,
         cpu_seconds=outcome.cpu_seconds,
     )

@@ -7,8 +7,8 @@ Nothing survives the service: the control socket's end ends the fork server, and
 fork server dies, busy or not.
 
 Control socket (one datagram each): ``fork`` with a socket attached -> the child's pid; ``wait PID`` -> its wait status.
-Child's socket (a JSON line each): ``[[answer, reference], ...]`` -> one ``{"equal", "cpu_seconds"}`` per pair as it is
-done, or ``{"error"}`` and the end of the child.
+Child's socket (a JSON line each): ``[[answer, reference], ...]`` -> one ``{"equal", "rule", "cpu_seconds"}`` per pair
+as it is done, or ``{"error"}`` and the end of the child.
 
 The CPU limit is the kernel's profiling timer (user and system time of the process), set anew for each verdict: at the
 limit the child dies of SIGPROF, whatever code it is in. That status, and no other, means ``timeout``.
@@ -26,15 +26,15 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import cast
 
-from rz_workers.reward.verify import Verifier, VerifierName, load_verifier
+from rz_workers.reward.interface import Example, Verifier
+from rz_workers.reward.verifiers import load_verifier
 
 MIB = 1 << 20
 _PR_SET_PDEATHSIG = 1
 
 
-def run_fork_server(control: socket.socket, equal: Verifier, cpu_seconds: float, memory_mib: int) -> None:
+def run_fork_server(control: socket.socket, verifier: Verifier, cpu_seconds: float, memory_mib: int) -> None:
     """Serve the control socket until its other end is closed. The first message is our address space, MiB."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the service is told, and ends us
         signal.signal(number, signal.SIG_IGN)
@@ -52,7 +52,7 @@ def run_fork_server(control: socket.socket, equal: Verifier, cpu_seconds: float,
             if pid == 0:
                 # A child that kept it would keep the service from seeing the fork server's end.
                 control.close()
-                _run_child(socket.socket(fileno=fds[0]), equal, cpu_seconds, memory_mib, own_pid)
+                _run_child(socket.socket(fileno=fds[0]), verifier, cpu_seconds, memory_mib, own_pid)
             os.close(fds[0])
             control.send(str(pid).encode())
         else:
@@ -60,7 +60,7 @@ def run_fork_server(control: socket.socket, equal: Verifier, cpu_seconds: float,
             control.send(str(status).encode())
 
 
-def _run_child(channel: socket.socket, equal: Verifier, cpu_seconds: float, memory_mib: int, parent: int) -> None:
+def _run_child(channel: socket.socket, verifier: Verifier, cpu_seconds: float, memory_mib: int, parent: int) -> None:
     """Limit this process, serve its socket, and end it."""
     code = 1
     try:
@@ -72,13 +72,13 @@ def _run_child(channel: socket.socket, equal: Verifier, cpu_seconds: float, memo
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
             resource.setrlimit(resource.RLIMIT_AS, (memory_mib * MIB, memory_mib * MIB))
-            code = serve(channel, equal, cpu_seconds)
+            code = serve(channel, verifier, cpu_seconds)
     finally:
         # Not `sys.exit`: buffers and exit handlers are the fork server's.
         os._exit(code)
 
 
-def serve(channel: socket.socket, equal: Verifier, cpu_seconds: float) -> int:
+def serve(channel: socket.socket, verifier: Verifier, cpu_seconds: float) -> int:
     """Answer lines of pairs until the socket ends (returns 0) or a comparison fails unexpectedly (returns 1)."""
     stream = channel.makefile("rwb")
     for line in stream:
@@ -86,9 +86,13 @@ def serve(channel: socket.socket, equal: Verifier, cpu_seconds: float) -> int:
             started = time.process_time()
             try:
                 signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-                verdict = equal(answer, reference)
+                judgement = verifier(Example(answer, reference))
                 signal.setitimer(signal.ITIMER_PROF, 0)
-                reply: dict[str, object] = {"equal": verdict, "cpu_seconds": time.process_time() - started}
+                reply: dict[str, object] = {
+                    "equal": judgement.reward == 1.0,
+                    "rule": judgement.rule,
+                    "cpu_seconds": time.process_time() - started,
+                }
             except Exception as error:
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 reply = {"error": f"{type(error).__name__}: {str(error)[:200]}".rstrip(": ")}
@@ -106,5 +110,4 @@ def _address_space_mib() -> int:
 
 if __name__ == "__main__":
     _, name, cpu_seconds, memory_mib, control_fd = sys.argv
-    verifier = load_verifier(cast(VerifierName, name))
-    run_fork_server(socket.socket(fileno=int(control_fd)), verifier, float(cpu_seconds), int(memory_mib))
+    run_fork_server(socket.socket(fileno=int(control_fd)), load_verifier(name), float(cpu_seconds), int(memory_mib))

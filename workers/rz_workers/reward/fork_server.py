@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rz_workers.reward.verify import VerifierName
 from rz_workers.runtime import UserError, WorkerError
 
 COMMAND = (sys.executable, "-m", "rz_workers.reward.child")
@@ -39,7 +38,7 @@ class Child:
 class ForkServer:
     """One fork server; its methods may be called by several tasks. They raise WorkerError once it is gone."""
 
-    def __init__(self, verifier: VerifierName, cpu_seconds: float, memory_mib: int, command: Sequence[str]) -> None:
+    def __init__(self, verifier: str, cpu_seconds: float, memory_mib: int, command: Sequence[str]) -> None:
         self._verifier, self._memory_mib = verifier, memory_mib
         self._command = [*command, verifier, str(cpu_seconds), str(memory_mib)]
         self._lock = asyncio.Lock()

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rz_workers.reward.fork_server import COMMAND, Child, ForkServer, how_it_died
-from rz_workers.reward.verify import VerifierName, verdict_by_text
+from rz_workers.reward.verify import verdict_by_text
 from rz_workers.runtime import WorkerError
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Outcome:
     timed_out: bool = False
     cpu_seconds: float = 0.0
     """CPU time of the comparison; 0 when none was needed."""
+    rule: str = ""
+    """Of the verifier; ``text`` where none was needed."""
 
 
 @dataclass
@@ -87,7 +89,7 @@ class VerifierPool:
 
     def __init__(
         self,
-        verifier: VerifierName,
+        verifier: str,
         *,
         workers: int,
         cpu_seconds: float,
@@ -131,7 +133,7 @@ class VerifierPool:
         waiting: dict[Pair, _Job] = {}
         for pair in dict.fromkeys(pairs):
             if (equal := verdict_by_text(*pair)) is not None:
-                known[pair] = Outcome(equal=equal)
+                known[pair] = Outcome(equal=equal, rule="text")
             elif (cached := self._cache.get(pair)) is not None:
                 self._cache.move_to_end(pair)
                 self.stats.cache_hits += 1
@@ -207,7 +209,7 @@ class VerifierPool:
                 # Half a line: it died while it wrote.
                 reply = json.loads(line) if line.endswith(b"\n") else {}
                 if "equal" in reply:
-                    self._finish(job, Outcome(equal=reply["equal"], cpu_seconds=reply["cpu_seconds"]))
+                    self._finish(job, Outcome(reply["equal"], cpu_seconds=reply["cpu_seconds"], rule=reply["rule"]))
                     continue
                 cause = reply.get("error")
             status = await self._server.reap(child)

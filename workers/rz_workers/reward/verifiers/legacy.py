@@ -13,7 +13,7 @@ import re
 import sympy
 from latex2sympy2_extended import latex2sympy
 
-from rz_workers.reward.verify import any_reading
+from rz_workers.reward.verifiers.readings import any_reading, by_equality
 
 _REMOVED = re.compile(
     r"\\[!,;:]|\\ |\\q?quad\b|~|\n|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b|\\\(|\\\)"
@@ -92,3 +92,6 @@ def _split(text: str) -> list[str]:
 _sympy_equal = any_reading(
     lambda text: [latex2sympy(text)], lambda wanted, given: bool(sympy.simplify(given - wanted) == 0)
 )
+
+legacy = by_equality(legacy_equal, "legacy")
+"""The verifier of that name."""
