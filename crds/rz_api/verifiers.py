@@ -28,7 +28,7 @@ OWN_PATTERN = "^([A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*|.+[.]py):[A-
 
 
 @dataclass(frozen=True)
-class OwnVerifier:
+class OwnPlace:
     """``PLACE:FUNCTION``, taken apart."""
 
     place: str
@@ -39,13 +39,13 @@ class OwnVerifier:
         return self.place.endswith(".py")
 
 
-def own_verifier(verifier: str) -> OwnVerifier | None:
+def own_verifier(verifier: str) -> OwnPlace | None:
     """What a verifier of somebody's own names; None for any other."""
     # A procedural task's URI has a colon too.
     if re.fullmatch(OWN_PATTERN, verifier) is None:
         return None
     place, _, function = verifier.rpartition(":")
-    return OwnVerifier(place, function)
+    return OwnPlace(place, function)
 
 
 def is_known(verifier: str) -> bool:
@@ -58,6 +58,11 @@ def verifier_of(spec: ReasonerZeroRunSpec, source: DataSource) -> str:
     is_procedural = source.uri.startswith(REASONING_GYM_URI)
     verifier = source.verifier or (REASONING_GYM if is_procedural else spec.reward.verifier)
     return source.uri if verifier == REASONING_GYM else verifier
+
+
+def reads_fields(verifier: str) -> bool:
+    """Whether it is given the other fields of its records: those that know what to do with them."""
+    return verifier == "choice" or verifier.startswith(REASONING_GYM_URI) or own_verifier(verifier) is not None
 
 
 def verifiers_of(spec: ReasonerZeroRunSpec) -> tuple[str, ...]:
