@@ -70,6 +70,17 @@ def test_every_row_has_its_own_prompt_seed_verdict_and_ending(folder: RunFolder)
     assert asked == {(f"answer {prompt + 2}", stopped) for prompt in unit.prompt_indices for stopped in (True, False)}
 
 
+def test_the_reward_service_is_told_what_grades_a_response_and_what_it_may_read(folder: RunFolder) -> None:
+    unit = train_unit(folder)
+    worker = Worker(folder, offer(lease_of(unit, info_of(0))))
+    worker.run()
+    asked = {item.reference_answer: (item.verifier, item.question, item.fields) for item in worker.reward.items}
+    assert asked == {
+        f"answer {prompt + 2}": ("choice", f"question {prompt + 2}", {"number": prompt + 2})
+        for prompt in unit.prompt_indices
+    }
+
+
 def test_training_and_evaluation_are_sampled_with_their_own_parameters(folder: RunFolder) -> None:
     train, held = train_unit(folder), eval_unit(folder)
     worker = Worker(folder, offer(lease_of(train, info_of(0))), offer(lease_of(held, info_of(0))))

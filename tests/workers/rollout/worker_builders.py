@@ -66,7 +66,8 @@ def run_of(uri: str, lease_seconds: float = LEASE_SECONDS) -> ResolvedRun:
 
 
 def prompt(number: int, name: str = "p") -> PromptRow:
-    return PromptRow(f"{name}{number}", f"w{number} w1", (number, 1), f"answer {number}")
+    of_source = ("file", "choice", f"question {number}", f'{{"number": {number}}}')
+    return PromptRow(f"{name}{number}", f"w{number} w1", (number, 1), f"answer {number}", *of_source)
 
 
 def make_folder(path: Path, run: ResolvedRun) -> RunFolder:
