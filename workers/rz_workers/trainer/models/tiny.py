@@ -112,12 +112,15 @@ def tiny_copy(config: PretrainedConfig) -> PretrainedConfig:
     else:
         fields = _shrunk(fields, config.model_type)
     try:
-        return type(config).from_dict(fields)
+        small = type(config).from_dict(fields)
     except Exception as error:  # each class checks in its own way
         raise ValueError(
             f"no small copy of a configuration of type {config.model_type!r} can be made: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from error
+    # Where the code of a model that came with code is looked for.
+    small.name_or_path = config.name_or_path
+    return small
 
 
 def generic_tiny(model_type: str) -> PretrainedConfig:
