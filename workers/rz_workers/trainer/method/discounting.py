@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["discounted_sums"]
 
 CHUNK_TOKENS = 1_000_000
-"""Tokens that are summed at once, unless one trajectory alone has more: 8 MB a buffer, which a core's cache half holds."""
+"""Tokens that are summed at once, unless one trajectory alone has more: 8 MB a buffer."""
 
 _NOTHING = 1e-18
 """A factor below which a term is lost in the rounding of any sum that it would be added to."""
