@@ -138,7 +138,7 @@ OTHER_FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("gemma3_text", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
     ("olmo2", {}),
     ("phi3", {"pad_token_id": 0}),
-    ("gpt_neox", {}),
+    ("gpt_neox", {"num_key_value_heads": 4}),  # it has no groups; vLLM would believe the field
 ]
 
 
