@@ -29,10 +29,12 @@ from rz_api.spec import (
     OptimizerSpec,
     PodResourceClaim,
     ReasonerZeroRunSpec,
+    RewardSpec,
     RolloutSpec,
     SchedulingSpec,
     SpecModel,
 )
+from rz_api.verifiers import NAMES, OWN_PATTERN, REASONING_GYM, REASONING_GYM_URI, is_known
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ def _ranks(spec: ReasonerZeroRunSpec) -> int:
     return spec.trainer.nodes * max(1, spec.trainer.gpus_per_node)
 
 
+_KNOWN_VERIFIER = f"({{0}} in {list(NAMES)} || ({{0}}).matches('{OWN_PATTERN}'))"
+"""CEL, of the field in braces."""
+_VERIFIERS = (
+    f"{', '.join(NAMES[:-1])} or {NAMES[-1]}, or a function of your own as PLACE:FUNCTION, the place being a Python "
+    "module or a file that ends in .py"
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         DataSource,
@@ -85,6 +94,28 @@ RULES: tuple[Rule, ...] = (
         "format reasoning-gym and a uri that starts with reasoning-gym:// go together: change the one or the other, "
         "or leave format out",
         ("uri",),
+    ),
+    Rule(
+        DataSource,
+        "verifier",
+        "!$has(verifier) || " + _KNOWN_VERIFIER.format("self.verifier"),
+        lambda source: source.verifier is None or is_known(source.verifier),
+        f"a source's verifier is {_VERIFIERS}: correct it, or leave it out",
+    ),
+    Rule(
+        DataSource,
+        "verifier",
+        f"!$has(verifier) || self.verifier != '{REASONING_GYM}' || self.uri.startsWith('{REASONING_GYM_URI}')",
+        lambda source: source.verifier != REASONING_GYM or source.uri.startswith(REASONING_GYM_URI),
+        "only a task of reasoning-gym has a scorer of its own: name another verifier, or leave it out",
+        ("uri",),
+    ),
+    Rule(
+        RewardSpec,
+        "verifier",
+        _KNOWN_VERIFIER.format("$verifier"),
+        lambda reward: is_known(reward.verifier),
+        f"a run's verifier is {_VERIFIERS}: correct it",
     ),
     Rule(
         DataSpec,
@@ -216,6 +247,22 @@ RULES: tuple[Rule, ...] = (
         lambda policy: policy.max_backoff_seconds >= policy.backoff_seconds,
         "the longest wait must not be shorter than the first: raise maxBackoffSeconds, or lower backoffSeconds",
         ("backoffSeconds",),
+    ),
+    Rule(
+        ReasonerZeroRunSpec,
+        "reward.verifier",
+        f"$reward.verifier != '{REASONING_GYM}' || ("
+        f"self.data.train.all(s, has(s.verifier) || s.uri.startsWith('{REASONING_GYM_URI}')) && "
+        f"(!$has(data.eval) || self.data.eval.all(s, has(s.verifier) || s.uri.startsWith('{REASONING_GYM_URI}'))))",
+        lambda spec: (
+            spec.reward.verifier != REASONING_GYM
+            or all(
+                source.verifier is not None or source.uri.startswith(REASONING_GYM_URI)
+                for source in (*spec.data.train, *spec.data.eval)
+            )
+        ),
+        "a source that is no task of reasoning-gym has no scorer of its own: name another verifier in reward.verifier, "
+        "or one at each such source",
     ),
     Rule(
         ReasonerZeroRunSpec,

@@ -58,6 +58,8 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_LENGTH)]
 SecretName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$", max_length=253)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Column = Annotated[str, Field(min_length=1, max_length=256)]
+# A string with a rule (``rz_api.rules``) and no list of words: a person's own verifier is named by its place.
+VerifierName = Annotated[str, Field(min_length=1, max_length=2048)]
 FreeForm = dict[str, Any]
 """An object of the Kubernetes API that is passed through (x-kubernetes-preserve-unknown-fields)."""
 
@@ -104,6 +106,9 @@ class DataSource(SpecModel):
     """Column that holds the question (format `columns`)."""
     answer_column: Column = "answer"
     """Column that holds the reference answer (format `columns`)."""
+    verifier: VerifierName | None = None
+    """What grades the answers of this source, in the words of `reward.verifier`. Absent takes `reward.verifier`; for a
+    `reasoning-gym://` source, the task's own scorer (`reasoning-gym`)."""
     secret_name: SecretName | None = None
     """Secret with the credentials of this URI; absent where it is public or workload identity serves."""
 
@@ -396,15 +401,21 @@ class RewardSpec(PodOptions):
 
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Reward pods."""
-    verifier: Literal["math-verify", "legacy"] = "math-verify"
-    """`math-verify` (the paper) or `legacy` (string normalisation, then sympy, as the published code has it)."""
+    verifier: VerifierName = "math-verify"
+    """What grades answers, where the source names nothing else: `math-verify` (the paper: the library to the letter),
+    `robust` (rules of our own for each kind of answer, the library for the rest), `legacy` (string normalisation, then
+    sympy, as the published code has it), `choice` (the letter of an option), `exact` (the same text), `numeric` (a
+    number, within a tolerance) or `reasoning-gym` (the task's own scorer). Your own is `PLACE:FUNCTION`: a function of
+    a module that the reward image has (`my_rewards.maths:grade`) or of a file
+    (`s3://bucket/rewards.py:grade`, `./rewards.py:grade`). The trainer reads the file when the run starts, with the
+    credentials of `storage`, and keeps it in the run's folder, so that a resume has the same code."""
     timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
     """CPU seconds that one verdict may take; at the limit the reward is 0 with status `timeout`. CPU time, so that a
-    verdict does not depend on load."""
+    verdict does not depend on load. A verifier that waits for something else may take ten times as long and 30 s."""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     """Verifier processes of each reward pod."""
     memory_limit_mib: Annotated[int, Field(ge=64)] = 1024
-    """Address space of one verifier process, MiB."""
+    """Address space of one verifier process, MiB; a verdict that takes more is a reward of 0 with status `memory`."""
 
 
 class LedgerSpec(PodOptions):

@@ -20,6 +20,7 @@ from rz_api.names import Role
 from rz_api.rules import show
 from rz_api.run import ResolvedRun, write_stored_run
 from rz_api.spec import FreeForm, PodOptions, ReasonerZeroRunSpec, Resources, broadcasts
+from rz_api.verifiers import files_of
 from rz_operator.decisions.gangs import lines_of
 from rz_operator.decisions.members import DEPLOYED, ROLES, RestartStyle, Wanted, WantedRole
 from rz_operator.errors import UserError
@@ -253,11 +254,13 @@ def _ledger(spec: ReasonerZeroRunSpec) -> RoleSet:
 
 
 def _reward(spec: ReasonerZeroRunSpec) -> RoleSet:
+    # Only where it needs the ledger, which hands out the files of the run's own verifiers.
+    ledger: dict[str, EnvValue] = {"RZ_LEDGER_URL": Address("ledger", 0, "api")} if files_of(spec) else {}
     processes = tuple(
         _process(
             "reward",
             index,
-            _base_env("reward", index, ("api", "status")) | _threads("reward", spec.reward, 1, 0),
+            _base_env("reward", index, ("api", "status")) | ledger | _threads("reward", spec.reward, 1, 0),
             spec.reward,
             ports=("api", "status"),
         )

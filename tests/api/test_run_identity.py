@@ -25,6 +25,7 @@ ANOTHER_RUN: dict[str, dict[str, Any]] = {
     "other lease units": {"spec.rollout.samplesPerLease": 8},
     "another engine": {"spec.rollout.engine": "vllm"},
     "another verifier": {"spec.reward.verifier": "legacy"},
+    "another verifier of a source": {"spec.data.train.0.verifier": "legacy"},
     "another time limit of a verdict": {"spec.reward.timeoutSeconds": 1},
     "another dtype": {"spec.trainer.dtype": "float32"},
     "another number of evaluation samples": {"spec.evaluation.samples": 1},

@@ -21,6 +21,18 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "a template with the question once": {TEMPLATE: "Q: {question} {other}\nA:"},
     "a procedural task by its uri alone": {"spec.data.train.0.uri": "reasoning-gym://chain_sum"},
     "a procedural task with its format": {"spec.data.train.0": {"uri": "reasoning-gym://x", "format": "reasoning-gym"}},
+    "a verifier by its name": {"spec.reward.verifier": "robust", "spec.data.train.0.verifier": "choice"},
+    "a function of a module": {"spec.reward.verifier": "my_rewards.maths:grade"},
+    "a function of a file in the bucket": {"spec.data.train.0.verifier": "s3://bucket/my rewards.py:grade"},
+    "a function of a file beside the run file": {"spec.reward.verifier": "./rewards.py:grade"},
+    "a procedural task by another verifier": {
+        "spec.data.train.0": {"uri": "reasoning-gym://chain_sum", "verifier": "exact"}
+    },
+    "the task's own scorer for every source that names no other": {
+        "spec.reward.verifier": "reasoning-gym",
+        "spec.data.train.0": {"uri": "reasoning-gym://chain_sum"},
+        "spec.data.eval": [{"name": "x", "uri": "a.json", "verifier": "numeric"}],
+    },
     "a linear schedule that falls": {"spec.algorithm.policy.lrSchedule": "linear"},
     "a final rate that no linear schedule uses": {"spec.algorithm.policy.finalLearningRate": 1.0},
     "grpo with 2 samples": {"spec.algorithm": {"name": "grpo", "samplesPerPrompt": 2}},
@@ -88,6 +100,31 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"spec.data.eval": [{"name": "x", "uri": "reasoning-gym://x", "format": "columns"}]},
         "spec.data.eval[0].format",
         "go together",
+    ),
+    "a verifier that is not there": ({"spec.reward.verifier": "mathverify"}, "spec.reward.verifier", "PLACE:FUNCTION"),
+    "a verifier without its function": (
+        {"spec.data.train.0.verifier": "rewards.py"},
+        "spec.data.train[0].verifier",
+        "PLACE:FUNCTION",
+    ),
+    "a verifier in a file that is no Python": (
+        {"spec.reward.verifier": "s3://bucket/rewards.sh:grade"},
+        "spec.reward.verifier",
+        "PLACE:FUNCTION",
+    ),
+    "a task's scorer for a file": (
+        {"spec.data.eval": [{"name": "x", "uri": "a.json", "verifier": "reasoning-gym"}]},
+        "spec.data.eval[0].verifier",
+        "only a task of reasoning-gym",
+    ),
+    "a task's scorer for all sources, one of which is a file": (
+        {
+            "spec.reward.verifier": "reasoning-gym",
+            "spec.data.train.0": {"uri": "reasoning-gym://chain_sum"},
+            "spec.data.eval": [{"name": "x", "uri": "a.json"}],
+        },
+        "spec.reward.verifier",
+        "one at each such source",
     ),
     "a linear schedule that rises": (
         {"spec.algorithm.critic": {"lrSchedule": "linear", "learningRate": 1e-7}},

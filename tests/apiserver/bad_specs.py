@@ -104,6 +104,18 @@ RULES = {
     "a file read as a procedural task": _rule(
         {"spec.data.train.0.format": "reasoning-gym"}, "spec.data.train[0].format", "go together"
     ),
+    "a verifier that is not there": _rule(
+        {"spec.reward.verifier": "mathverify"}, "spec.reward.verifier", "PLACE:FUNCTION"
+    ),
+    "a verifier of a source without its function": _rule(
+        {"spec.data.train.0.verifier": "s3://b/rewards.py"}, "spec.data.train[0].verifier", "PLACE:FUNCTION"
+    ),
+    "a task's scorer for a file": _rule(
+        {"spec.data.train.0.verifier": "reasoning-gym"}, "spec.data.train[0].verifier", "only a task"
+    ),
+    "a task's scorer for all sources, of which one is a file": _rule(
+        {"spec.reward.verifier": "reasoning-gym"}, "spec.reward.verifier", "one at each such source"
+    ),
     "a linear schedule that rises": _rule(
         {"spec.algorithm.policy": {"lrSchedule": "linear", "finalLearningRate": 1}},
         "spec.algorithm.policy.finalLearningRate",

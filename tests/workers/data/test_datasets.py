@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,47 @@ def test_the_papers_math500_is_read_as_it_is() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ ids
+
+
+OTHER_FIELDS = {
+    "a column": (
+        "a.jsonl",
+        '{"id": 7, "question": "q", "answer": "A", "options": ["x", "é"]}',
+        {"options": ["x", "é"]},
+    ),
+    "the paper's choices": ("a.json", json.dumps([orz_eval("q", "A", choices=["x"])]), {"choices": ["x"]}),
+    "none": ("a.json", json.dumps([orz("q", "A")]), {}),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "fields"), OTHER_FIELDS.values(), ids=OTHER_FIELDS)
+def test_a_verifier_that_reads_them_gets_the_records_other_fields(
+    tmp_path: Path, name: str, text: str, fields: dict[str, Any]
+) -> None:
+    (tmp_path / name).write_text(text)
+    source = DataSource(uri=str(tmp_path / name))
+    assert [json.loads(record.fields) for record in read_source(source, verifier="my.rewards:grade")] == [fields]
+    assert [record.fields for record in read_source(source, verifier="math-verify")] == ["{}"]
+
+
+def test_a_verifier_that_reads_them_gets_the_other_columns_of_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"question": ["q"], "answer": [2], "unit": ["cm"]}), tmp_path / "a.parquet")
+    (record,) = read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="choice")
+    assert json.loads(record.fields) == {"unit": "cm"}
+
+
+NO_FIELDS = {
+    "a solution of a megabyte": (pa.array(["x" * (1 << 20)]), "bytes of fields beside question and answer; at most"),
+    "a date": (pa.array([date(2026, 1, 2)]), "its other fields are no JSON values"),
+    "a number that is none": (pa.array([float("nan")]), "its other fields are no JSON values"),
+}
+
+
+@pytest.mark.parametrize(("column", "words"), NO_FIELDS.values(), ids=NO_FIELDS)
+def test_fields_that_no_message_can_hold_are_refused_with_their_row(tmp_path: Path, column: Any, words: str) -> None:
+    pq.write_table(pa.table({"question": ["q"], "answer": [2], "more": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=f"row 1: .*{words}"):
+        read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="choice")
 
 
 def test_a_given_id_is_kept(tmp_path: Path) -> None:

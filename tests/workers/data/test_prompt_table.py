@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from rz_api.run import ResolvedRun
-from rz_api.spec import ReasonerZeroRunSpec
-from rz_workers.data.prompt_table import PromptRow, fingerprint, prepare, publish_data, read_table
+from rz_api.spec import DataSource, ReasonerZeroRunSpec
+from rz_workers.data.prompt_table import (
+    PromptRow,
+    decode,
+    encode,
+    fingerprint,
+    prepare,
+    publish_data,
+    read_table,
+    source_names,
+)
 from rz_workers.runtime import UserError
 from rz_workers.storage.objects import CorruptObjectError, ObjectMissingError, ObjectStore
 from rz_workers.storage.records import DroppedPrompt
 from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.verifier_code import read_code
 
 
 class Characters:
@@ -77,15 +90,19 @@ def open_folder(spec: ReasonerZeroRunSpec) -> RunFolder:
     return RunFolder.claim(ObjectStore(spec.storage.uri), run)
 
 
-def row(prompt_id: str, question: str, answer: str) -> PromptRow:
+def row(prompt_id: str, question: str, answer: str, source: str) -> PromptRow:
     text = f"Q: {question} =?"
-    return PromptRow(prompt_id, text, (1, *map(ord, text)), answer)
+    return PromptRow(prompt_id, text, (1, *map(ord, text)), answer, source, "math-verify", question)
 
 
 def test_sources_are_concatenated_rendered_and_tokenized(make_spec: MakeSpec) -> None:
     prepared = prepare(make_spec(), Characters())
-    assert prepared.train == (row("0-0", "1+1", "2"), row("0-1", "2+2", "4"), row("1-0", "3+3", "6"))
-    assert prepared.eval == {"held-out": (row("held-out-0", "4+4", "8"),)}
+    assert prepared.train == (
+        row("0-0", "1+1", "2", "first"),
+        row("0-1", "2+2", "4", "first"),
+        row("1-0", "3+3", "6", "second"),
+    )
+    assert prepared.eval == {"held-out": (row("held-out-0", "4+4", "8", "held-out"),)}
     assert prepared.dropped == ()
 
 
@@ -219,3 +236,95 @@ def test_duckdb_reads_the_prompt_table(make_spec: MakeSpec) -> None:
     publish_data(open_folder(spec), spec, prepare(spec, Characters()))
     query = f"SELECT prompt_id, len(prompt_token_ids) FROM '{spec.storage.uri}/data/train.parquet' ORDER BY 1"
     assert duckdb.sql(query).fetchall() == [("0-0", 10), ("0-1", 10), ("1-0", 10)]
+
+
+# ------------------------------------------------------------------------------------------------------- verifiers
+
+TASK = "reasoning-gym://countdown?size=2"
+
+
+def changed(spec: ReasonerZeroRunSpec, train: list[dict[str, Any]], verifier: str = "math-verify") -> Any:
+    """The spec with other training sources."""
+    document = spec.model_dump(by_alias=True)
+    document["data"] |= {"train": train, "maxPromptTokens": 4000}
+    document["reward"]["verifier"] = verifier
+    return ReasonerZeroRunSpec.model_validate(document)
+
+
+def test_a_prompt_names_what_grades_it_and_holds_what_that_reads(make_spec: MakeSpec, tmp_path: Path) -> None:
+    (tmp_path / "options.jsonl").write_text('{"id": 7, "question": "q", "answer": "A", "options": ["x", "y"]}')
+    (tmp_path / "grade.py").write_text("def grade(example): return 1")
+    options, own = str(tmp_path / "options.jsonl"), f"{tmp_path}/grade.py:grade"
+    sources = [{"uri": options}, {"uri": options, "verifier": "choice"}, {"uri": TASK}, {"uri": TASK, "verifier": own}]
+    prepared = prepare(changed(make_spec(), sources, "robust"), Characters())
+    rows = {row.source: row for row in prepared.train}
+    assert [(name, row.verifier) for name, row in rows.items()] == [
+        ("options", "robust"),
+        ("options-2", "choice"),
+        ("countdown", TASK),
+        ("countdown-2", own),
+    ]
+    assert json.loads(rows["options"].fields) == {}
+    assert json.loads(rows["options-2"].fields) == {"options": ["x", "y"]}
+    assert json.loads(rows["countdown"].fields)["item"]["question"] == rows["countdown"].question
+    assert "target" in json.loads(rows["countdown-2"].fields)["metadata"]
+
+
+def test_a_table_of_an_earlier_release_is_read(make_spec: MakeSpec) -> None:
+    prepared = prepare(make_spec(), Characters())
+    table = pq.read_table(io.BytesIO(encode(prepared.train)))
+    buffer = io.BytesIO()
+    pq.write_table(table.select(["prompt_id", "prompt", "prompt_token_ids", "reference_answer"]), buffer)
+    assert decode(buffer.getvalue()) == [
+        replace(row, source="", verifier="", question="", fields="{}") for row in prepared.train
+    ]
+
+
+def test_a_run_keeps_the_file_of_its_verifier(make_spec: MakeSpec, tmp_path: Path) -> None:
+    file = tmp_path / "grade.py"
+    file.write_text("def grade(example):\n    return 0.5\n")
+    spec = changed(make_spec(), [{"uri": str(tmp_path / "first.jsonl")}], f"{file}:grade")
+    folder = open_folder(spec)
+    manifest = publish_data(folder, spec, prepare(spec, Characters()))
+    sha256 = manifest.verifiers[f"{file}:grade"]
+    assert read_code(folder, sha256) == file.read_bytes()
+    assert publish_data(open_folder(spec), spec, prepare(spec, Characters())) == manifest
+    file.write_text("def grade(example):\n    return 1.0\n")
+    with pytest.raises(UserError, match=r"the code of the verifier .*grade\.py:grade is not what the run was started"):
+        publish_data(open_folder(spec), spec, prepare(spec, Characters()))
+
+
+NO_VERIFIER: dict[str, tuple[str, str]] = {
+    "no function of that name": ("def grades(example): return 1", "found no function grade; one at the top level"),
+    "no Python": ("def grade(", "found no Python in UTF-8"),
+    "too long": ("#" * (1 << 20) + "\ndef grade(example): return 1", "at most 1048576: shorten it"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), NO_VERIFIER.values(), ids=NO_VERIFIER)
+def test_a_file_with(text: str, words: str, make_spec: MakeSpec, tmp_path: Path) -> None:
+    (tmp_path / "grade.py").write_text(text)
+    spec = changed(make_spec(), [{"uri": str(tmp_path / "first.jsonl")}], f"{tmp_path}/grade.py:grade")
+    with pytest.raises(UserError, match=words):
+        prepare(spec, Characters())
+
+
+def test_a_verifiers_file_is_not_executed_by_the_trainer(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """It has credentials; the reward service has none."""
+    (tmp_path / "grade.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef grade(example): return 1\n")
+    spec = changed(make_spec(), [{"uri": str(tmp_path / "first.jsonl")}], f"{tmp_path}/grade.py:grade")
+    publish_data(open_folder(spec), spec, prepare(spec, Characters()))
+    assert not (tmp_path / "ran").exists()
+
+
+SOURCES = {
+    ("s3://b/orz_math_57k.json",): ("orz_math_57k",),
+    ("a/train.jsonl", "b/train.jsonl", "c/train.parquet"): ("train", "train-2", "train-3"),
+    ("reasoning-gym://countdown?size=8&seed=1.5",): ("countdown",),
+    ("data/with space & more.json",): ("with-space-more",),
+}
+
+
+@pytest.mark.parametrize(("uris", "names"), SOURCES.items())
+def test_sources_have_names_for_charts(uris: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert source_names([DataSource(uri=uri) for uri in uris]) == names

@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 
 from rz_workers.reward.child import MIB, run_fork_server
+from rz_workers.reward.loading import ChildSettings, Loaded
 from rz_workers.reward.verifiers.readings import by_equality
 
 
@@ -93,6 +94,6 @@ def made(path: str) -> bool:
 
 
 if __name__ == "__main__":
-    _, _, cpu_seconds, memory_mib, control_fd = sys.argv
-    obedient = by_equality(obey, "obeyed")
-    run_fork_server(socket.socket(fileno=int(control_fd)), obedient, float(cpu_seconds), int(memory_mib))
+    settings = ChildSettings.from_json(sys.argv[1])
+    obedient = {name: Loaded(by_equality(obey, "obeyed")) for name in settings.verifiers}
+    run_fork_server(socket.socket(fileno=int(sys.argv[2])), obedient, settings)

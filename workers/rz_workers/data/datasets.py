@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import io
 import json
-import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,11 +28,16 @@ import pyarrow.parquet as pq
 
 from rz_api.spec import DataSource
 from rz_api.storage_uri import is_local
+from rz_api.verifiers import REASONING_GYM_URI, reads_fields
+from rz_workers.data import procedural
+from rz_workers.data.procedural import check_scorer
 from rz_workers.runtime import UserError
 from rz_workers.storage.objects import ObjectMissingError, ObjectStore, StorageError
 from rz_workers.storage.retry import is_transient
 
-REASONING_GYM = "reasoning-gym://"
+LONGEST_FIELDS = 65_536
+"""Bytes of JSON that a record's other fields may take: a rollout holds those of every prompt, and sends them with each
+response."""
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -45,24 +49,29 @@ class Record:
     """Unique in its source: the record's ``id`` if it has one, else ``<label>-<row>``."""
     question: str
     reference_answer: str
+    fields: str = "{}"
+    """The record's other fields, a JSON object; empty where the source's verifier reads none."""
 
 
 class _MalformedError(ValueError):
     """Reason why a record cannot be used; the caller adds where it is."""
 
 
-def read_source(source: DataSource, label: str = "0") -> list[Record]:
+def read_source(source: DataSource, label: str = "0", verifier: str = "") -> list[Record]:
     """All records of one source, in their order. ``label`` names the source in the ids of records that have none.
+    ``verifier``: name of what grades its answers (``rz_api.verifiers``), which decides about the records' other fields.
 
     Raises UserError for a missing or empty file and for a malformed record (with file, line and reason), StorageError
     when storage does not answer.
     """
-    if source.uri.startswith(REASONING_GYM) or source.format == "reasoning-gym":
-        located = _procedural(source.uri)
+    if source.uri.startswith(REASONING_GYM_URI) or source.format == "reasoning-gym":
+        if verifier == source.uri:
+            check_scorer(source.uri)
+        located = procedural.items(source.uri)
     elif _suffix(source.uri) in ("parquet", "pq"):
-        located = _parquet(source, _read(source.uri, source.secret_name))
+        located = _parquet(source, read_file(source.uri, source.secret_name), reads_fields(verifier))
     else:
-        located = _json(source.uri, _read(source.uri, source.secret_name))
+        located = _json(source.uri, read_file(source.uri, source.secret_name))
     records = []
     kind: str = source.format
     for row, (place, value) in enumerate(located):
@@ -70,9 +79,10 @@ def read_source(source: DataSource, label: str = "0") -> list[Record]:
             kind = _detect(source.uri, value)
         try:
             question, answer, given_id = _parse(kind, value, source)
+            fields = _other_fields(kind, value, source, verifier) if reads_fields(verifier) else "{}"
         except _MalformedError as reason:
             raise UserError(f"{source.uri}, {place}: {reason}") from None
-        records.append(Record(given_id or f"{label}-{row}", question, answer))
+        records.append(Record(given_id or f"{label}-{row}", question, answer, fields))
     if not records:
         raise UserError(f"{source.uri}: found no record; at least one is required: check the file")
     return unique_ids(records)
@@ -100,18 +110,20 @@ def unique_ids(records: Iterable[Record]) -> list[Record]:
 # ------------------------------------------------------------------------------------------- files: place and value
 
 
-def _read(uri: str, secret_name: str | None) -> bytes:
+def read_file(uri: str, secret_name: str | None, field: str = "spec.data") -> bytes:
+    """The bytes of one file. ``field``: of the spec, where it is named. Raises UserError where that must change,
+    StorageError when storage does not answer."""
     scheme = uri.partition("://")[0] + "://" if "://" in uri else ""
     path = uri.removeprefix(scheme)
     parent, slash, name = path.rpartition("/")
     if not name:
-        raise UserError(f"{uri}: found a folder; data.train and data.eval name one file each")
+        raise UserError(f"{uri}: found a folder; one file is required: correct it in {field}")
     folder = scheme + (parent or slash) if scheme or slash else "."
     try:
         return ObjectStore(folder, secret_name).get(name)
     except ObjectMissingError as error:
         hint = " (a relative path starts at the working directory)" if is_local(uri) else ""
-        raise UserError(f"{uri}: there is no such file; correct the uri in spec.data{hint}") from error
+        raise UserError(f"{uri}: there is no such file; correct the uri in {field}{hint}") from error
     except StorageError as error:
         # An outage is no mistake of the user's: a UserError would end the run for good.
         if error.__cause__ is not None and is_transient(error.__cause__):
@@ -193,7 +205,7 @@ def _line(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def _parquet(source: DataSource, data: bytes) -> Iterator[tuple[str, Any]]:
+def _parquet(source: DataSource, data: bytes, with_fields: bool) -> Iterator[tuple[str, Any]]:
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
@@ -207,47 +219,13 @@ def _parquet(source: DataSource, data: bytes) -> Iterator[tuple[str, Any]]:
                 f"{source.uri}: found columns {', '.join(table.column_names)}; {column!r} is required: set {field} in "
                 "spec.data to the column's name"
             )
-    # No other column is made into Python objects: a file may hold whole solutions besides.
-    wanted = [name for name in dict.fromkeys([*required, "id"]) if name in table.column_names]
+    # No other column is made into Python objects unless it is read: a file may hold whole solutions besides.
+    wanted = (
+        table.column_names
+        if with_fields
+        else [name for name in dict.fromkeys([*required, "id"]) if name in table.column_names]
+    )
     return ((f"row {row}", value) for row, value in enumerate(table.select(wanted).to_pylist(), start=1))
-
-
-def _procedural(uri: str) -> Iterator[tuple[str, Any]]:
-    """Items of a reasoning-gym task; the query holds size, seed and the task's own options (JSON values)."""
-    try:
-        import reasoning_gym
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{uri}: the package reasoning-gym is required and not installed here: pip install "
-            "'reasonerzero[reasoning-gym]' (in a clone: make setup)"
-        ) from error
-
-    form = f"{REASONING_GYM}TASK?size=N&seed=S"
-    if not uri.startswith(REASONING_GYM):
-        raise UserError(f"{uri}: format reasoning-gym requires a uri of the form {form}")
-    parts = urllib.parse.urlsplit(uri)
-    options = {name: _option(value) for name, value in urllib.parse.parse_qsl(parts.query)}
-    size, seed = options.get("size"), options.setdefault("seed", 0)
-    # Not isinstance: in Python true and false are whole numbers.
-    if type(size) is not int or type(seed) is not int or size < 1:
-        raise UserError(
-            f"{uri}: found size {size!r} and seed {seed!r}; a uri of the form {form} is required, both whole numbers"
-        )
-    try:
-        # Items of neighbouring seeds are the same, moved by one (findings/reasoning_gym_seeds.sh).
-        dataset = reasoning_gym.create_dataset(parts.netloc, **options)
-    except Exception as error:
-        raise UserError(
-            f"{uri}: reasoning-gym does not make this task ({error}); check the task's name and its options"
-        ) from error
-    return ((f"item {row}", dataset[row]) for row in range(size))
-
-
-def _option(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 # ------------------------------------------------------------------------------------------------- values: records
@@ -255,7 +233,7 @@ def _option(text: str) -> Any:
 
 def _detect(uri: str, value: Any) -> str:
     """Format of a source, from its URI and its first record."""
-    if uri.startswith(REASONING_GYM):
+    if uri.startswith(REASONING_GYM_URI):
         return "reasoning-gym"
     if isinstance(value, list):
         return "orz"
@@ -276,6 +254,29 @@ def _parse(kind: str, value: Any, source: DataSource) -> tuple[str, str, str | N
         question, answer = _text(value, source.question_column), _answer(value, source.answer_column)
     given = value.get("id")
     return question, answer, None if given is None or given == "" else str(given)
+
+
+def _other_fields(kind: str, value: Any, source: DataSource, verifier: str) -> str:
+    """What the record has beside question, answer and id, as JSON. Raises _MalformedError."""
+    try:
+        if verifier == source.uri:
+            fields = procedural.packed(value)
+        elif kind == "orz":
+            fields = {name: each for name, each in value[1].items() if name not in ("from", "ground_truth")}
+        else:
+            own = ("prompt", "final_answer") if kind == "orz-eval" else (source.question_column, source.answer_column)
+            fields = {name: each for name, each in value.items() if name not in (*own, "id")}
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise _MalformedError(
+            f"its other fields are no JSON values ({error}), as the source's verifier needs them: leave them out"
+        ) from None
+    if len(text.encode()) > LONGEST_FIELDS:
+        raise _MalformedError(
+            f"found {len(text.encode())} bytes of fields beside question and answer; at most {LONGEST_FIELDS} are "
+            "handed to the source's verifier: leave out what it does not read"
+        )
+    return text
 
 
 def _orz(value: Any) -> tuple[str, str]:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rz_api.spec import ReasonerZeroRunSpec
+from rz_api.spec import DataSource, ReasonerZeroRunSpec
+from rz_api.verifiers import verifier_of
 from rz_workers.data.datasets import Record, read_source, unique_ids
+from rz_workers.data.own_verifiers import read_files
 from rz_workers.data.prompts import brings_bos, check_round_trip, render, tokenize
 from rz_workers.protocol.schedule import total_steps
 from rz_workers.runtime import UserError
@@ -27,6 +31,7 @@ from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectExistsError, ObjectMissingError, data_entry
 from rz_workers.storage.records import DataManifest, DroppedPrompt
 from rz_workers.storage.run_folder import RunFolder, check_entry
+from rz_workers.storage.verifier_code import digest, store_code
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +43,15 @@ SCHEMA = pa.schema(
         # int32 holds every vocabulary, in half of int64's memory.
         pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("reference_answer", pa.string(), nullable=False),
+        # Null in tables of earlier releases, which have no such columns.
+        pa.field("source", pa.string()),
+        pa.field("verifier", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("fields", pa.string()),
     ]
 )
 _DROPPED_SHOWN = 5
+LONGEST_SOURCE_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,15 @@ class PromptRow:
     prompt_token_ids: tuple[int, ...]
     """[P]: BOS in front if the tokenizer has one, once."""
     reference_answer: str
+    source: str = ""
+    """Name of the entry of ``data`` that it is from: ``source_names``; empty where an earlier release wrote it, as the
+    fields below."""
+    verifier: str = ""
+    """Name of what grades its answers (``rz_api.verifiers``); empty takes the run's."""
+    question: str = ""
+    """Without the template."""
+    fields: str = "{}"
+    """The record's other fields, a JSON object."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,8 @@ class PreparedData:
     """Prompts longer than ``data.maxPromptTokens``, of all sources."""
     fingerprint: str
     """Of ``train``; see ``fingerprint``."""
+    code: Mapping[str, bytes] = field(default_factory=dict)
+    """Verifier of the user's own -> its file."""
 
 
 def eval_table(eval_set: str) -> str:
@@ -79,20 +101,40 @@ def prepare(spec: ReasonerZeroRunSpec, tokenizer: Any) -> PreparedData:
     table ends up empty.
     """
     data = spec.data
+    code = read_files(spec)
+    sources = dict(zip(source_names(data.train), data.train, strict=True))
+    found = [
+        (name, record)
+        for index, (name, source) in enumerate(sources.items())
+        for record in read_source(source, str(index), verifier_of(spec, source))
+    ]
     # Across sources too: two files may number their records from 0 under one ``id`` column.
-    records = unique_ids(
-        record for index, source in enumerate(data.train) for record in read_source(source, str(index))
-    )
+    records = unique_ids(record for _, record in found)
     check_round_trip(tokenizer, data.prompt_template, records[0].question)
     if brings_bos(tokenizer, data.prompt_template):
         log.info("data.promptTemplate begins with the BOS text %s: no second one is put in front", tokenizer.bos_token)
-    train, dropped = _rows(spec, tokenizer, records, "data.train")
+    origins = [(name, verifier_of(spec, sources[name])) for name, _ in found]
+    train, dropped = _rows(spec, tokenizer, records, origins, "data.train")
     tables: dict[str, tuple[PromptRow, ...]] = {}
     for source in data.eval:
-        problems = read_source(source, source.name)
-        tables[source.name], too_long = _rows(spec, tokenizer, problems, f"data.eval {source.name}")
+        verifier = verifier_of(spec, source)
+        problems = read_source(source, source.name, verifier)
+        origins = [(source.name, verifier)] * len(problems)
+        tables[source.name], too_long = _rows(spec, tokenizer, problems, origins, f"data.eval {source.name}")
         dropped += too_long
-    return PreparedData(train=train, eval=tables, dropped=dropped, fingerprint=fingerprint(train))
+    return PreparedData(train=train, eval=tables, dropped=dropped, fingerprint=fingerprint(train), code=code)
+
+
+def source_names(sources: Sequence[DataSource]) -> tuple[str, ...]:
+    """A name for each training source, as charts show it: of a file without folders and suffix, of a procedural task
+    the task's; the second of a name gets ``-2``."""
+    names: list[str] = []
+    for source in sources:
+        plain = source.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", plain.rpartition(".")[0] or plain)[:LONGEST_SOURCE_NAME]
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        names.append(stem if stem not in names else next(name for name in numbered if name not in names))
+    return tuple(names)
 
 
 def fingerprint(rows: Iterable[PromptRow]) -> str:
@@ -116,6 +158,9 @@ def publish_data(folder: RunFolder, spec: ReasonerZeroRunSpec, prepared: Prepare
         return stored
     tables = {TRAIN_TABLE: prepared.train, **{eval_table(name): rows for name, rows in prepared.eval.items()}}
     files = {}
+    for code in prepared.code.values():
+        name, entry = store_code(folder, code)
+        files[name] = entry
     for name, rows in tables.items():
         encoded = encode(rows)
         # Not put_new: no table counts before the manifest names it, and a publication that was cut off is repeated.
@@ -129,6 +174,7 @@ def publish_data(folder: RunFolder, spec: ReasonerZeroRunSpec, prepared: Prepare
         dropped=prepared.dropped,
         files=files,
         eval_fingerprints={name: fingerprint(rows) for name, rows in prepared.eval.items()},
+        verifiers={verifier: digest(code) for verifier, code in prepared.code.items()},
     )
     try:
         folder.store.put_new(layout.DATA_MANIFEST, manifest.model_dump_json(indent=2).encode())
@@ -164,24 +210,37 @@ def encode(rows: Sequence[PromptRow]) -> bytes:
 def decode(data: bytes) -> list[PromptRow]:
     """Rows of a Parquet file that ``encode`` made."""
     values = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
-    return [PromptRow(**{**row, "prompt_token_ids": tuple(row["prompt_token_ids"])}) for row in values]
+    return [
+        PromptRow(**{name: value for name, value in row.items() if value is not None} | _token_ids(row))
+        for row in values
+    ]
+
+
+def _token_ids(row: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {"prompt_token_ids": tuple(row["prompt_token_ids"])}
 
 
 def _rows(
-    spec: ReasonerZeroRunSpec, tokenizer: Any, records: Sequence[Record], where: str
+    spec: ReasonerZeroRunSpec,
+    tokenizer: Any,
+    records: Sequence[Record],
+    origins: Sequence[tuple[str, str]],
+    where: str,
 ) -> tuple[tuple[PromptRow, ...], tuple[DroppedPrompt, ...]]:
-    """Rows that are short enough, and those that are not. Raises UserError when none is."""
+    """Rows that are short enough, and those that are not; ``origins``: source and verifier of each record. Raises
+    UserError when none is."""
     limit, template = spec.data.max_prompt_tokens, spec.data.prompt_template
     has_bos = brings_bos(tokenizer, template)
     rows, dropped = [], []
-    for record in records:
+    for record, (source, verifier) in zip(records, origins, strict=True):
         text = render(template, record.question)
         ids = tuple(tokenize(tokenizer, text, has_bos=has_bos))
         # Dropped, not cut as the published code does: a question that lacks its end has no answer (RECIPE.md, Prompt).
         if len(ids) > limit:
             dropped.append(DroppedPrompt(prompt_id=record.prompt_id, tokens=len(ids)))
         else:
-            rows.append(PromptRow(record.prompt_id, text, ids, record.reference_answer))
+            given = (record.question, record.fields)
+            rows.append(PromptRow(record.prompt_id, text, ids, record.reference_answer, source, verifier, *given))
     if dropped:
         shown = ", ".join(f"{prompt.prompt_id} ({prompt.tokens})" for prompt in dropped[:_DROPPED_SHOWN])
         log.warning("%s: dropped %d prompts of more than %d tokens: %s …", where, len(dropped), limit, shown)
@@ -202,6 +261,8 @@ def _check_unchanged(folder: RunFolder, stored: DataManifest, prepared: Prepared
             f"data.train: found {len(prepared.train)} prompts with fingerprint {prepared.fingerprint[:12]}, the run "
             f"was started with {stored.num_prompts} and {stored.fingerprint[:12]}"
         )
+    elif code := sorted(name for name in prepared.code if stored.verifiers.get(name) != digest(prepared.code[name])):
+        what = f"the code of the verifier {', '.join(code)} is not what the run was started with"
     elif changed:
         what = f"data.eval: {', '.join(changed)} is not what the run was started with"
     else:

@@ -15,6 +15,7 @@ from rz_workers.ledger.service import Ledger, UnavailableError
 from rz_workers.ledger.state import EarlyError, RefusedError, UnknownError
 from rz_workers.protocol.messages import (
     Ack,
+    CodeRequest,
     Completion,
     DrainRequest,
     Heartbeat,
@@ -98,6 +99,10 @@ def create_app(ledger: Ledger, token_file: Path | None) -> FastAPI:
     async def storage(body: StorageReport) -> Response:
         ledger.storage_reported(body)
         return _json(Ack())
+
+    @app.post("/verifier")
+    async def verifier(body: CodeRequest) -> Response:
+        return _json(await ledger.verifier_code(body))
 
     return app
 

@@ -26,6 +26,8 @@ from rz_workers.ledger.recovery import recover, stored_evaluation
 from rz_workers.ledger.state import State, UnknownError
 from rz_workers.ledger.status import ledger_status, waiting_status
 from rz_workers.protocol.messages import (
+    CodeReply,
+    CodeRequest,
     Completion,
     CompletionReply,
     EvalReply,
@@ -53,6 +55,7 @@ from rz_workers.storage.records import StepManifest
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import find_unit_shards
 from rz_workers.storage.trouble import words
+from rz_workers.storage.verifier_code import read_code
 from rz_workers.storage.versions import publications
 
 log = logging.getLogger(__name__)
@@ -269,6 +272,18 @@ class Ledger:
         shards = await self._once(lambda: stored_evaluation(self._store, state.plan, version))
         total = len(state.plan.units("eval", version))
         return EvalReply(shards=shards, units_done=0 if shards is None else total, units_total=total)
+
+    async def verifier_code(self, request: CodeRequest) -> CodeReply:
+        """Raises UnavailableError before the trainer has stored it, UnknownError for one that the run has not."""
+        folder = self._folder()
+        manifest = await self._once(folder.data_manifest)
+        if manifest is None:
+            raise UnavailableError("the trainer has not stored the run's data and verifiers yet")
+        sha256 = manifest.verifiers.get(request.verifier)
+        if sha256 is None:
+            raise UnknownError(f"the run was started without the file of the verifier {request.verifier}")
+        code = await self._once(lambda: read_code(folder, sha256))
+        return CodeReply(code=code.decode(), sha256=sha256)
 
     def drain(self, draining: bool) -> None:
         self._draining = draining

@@ -33,6 +33,8 @@ from pydantic import BaseModel, ValidationError
 
 from rz_workers.protocol.messages import (
     Ack,
+    CodeReply,
+    CodeRequest,
     Completion,
     CompletionReply,
     DrainRequest,
@@ -246,6 +248,10 @@ class LedgerClient:
     def report_storage(self, report: StorageReport) -> None:
         self._peer.call("POST", "/storage", Ack, report)
 
+    def verifier_code(self, verifier: str) -> CodeReply:
+        """The file of a verifier; waits at a ledger whose run has not begun."""
+        return self._peer.call("POST", "/verifier", CodeReply, CodeRequest(verifier=verifier))
+
     def drain(self, draining: bool = True) -> None:
         self._peer.call("POST", "/drain", Ack, DrainRequest(draining=draining))
 
@@ -268,7 +274,7 @@ class RewardClient:
         self._peer.close()
 
     def verify(self, items: Sequence[VerifyItem]) -> tuple[Verdict, ...]:
-        """One verdict per item, in order. A verifier that crashes is a 5xx and so retried here, never a reward of 0."""
+        """One verdict per item, in order. A verifier that crashes is a status, never a reward."""
         if not items:
             return ()
         reply = self._peer.call("POST", "/verify", VerifyReply, VerifyRequest(items=tuple(items)), self._patience)

@@ -17,6 +17,7 @@ POST /step/commit             trainer            StepReport -> Ack              
 GET  /eval/{version}          trainer            -> EvalReply                    -
 POST /drain                   operator, trainer  DrainRequest -> Ack             -
 POST /storage                 rollout, trainer   StorageReport -> Ack            -
+POST /verifier                reward             CodeRequest -> CodeReply        -
 GET  /status /metrics         anyone, no token   -> LedgerStatus / text          (read-only port)
 POST /verify                  rollout            VerifyRequest -> VerifyReply    (the reward service) verdicts are there
 ============================  =================  ==============================  =============================
@@ -26,7 +27,7 @@ POST /verify                  rollout            VerifyRequest -> VerifyReply   
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -343,6 +344,18 @@ class StorageReport(Message):
     """A sentence for people, with the storage's name; None: all is well again."""
 
 
+class CodeRequest(Message):
+    verifier: str
+    """Its name in the spec: ``s3://bucket/rewards.py:grade``."""
+
+
+class CodeReply(Message):
+    """The file of a verifier of the user's own, as it was when the run started."""
+
+    code: str
+    sha256: str
+
+
 # -------------------------------------------------------------------------------------------------------- status
 
 
@@ -398,6 +411,12 @@ class VerifyItem(Message):
     reference_answer: str
     stopped: bool
     """Whether the response ended by a stop string or EOS (not by length)."""
+    verifier: str = ""
+    """Name of the verifier of the prompt's source (``rz_api.verifiers``); empty takes the run's."""
+    question: str = ""
+    """As in the data, without the template."""
+    fields: dict[str, Any] = {}
+    """The record's other fields."""
 
 
 class VerifyRequest(Message):

@@ -1,8 +1,8 @@
-"""What can't be decided is a 503 and is asked again; it never becomes a reward.
+"""What can't be decided never becomes a reward, and never stops the others: its status is ``crashed``.
 
 The reward service's HTTP side: ``POST /verify`` (see ``messages``), bearer token. ``main`` builds it. The rule
-(RECIPE.md, "Reward"): reward 1 if and only if the answer equals the reference and the response ended by a stop. There
-is no reward for form.
+(RECIPE.md, "Reward"): the verifier's reward if the response ended by a stop and has an answer, else 0. There is no
+reward for form. Only a service that can't go on answers 503, which is asked again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
 from rz_api.metrics import described
-from rz_workers.protocol.messages import Verdict, VerifyItem, VerifyReply, VerifyRequest
+from rz_workers.protocol.messages import RewardStatus, Verdict, VerifyItem, VerifyReply, VerifyRequest
 from rz_workers.reward.extract import extract_answer
-from rz_workers.reward.pool import Outcome, VerifierPool
+from rz_workers.reward.interface import Example
+from rz_workers.reward.pool import Asked, Outcome, VerifierPool
 from rz_workers.runtime import WorkerError
 from rz_workers.web import RequireToken
 
@@ -29,36 +30,40 @@ log = logging.getLogger(__name__)
 
 
 def verdict(item: VerifyItem, answer: str | None, outcome: Outcome | None) -> Verdict:
-    """Apply the rule to an item, the answer extracted from it, and the comparison (None where none was needed)."""
-    if not item.stopped:
-        return Verdict(reward=0.0, status="truncated", extracted_answer=answer, cpu_seconds=0.0)
-    if answer is None:
-        return Verdict(reward=0.0, status="no_answer", extracted_answer=None, cpu_seconds=0.0)
-    assert outcome is not None, "a stopped response with an answer is compared"
+    """Apply the rule to an item, the answer extracted from it, and the verifier's outcome (None where it was not
+    asked)."""
+    if outcome is None:
+        status: RewardStatus = "no_answer" if item.stopped else "truncated"
+        return Verdict(reward=0.0, status=status, extracted_answer=answer, cpu_seconds=0.0)
     return Verdict(
-        reward=1.0 if outcome.equal else 0.0,
-        status="timeout" if outcome.timed_out else "ok",
+        reward=outcome.reward,
+        status=outcome.status,
         rule=outcome.rule,
         extracted_answer=answer,
         cpu_seconds=outcome.cpu_seconds,
     )
 
 
-async def judge(pool: VerifierPool, items: tuple[VerifyItem, ...]) -> tuple[Verdict, ...]:
-    """One verdict per item, in order. Raises VerifierCrashError when one of them can't be had."""
+async def judge(pool: VerifierPool, items: tuple[VerifyItem, ...], default: str) -> tuple[Verdict, ...]:
+    """One verdict per item, in order; ``default`` is the verifier of items that name none."""
     answers = [extract_answer(item.response) for item in items]
-    pairs = {
-        number: (answer, item.reference_answer)
-        for number, (item, answer) in enumerate(zip(items, answers, strict=True))
-        if item.stopped and answer is not None
-    }
-    outcomes = dict(zip(pairs, await pool.verify(list(pairs.values())), strict=True))
+    asked: dict[int, Asked] = {}
+    for number, (item, answer) in enumerate(zip(items, answers, strict=True)):
+        verifier = item.verifier or default
+        whole = verifier in pool.reads_responses
+        given = item.response if whole else answer
+        if item.stopped and given is not None:
+            example = Example(given, item.reference_answer, item.response, item.question, item.fields)
+            asked[number] = Asked(verifier, example)
+    outcomes = dict(zip(asked, await pool.verify(list(asked.values())), strict=True))
     return tuple(verdict(item, answers[n], outcomes.get(n)) for n, item in enumerate(items))
 
 
-def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorRegistry = REGISTRY) -> FastAPI:
-    """The service around a running pool. The token file is read for each request, so that a renewed token counts at
-    once; None admits everyone (tests)."""
+def create_app(
+    pool: VerifierPool, default: str, token_file: Path | None, registry: CollectorRegistry = REGISTRY
+) -> FastAPI:
+    """The service around a running pool. ``default``: the run's verifier. The token file is read for each request, so
+    that a renewed token counts at once; None admits everyone (tests)."""
     app = FastAPI(title="reasonerzero reward service", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(RequireToken, token_file=token_file)
     verdicts = Counter(*described("rz_reward_verdicts_total"), registry=registry)
@@ -73,16 +78,20 @@ def create_app(pool: VerifierPool, token_file: Path | None, registry: CollectorR
             asked = VerifyRequest.model_validate_json(await request.body())
         except ValidationError as error:
             return JSONResponse({"detail": f"this is not a VerifyRequest: {error}"[:2000]}, 422)
+        unknown = {item.verifier for item in asked.items} - pool.verifiers - {""}
+        if unknown:
+            return JSONResponse({"detail": f"this service was started without the verifier {', '.join(unknown)}"}, 422)
         started = time.monotonic()
         try:
             with waiting.track_inprogress():
-                reply = VerifyReply(verdicts=await judge(pool, asked.items))
+                reply = VerifyReply(verdicts=await judge(pool, asked.items, default))
         except WorkerError as error:
             log.error("%s", error)
             return JSONResponse({"detail": str(error)}, 503)
         seconds.observe(time.monotonic() - started)
         for given in reply.verdicts:
-            verdicts.labels(given.status, f"{given.reward:g}").inc()
+            # In tenths: a verifier of somebody's own may give any number, and each would be a series.
+            verdicts.labels(given.status, f"{round(given.reward, 1):g}").inc()
         return Response(reply.model_dump_json(), media_type="application/json")
 
     return app

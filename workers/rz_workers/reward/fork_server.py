@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -15,10 +16,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rz_workers.reward.loading import ChildSettings
 from rz_workers.runtime import UserError, WorkerError
 
 COMMAND = (sys.executable, "-m", "rz_workers.reward.child")
 
+LONGEST_MESSAGE = 1 << 16
 HEADROOM_MIB = 64
 """Address space that a child needs beyond what it has when it is forked."""
 
@@ -38,13 +41,15 @@ class Child:
 class ForkServer:
     """One fork server; its methods may be called by several tasks. They raise WorkerError once it is gone."""
 
-    def __init__(self, verifier: str, cpu_seconds: float, memory_mib: int, command: Sequence[str]) -> None:
-        self._verifier, self._memory_mib = verifier, memory_mib
-        self._command = [*command, verifier, str(cpu_seconds), str(memory_mib)]
+    def __init__(self, settings: ChildSettings, command: Sequence[str]) -> None:
+        self._settings, self._command = settings, [*command, settings.as_json()]
         self._lock = asyncio.Lock()
+        self.reads_responses: frozenset[str] = frozenset()
+        """Verifiers that take their answer from the whole response themselves; known once it is started."""
 
     async def start(self) -> None:
-        """Start it and wait until the verifier is imported. Raises UserError when the memory limit is too low."""
+        """Start it and wait until the verifiers are imported. Raises UserError when one can't be, or when the memory
+        limit is too low."""
         # SEQPACKET keeps messages apart, as DGRAM does, and shows the end of the other side, as STREAM does.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Closed here once the fork server has it: else its end would never show on our side.
@@ -57,12 +62,17 @@ class ForkServer:
                 env=os.environ | ENVIRONMENT,
             )
         try:
-            needed = int(await self._ask(b"")) + HEADROOM_MIB
-            if needed > self._memory_mib:
+            told = json.loads(await self._ask(b""))
+            if "error" in told:
+                raise UserError(told["error"])
+            needed = told["address_space_mib"] + HEADROOM_MIB
+            if needed > self._settings.memory_mib:
+                names = ", ".join(self._settings.verifiers)
                 raise UserError(
-                    f"reward.memoryLimitMib is {self._memory_mib}, but the verifier {self._verifier} needs at least "
+                    f"reward.memoryLimitMib is {self._settings.memory_mib}, but the verifier {names} needs at least "
                     f"{needed} MiB of address space here; raise it (the default is 1024)"
                 )
+            self.reads_responses = frozenset(told["reads_responses"])
         except BaseException:
             await self.close()
             raise
@@ -101,7 +111,7 @@ class ForkServer:
         def exchange() -> bytes:
             if message:
                 socket.send_fds(self._control, [message], [] if fd is None else [fd])
-            return self._control.recv(64)
+            return self._control.recv(LONGEST_MESSAGE)
 
         # One exchange at a time: replies carry no name.
         async with self._lock:

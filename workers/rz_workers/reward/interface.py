@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Example", "Judgement", "Verifier"]
+__all__ = ["Example", "Judgement", "OwnVerifier", "Verifier", "reads_responses"]
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,19 @@ class Judgement:
 
 Verifier = Callable[[Example], Judgement]
 """Runs in a child with limits of CPU time, memory and wall time. Whatever it raises is a status, never a reward."""
+
+OwnVerifier = Callable[[Example], Judgement | float]
+"""What somebody's own verifier may be: a number is a Judgement of that reward. One that is not finite, or not in
+[0, 1], is as if it had raised.
+
+It is called for responses that ended by a stop and have an answer. It must depend on its example alone: a process
+judges many, in any order, and is replaced now and then."""
+
+Given = TypeVar("Given", bound=OwnVerifier)
+
+
+def reads_responses(verifier: Given) -> Given:
+    """Decorator of a verifier that finds the answer itself: it is called for every response that ended by a stop, and
+    ``Example.answer`` is the whole of it."""
+    verifier.reads_responses = True  # type: ignore[attr-defined]
+    return verifier

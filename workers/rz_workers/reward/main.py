@@ -1,8 +1,8 @@
 """The reward service's main path.
 
 1. Read the settings; take the port, so that one in use is told before anything is started.
-2. Start the fork server, which imports the verifier, and the verifier children.
-3. Open the status port.
+2. Get the files of the run's own verifiers from the ledger, if it has any; the trainer stores them at its start.
+3. Start the fork server, which imports the verifiers, and the verifier children. Open the status port.
 4. Serve ``POST /verify`` until SIGTERM (exit 75) or until the verifiers can't be kept alive (exit 70).
 5. Close the pool; the children end with it.
 """
@@ -12,11 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rz_api.verifiers import files_of, verifiers_of
+from rz_workers.protocol.client import LedgerClient
 from rz_workers.reward.app import create_app
+from rz_workers.reward.code import fetch_code
 from rz_workers.reward.fork_server import COMMAND
 from rz_workers.reward.pool import VerifierPool
 from rz_workers.runtime import DrainedError, Settings, WorkerError, on_terminate
@@ -43,26 +47,39 @@ def main(settings: Settings | None = None, fork_server: Sequence[str] = COMMAND)
 
 async def serve(settings: Settings, listener: socket.socket, fork_server: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
-    spec = settings.run.spec.reward
-    stop = asyncio.Event()
+    spec, verifiers = settings.run.spec.reward, verifiers_of(settings.run.spec)
+    stop, told = asyncio.Event(), threading.Event()
 
     def wake() -> None:
+        told.set()
         loop.call_soon_threadsafe(stop.set)
 
     on_terminate(wake)
+    files = files_of(settings.run.spec)
+    started: list[VerifierPool] = []
+
+    def status() -> Mapping[str, object]:
+        stats = asdict(started[0].stats) if started else {}
+        return {"verifier": spec.verifier, "verifiers": verifiers, "workers": spec.workers, **stats}
+
+    def open_status_port() -> None:
+        start_status_server(settings, status, healthy=lambda: not (started and started[0].give_up_reason()))
+
+    if files:
+        # Before the wait for them, which the trainer's start may make long.
+        open_status_port()
+    code = await asyncio.to_thread(_code, settings, files, told) if files else {}
     async with VerifierPool(
-        spec.verifier,
+        {name: code.get(name) for name in verifiers},
         workers=spec.workers,
         cpu_seconds=spec.timeout_seconds,
         memory_mib=spec.memory_limit_mib,
         command=fork_server,
     ) as pool:
-
-        def status() -> Mapping[str, object]:
-            return {"verifier": spec.verifier, "workers": spec.workers, **asdict(pool.stats)}
-
-        server = Server(web_config(create_app(pool, settings.token_file), DRAIN_SECONDS, IDLE_SECONDS))
-        start_status_server(settings, status, healthy=lambda: pool.give_up_reason() is None)
+        started.append(pool)
+        if not files:
+            open_status_port()
+        server = Server(web_config(create_app(pool, spec.verifier, settings.token_file), DRAIN_SECONDS, IDLE_SECONDS))
         log.info("serving on port %d with %d verifier children", listener.getsockname()[1], spec.workers)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
@@ -77,3 +94,11 @@ async def serve(settings: Settings, listener: socket.socket, fork_server: Sequen
     if stop.is_set():
         raise DrainedError("stopped on request")
     raise WorkerError("the web server ended by itself; its own messages are above in the log")
+
+
+def _code(settings: Settings, files: tuple[str, ...], stop: threading.Event) -> dict[str, str]:
+    client = LedgerClient(settings.ledger_url, settings.token_file, stop)
+    try:
+        return fetch_code(client, files, settings.scratch / f"verifiers-{settings.index}")
+    finally:
+        client.close()

@@ -25,6 +25,7 @@ kill -9 would, and the ledger hands the unit out again when its lease expires.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -340,13 +341,7 @@ class Rollout:
         for response in responses:
             row = response.index
             done[row] = response, self._clock() - started
-            pending[row] = self._scorer.submit(
-                VerifyItem(
-                    response=response.text,
-                    reference_answer=rows[row][2].reference_answer,
-                    stopped=response.finish_reason == "stop",
-                )
-            )
+            pending[row] = self._scorer.submit(_verify_item(rows[row][2], response))
             # Units run in threads of their own, and `+=` on the count is not atomic.
             with self._counting:
                 self._metrics.count_tokens(len(response.token_ids))
@@ -411,3 +406,14 @@ class Rollout:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise DrainedError("told to stop; what was being sampled is dropped")
+
+
+def _verify_item(prompt: PromptRow, response: Finished) -> VerifyItem:
+    return VerifyItem(
+        response=response.text,
+        reference_answer=prompt.reference_answer,
+        stopped=response.finish_reason == "stop",
+        verifier=prompt.verifier,
+        question=prompt.question,
+        fields=json.loads(prompt.fields),
+    )

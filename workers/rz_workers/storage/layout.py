@@ -143,6 +143,11 @@ def data_key(table: str) -> str:
     return f"data/{table}.parquet"
 
 
+def verifier_key(digest: str) -> str:
+    """The code of a verifier of the user's own."""
+    return f"data/verifiers/{digest}.py"
+
+
 def _numbered(pattern: re.Pattern[str], key: str) -> Numbered | None:
     match = pattern.fullmatch(key)
     return Numbered(int(match[1]), int(match[2])) if match else None

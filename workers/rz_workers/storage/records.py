@@ -56,6 +56,8 @@ class DataManifest(Record):
     files: dict[str, FileEntry]
     eval_fingerprints: dict[str, str] = {}
     """Set -> the same checksum as ``fingerprint``, over the set's prompts."""
+    verifiers: dict[str, str] = {}
+    """Verifier of the user's own -> sha256 of its file, which is ``data/verifiers/<sha256>.py``."""
 
 
 class UnitTimes(Record):
