@@ -23,8 +23,9 @@ def load_verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifi
     if name not in VERIFIERS:
         raise UserError(f"found the verifier {name!r}; there are {', '.join(VERIFIERS)}: name one of them")
     verifier = VERIFIERS[name](options or {})
-    if (verifier(Example("1", "1")).reward, verifier(Example("1", "2")).reward) != (1.0, 0.0):
-        raise AssertionError(f"the verifier {name} is broken: it gets 1 = 1 or 1 = 2 wrong")
+    same, other = ("A", "B") if name == "choice" else ("1", "2")
+    if (verifier(Example(same, same)).reward, verifier(Example(same, other)).reward) != (1.0, 0.0):
+        raise AssertionError(f"the verifier {name} is broken: it gets {same} = {same} or {same} = {other} wrong")
     return verifier
 
 
@@ -42,10 +43,46 @@ def _legacy(options: Mapping[str, Any]) -> Verifier:
     return legacy
 
 
+def _robust(options: Mapping[str, Any]) -> Verifier:
+    from rz_workers.reward.verifiers.math_verify import math_verify_equal
+    from rz_workers.reward.verifiers.robust import robust_verifier
+
+    _none(options, "robust")
+    return robust_verifier(math_verify_equal())
+
+
+def _exact(options: Mapping[str, Any]) -> Verifier:
+    from rz_workers.reward.verifiers.simple import exact
+
+    _none(options, "exact")
+    return exact
+
+
+def _choice(options: Mapping[str, Any]) -> Verifier:
+    from rz_workers.reward.verifiers.simple import choice
+
+    _none(options, "choice")
+    return choice
+
+
+def _numeric(options: Mapping[str, Any]) -> Verifier:
+    from rz_workers.reward.verifiers.simple import TOLERANCE, numeric
+
+    _none({name: value for name, value in options.items() if name != "tolerance"}, "numeric")
+    return numeric(options.get("tolerance", TOLERANCE))
+
+
 def _none(options: Mapping[str, Any], name: str) -> None:
     if options:
         raise UserError(f"the verifier {name} has no option {', '.join(options)}: remove it")
 
 
-VERIFIERS: dict[str, Loader] = {"math-verify": _math_verify, "legacy": _legacy}
+VERIFIERS: dict[str, Loader] = {
+    "math-verify": _math_verify,
+    "robust": _robust,
+    "legacy": _legacy,
+    "choice": _choice,
+    "exact": _exact,
+    "numeric": _numeric,
+}
 """By the names that ``reward.verifier`` takes."""

@@ -1,0 +1,328 @@
+"""What a text may be is decided by its form alone, and more than one reading is kept where the form allows more.
+
+Normal text to readings: ``(1, 2)`` is a pair and an interval. ``rules`` compares them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rz_workers.reward.verifiers.robust import enclosed, sets
+from rz_workers.reward.verifiers.robust.grammar import Node, endless, number, parse
+from rz_workers.reward.verifiers.robust.kinds import (
+    Based,
+    Choice,
+    Dots,
+    Equation,
+    Inequality,
+    Items,
+    Kind,
+    Readings,
+    RealSet,
+    Value,
+    Words,
+)
+from rz_workers.reward.verifiers.robust.normal import at_top, closing, split_top
+from rz_workers.reward.verifiers.robust.relations import RELATION, inequality, minus
+from rz_workers.reward.verifiers.robust.tokens import PRODUCTS, UnreadableError
+from rz_workers.reward.verifiers.robust.units import DEGREE, split_unit
+from rz_workers.reward.verifiers.robust.words import ALL_REALS, NO_SOLUTION, number_of, unwrapped, words
+
+MAX_DEPTH = 8
+_COMMA = re.compile(r"[,;]")
+_AND_OR = re.compile(r"\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:,\s*)?(?:and|or)(?![A-Za-z}])|∨|∧")
+_LIST = re.compile(rf"{_AND_OR.pattern}|[,;]")
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer|letter)\s*)?(?:([(\[])\s*)?([A-Za-z])\s*(?:([)\]])|(?<=\w)([.:]))?", re.IGNORECASE
+)
+_CHOICE_TEXT = re.compile(
+    r"(?:(?:option|choice)\s+)?\(?\s*(?:([A-Z])\s*(?:[).]\s*:?|:\s|\s[-=]\s|,\s(?=[a-z]{2}))|([a-z])\s*[).]\s+)\s*(.+)"
+)
+_BASED = re.compile(r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*(?:_\s*(?:\{\s*(\w+)\s*\}|(\d+))|\(?\s*base[\s-]*(\w+)\s*\)?)")
+_PREFIXED = re.compile(r"0([xbo])([0-9A-Fa-f]+)")
+_PREFIXES = {"x": 16, "b": 2, "o": 8}
+_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+               "twelve": 12, "sixteen": 16}  # fmt: skip
+_RATIO = re.compile(r"[^:]+(?::[^:]+)+")
+_TIME = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?")
+_NAME = re.compile(
+    r"(?:\\text\{[^{}=]*\}|[A-Za-zα-ωΔ∠△|]{1,3}\s?[A-Z]{0,3}\|?)(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\(\s*[\w,\s]+\s*\))?"
+    r"|[A-Z]?[a-z]{2,}(?: [a-z]+){0,3}|\\frac\{d\w?\}\{d\w\}|d\w/d\w|\(\s*[a-z](?:_\w)?(?:\s*,\s*[a-z](?:_\w)?)+\s*\)"
+)
+_QUANTITIES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:\\text\{[^{}]*\}|[A-Za-z'\"]+))(?:\s*(?:,|and)?\s*)")
+_NAMED_SETS = {"ℝ": sets.EVERYTHING, "∅": ()}
+
+
+def readings(text: str, depth: int = 0) -> Readings:
+    """All of them; none where nothing of this module knows the text. Deep nesting is not read."""
+    text = text.strip()
+    if not text or depth > MAX_DEPTH:
+        return ()
+    if (plain := _upright(text)) is not None:
+        return readings(plain, depth + 1)
+    if "±" in text or "∓" in text:
+        return _both_signs(text, depth)
+    if "…" in text and "…" in at_top(text):
+        return _dots(text, depth)
+    if text in _NAMED_SETS:
+        empty = (Items("set", ()), Words(NO_SOLUTION)) if text == "∅" else (Words(ALL_REALS),)
+        return (RealSet(_NAMED_SETS[text]), *empty)
+    out: list[Kind] = [*_choices(text, depth), *_based(text)]
+    if (listed := _listed(text, depth)) is not None:
+        return (*out, *listed)
+    if RELATION.search(at_top(text)):
+        return (*out, *_relation(text, depth))
+    out += enclosed.read(text, lambda inside: readings(inside, depth + 1))
+    out += _values(text)
+    out += _worded(text)
+    return tuple(out)
+
+
+def _upright(text: str) -> str | None:
+    r"""The inside of ``\text{...}`` where that is all."""
+    start = len("\\text")
+    return (
+        text[start + 1 : -1].strip() if text.startswith("\\text{") and closing(text, start) == len(text) - 1 else None
+    )
+
+
+def _both_signs(text: str, depth: int) -> Readings:
+    """``1 ± x`` is a list of two."""
+    if (parts := split_top(text, _LIST)) and len(parts) > 1:
+        return (Items("list", _flat([readings(part, depth + 1) for part in parts])),)
+    upper, lower = (text.translate(str.maketrans("±∓", signs)) for signs in ("+-", "-+"))
+    if text.startswith("⦃"):
+        inside = [
+            _both_signs(part, depth + 1) if "±" in part else readings(part, depth + 1)
+            for part in split_top(text[1:-1], _COMMA)
+        ]
+        return (Items("set", _flat(inside)),)
+    pair = (readings(upper, depth + 1), readings(lower, depth + 1))
+    return _list_of(pair) if all(pair) else ()
+
+
+def _flat(elements: list[Readings]) -> tuple[Readings, ...]:
+    """Lists within a list are its elements."""
+    out: list[Readings] = []
+    for element in elements:
+        if len(element) == 1 and isinstance(element[0], Items) and element[0].shape == "list":
+            out.extend(element[0].elements)
+        else:
+            out.append(element)
+    return tuple(out)
+
+
+# ---------------------------------------------------------------------------------------------------------- dots
+
+_DOTS_COMMA, _DOTS_SUM, _DOTS_PRODUCT = re.compile(r","), re.compile(r"\+"), re.compile(r"\*")
+_DOTS_NUMBER = re.compile(r"(-?\d*\.\d+)…")
+
+
+def _dots(text: str, depth: int) -> Readings:
+    """A list, sum or product with an ellipsis; ``0.333…`` is a number."""
+    if (found := _DOTS_NUMBER.fullmatch(text)) and (value := endless(found[1])) is not None:
+        return (Value(number(value)),)
+    for sign in (_DOTS_COMMA, _DOTS_SUM, _DOTS_PRODUCT):
+        parts = split_top(text, sign)
+        if len(parts) > 1:
+            break
+    else:
+        return ()
+    # `1, 2 … n`, without the commas around the dots
+    spread = [piece for part in parts for piece in re.split("(…)", part) if piece.strip()]
+    elements = tuple(() if piece == "…" else readings(piece, depth + 1) for piece in spread)
+    if any(not element and piece != "…" for element, piece in zip(elements, spread, strict=True)):
+        return ()
+    return (Dots(sign.pattern[-1], elements),)
+
+
+# --------------------------------------------------------------------------------------------- choices, bases, words
+
+
+def _choices(text: str, depth: int) -> list[Choice]:
+    plain = unwrapped(text)
+    if (found := _CHOICE.fullmatch(plain)) and (found[1] is None or found[3] is not None):
+        sure = bool(found[1] or found[3] or found[4]) or len(plain) > 1
+        return [Choice(found[2], is_sure=sure)]
+    if ((found := _CHOICE_TEXT.fullmatch(plain)) and not plain.startswith("(")) or (found and ")" in plain[:4]):
+        rest = readings(found[3], depth + 1)
+        return [Choice(found[1] or found[2], rest)] if rest else []
+    return []
+
+
+def _based(text: str) -> list[Based]:
+    plain = unwrapped(text)
+    if found := _PREFIXED.fullmatch(plain):
+        return [Based(found[2].lower().lstrip("0") or "0", _PREFIXES[found[1]])]
+    if (found := _BASED.fullmatch(plain)) is None:
+        return []
+    name = (found[2] or found[3] or found[4]).lower()
+    base = _BASE_NAMES.get(name) or (int(name) if name.isdecimal() and len(name) < 4 else 0)
+    digits = found[1].lower().lstrip("0") or "0"
+    if (
+        not 2 <= base <= 36
+        or not all(int(digit, 36) < base for digit in digits)
+        or (not any(map(str.isdigit, found[1])) and base < 11)
+    ):
+        return []
+    return [Based(digits, base)]
+
+
+def _worded(text: str) -> list[Kind]:
+    key = words(text)
+    if key is None:
+        return []
+    out: list[Kind] = [Words(key)]
+    if (value := number_of(key)) is not None:
+        out.append(Value(number(value)))
+    if key == NO_SOLUTION:
+        out.append(Items("set", ()))
+    if key == ALL_REALS:
+        out.append(RealSet(sets.EVERYTHING))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------ values
+
+
+def _values(text: str) -> list[Kind]:
+    out: list[Kind] = []
+    if (node := _parsed(text)) is not None:
+        out.append(
+            Value(node, letters=text.isalpha() and text.isascii() and len(text) > 1 and not set(text) <= PRODUCTS)
+        )
+    elif text.isascii() and text.isalpha() and len(text) in (2, 3):
+        product = _parsed(" ".join(text))
+        out += [Value(product, letters=True)] if product else []
+    if (with_unit := _quantity(text)) is not None:
+        out.append(with_unit)
+    if _RATIO.fullmatch(text) and not _TIME.fullmatch(text):
+        parts = [_parsed(part) for part in text.split(":")]
+        if all(parts) and len(parts) == 2:
+            out.append(Value(Node("/", tuple(part for part in parts if part))))
+        elif all(parts):
+            first = parts[0]
+            shares = tuple((Value(Node("/", (part, first))),) for part in parts if part and first)
+            out.append(Items("row", shares))
+    return out
+
+
+def _parsed(text: str) -> Node | None:
+    try:
+        return parse(text)
+    except UnreadableError:
+        return None
+
+
+def _quantity(text: str) -> Value | None:
+    if "°" in text and (found := re.fullmatch(r"([^°]+?)\s*°", text)) and (node := _parsed(found[1])):
+        return Value(node, DEGREE)
+    pieces = _QUANTITIES.findall(text)
+    if len(pieces) > 1 and "".join(_QUANTITIES.sub("", text).split()) == "":
+        return _sum_of_quantities([f"{size} \\text{{{unwrapped(name).strip()}}}" for size, name in pieces])
+    if (found_unit := split_unit(text)) is None or (node := _parsed(found_unit[0])) is None:
+        return None
+    return Value(node, found_unit[1])
+
+
+def _sum_of_quantities(pieces: list[str]) -> Value | None:
+    """``2 hours 30 minutes``, in the unit of its first part."""
+    quantities = [_quantity(piece) for piece in pieces]
+    first = quantities[0]
+    if first is None or first.unit is None:
+        return None
+    node = first.node
+    for each in quantities[1:]:
+        if each is None or each.unit is None or each.unit.dimensions != first.unit.dimensions:
+            return None
+        node = Node("+", (node, Node("*", (each.node, number(each.unit.scale / first.unit.scale)))))
+    return Value(node, first.unit)
+
+
+# ---------------------------------------------------------------------------------------------- lists and relations
+
+
+def _listed(text: str, depth: int) -> Readings | None:
+    """``1, 2 and 3``; conditions in a row are one condition."""
+    parts = list(split_top(text, _LIST))
+    if len(parts) < 2:
+        return None
+    parts = [part for part in parts if part]
+    if len(parts) < 2:
+        return readings(parts[0], depth + 1) if parts else ()
+    elements = [readings(part, depth + 1) for part in parts]
+    conditions = [kind for each in elements for kind in each if isinstance(kind, RealSet) and kind.name]
+    if (
+        len(conditions) == len(parts)
+        and len({condition.name for condition in conditions}) == 1
+        and any(sign in text for sign in "<>≤≥≠")
+    ):
+        return (_conditions(text, conditions),)
+    out: list[Kind] = list(_list_of(_flat(elements)))
+    if re.fullmatch(r"-?\d+,\d+", text) and (node := _parsed(text.replace(",", "."))):
+        out.append(Value(node))
+    if re.fullmatch(r"[A-Za-z][\w\s.,']*", unwrapped(text)):
+        out += [kind for kind in _worded(text) if isinstance(kind, Words)]
+    return tuple(out)
+
+
+def _conditions(text: str, conditions: list[RealSet]) -> RealSet:
+    name = conditions[0].name
+    both = conditions[0].pieces
+    for condition in conditions[1:]:
+        both = sets.intersection(both, condition.pieces)
+    either = sets.union(piece for condition in conditions for piece in condition.pieces)
+    if re.search(r"\bor\b|∨", text):
+        return RealSet(either, name)
+    return RealSet(both or either, name)  # `x < 1, x > 3` can only be meant as one or the other
+
+
+def _list_of(elements: tuple[Readings, ...]) -> Readings:
+    """A list; that of equations is the list of what they give, too: of one name in any order, of several by name."""
+    out: list[Items] = [Items("list", elements)]
+    equations = [next((kind for kind in each if isinstance(kind, Equation) and kind.name), None) for each in elements]
+    given = [each for each in equations if each is not None]
+    names = [each.name for each in given]
+    if names and len(set(names)) == 1 and equations[0] is not None and all(elements):
+        # `x = 1 or x = 2`, and `x = 1, 2`
+        rest = tuple(each.named if each else element for each, element in zip(equations, elements, strict=True))
+        out.append(Items("list", rest))
+    elif len(given) == len(elements) and len(set(names)) == len(names):
+        out.append(Items("tuple", tuple(each.named for each in sorted(given, key=lambda each: each.name))))
+    return tuple(out)
+
+
+def _relation(text: str, depth: int) -> Readings:
+    top = at_top(text)
+    signs = RELATION.findall(top)
+    sides = split_top(text, RELATION)
+    if not all(sides):
+        return ()
+    if "∈" in signs:
+        within = readings(sides[-1], depth + 1) if signs == ["∈"] else ()
+        return tuple(
+            RealSet(kind.pieces, sides[0]) if isinstance(kind, RealSet) else kind
+            for kind in within
+            if isinstance(kind, RealSet | Items)
+        )
+    if set(signs) <= {"=", "≈"}:
+        return _equations(sides, depth)
+    if set(signs) & set("<≤") and set(signs) & set(">≥"):
+        return ()
+    found: RealSet | Inequality | None = inequality(sides, signs)
+    return () if found is None else (found,)
+
+
+def _equations(sides: list[str], depth: int) -> Readings:
+    """``x = 5``, ``5 = x``, ``A = 2 * 5 = 10``, and whatever both sides make."""
+    first, last = sides[0], sides[-1]
+    if not _NAME.fullmatch(first) and _NAME.fullmatch(last):
+        first, last = last, first
+    nodes = [_parsed(side) for side in sides]
+    left, right = nodes[0], nodes[-1]
+    difference = minus(left, right) if len(nodes) == 2 and left is not None and right is not None else None
+    if _NAME.fullmatch(first):
+        return (Equation(difference, unwrapped(first), readings(last, depth + 1)),)
+    if difference is None and len(sides) < 3:
+        return ()
+    return (Equation(difference, "", readings(last, depth + 1) if enclosed.all_equal(nodes) else ()),)
