@@ -32,7 +32,6 @@ from bars import hold
 from judge import VERIFIERS, Pair, Verdict, in_a_box, read_pairs, read_references, verdicts
 
 from rz_api.spec import RewardSpec
-from rz_workers.reward.verify import VerifierName
 
 BARS = {
     "math-verify": ("grading-math-verify-accepted-wrong", "grading-math-verify-refused-right"),
@@ -58,7 +57,7 @@ def misjudged(half: str, pairs: Sequence[Pair], judged: Sequence[Verdict]) -> li
     ]
 
 
-def grade(name: VerifierName, halves: Mapping[str, Sequence[Pair]]) -> tuple[report.Grade, list[dict[str, Any]]]:
+def grade(name: str, halves: Mapping[str, Sequence[Pair]]) -> tuple[report.Grade, list[dict[str, Any]]]:
     """The figures of a verifier on both halves, and what it misjudged."""
     figures, wrong = report.Grade(), []
     for half, pairs in halves.items():
@@ -68,7 +67,7 @@ def grade(name: VerifierName, halves: Mapping[str, Sequence[Pair]]) -> tuple[rep
     return figures, wrong
 
 
-def exceptions(name: VerifierName, references: Sequence[str]) -> list[str]:
+def exceptions(name: str, references: Sequence[str]) -> list[str]:
     """References that are not equal to themselves."""
     judged = verdicts(name, [(in_a_box(reference), reference) for reference in references], RewardSpec())
     return [reference for reference, verdict in zip(references, judged, strict=True) if verdict.status != "equal"]

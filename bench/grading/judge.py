@@ -10,19 +10,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 from unittest.mock import patch
 
 from rz_api.spec import RewardSpec
 from rz_workers.reward import pool as pool_module
 from rz_workers.reward.extract import extract_answer
 from rz_workers.reward.fork_server import COMMAND
-from rz_workers.reward.pool import VerifierCrashError, VerifierPool
-from rz_workers.reward.verify import VerifierName
+from rz_workers.reward.interface import Example
+from rz_workers.reward.pool import Asked, VerifierPool
 
 PAIRS = Path(__file__).with_name("pairs.jsonl")
 HALVES = ("first", "second")
-VERIFIERS: tuple[VerifierName, ...] = get_args(VerifierName)
+VERIFIERS = ("math-verify", "legacy")
 Status = Literal["equal", "unequal", "timed out", "crashed"]
 
 
@@ -52,32 +52,32 @@ def read_pairs(path: Path = PAIRS) -> dict[str, list[Pair]]:
 
 
 def verdicts(
-    verifier: VerifierName, pairs: Sequence[tuple[str, str]], spec: RewardSpec, command: Sequence[str] = COMMAND
+    verifier: str, pairs: Sequence[tuple[str, str]], spec: RewardSpec, command: Sequence[str] = COMMAND
 ) -> list[Verdict]:
     """One per (answer, reference), in order. ``spec`` has the limits; one child, so that no two share a core."""
 
     async def judge() -> list[Verdict]:
         async with VerifierPool(
-            verifier,
+            {verifier: None},
             workers=1,
             cpu_seconds=spec.timeout_seconds,
             memory_mib=spec.memory_limit_mib,
             command=command,
         ) as pool:
-            return await asyncio.gather(*(_verdict(pool, pair) for pair in pairs))
+            return await asyncio.gather(*(_verdict(pool, Asked(verifier, Example(*pair))) for pair in pairs))
 
     with patch.object(pool_module, "verdict_by_text", lambda *_: None):
         return asyncio.run(judge())
 
 
-async def _verdict(pool: VerifierPool, pair: tuple[str, str]) -> Verdict:
-    try:
-        (outcome,) = await pool.verify([pair])
-    except VerifierCrashError:
-        return Verdict("crashed", 0.0)
-    if outcome.timed_out:
-        return Verdict("timed out", outcome.cpu_seconds)
-    return Verdict("equal" if outcome.equal else "unequal", outcome.cpu_seconds)
+async def _verdict(pool: VerifierPool, asked: Asked) -> Verdict:
+    (outcome,) = await pool.verify([asked])
+    match outcome.status:
+        case "ok":
+            return Verdict("equal" if outcome.reward == 1 else "unequal", outcome.cpu_seconds)
+        case "timeout":
+            return Verdict("timed out", outcome.cpu_seconds)
+    return Verdict("crashed", outcome.cpu_seconds)
 
 
 def read_references(path: Path) -> list[str]:

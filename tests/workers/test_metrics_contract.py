@@ -41,7 +41,8 @@ def rollout(registry: CollectorRegistry) -> None:
 
 
 def reward(registry: CollectorRegistry) -> None:
-    create_app(VerifierPool("math-verify", workers=1, cpu_seconds=1.0, memory_mib=512), None, registry)
+    pool = VerifierPool({"math-verify": None}, workers=1, cpu_seconds=1.0, memory_mib=512)
+    create_app(pool, "math-verify", None, registry)
 
 
 def storage(registry: CollectorRegistry) -> None:
