@@ -104,7 +104,9 @@ def transfer_request(
     )
 
 
-def shard_of(unit: Unit, attempt: int = 1, version: int | None = None, reward: float = 1.0) -> ShardRef:
+def shard_of(
+    unit: Unit, attempt: int = 1, version: int | None = None, reward: float = 1.0, masked: int = 0
+) -> ShardRef:
     return ShardRef(
         unit=unit,
         attempt=attempt,
@@ -113,7 +115,7 @@ def shard_of(unit: Unit, attempt: int = 1, version: int | None = None, reward: f
         size_bytes=10,
         rows=unit.num_rows,
         weight_version=unit.step if version is None else version,
-        stats=ShardStats(reward_sum=reward, response_tokens=7),
+        stats=ShardStats(reward_sum=reward, response_tokens=7, masked=masked),
     )
 
 

@@ -148,6 +148,17 @@ def test_an_evaluation_is_served_when_its_last_unit_is_done_and_gives_the_accura
     assert ledger_status(desk.state, desk.now).evaluation == {"held": 0.75}, "6 of 8 samples are right"
 
 
+@pytest.mark.parametrize(
+    ("masked", "accuracy"), [(0, 0.75), (2, 1.0), (8, None)], ids=["none masked", "two masked", "all masked"]
+)
+def test_masked_rows_are_not_in_the_denominator_of_an_accuracy(masked: int, accuracy: float | None) -> None:
+    desk = Desk()
+    rewards = 0.0 if masked == 8 else 6.0
+    desk.complete("e0.0", reward=rewards, masked=min(masked, 4))
+    desk.complete("e0.1", reward=0.0, masked=max(masked - 4, 0))
+    assert desk.state.accuracy == ({} if accuracy is None else {"held": (0, accuracy)})
+
+
 def test_an_older_evaluation_that_ends_later_does_not_replace_the_newer_accuracy() -> None:
     desk = Desk()
     desk.publish(2)

@@ -214,9 +214,10 @@ def settle_evaluation(state: State, version: int) -> State:
     for shard in batch.shards():
         total = rewards.setdefault(shard.unit.eval_set or "", [0.0, 0])
         total[0] += shard.stats.reward_sum
-        total[1] += shard.rows
+        total[1] += shard.rows - shard.stats.masked
     for name, (reward, rows) in rewards.items():
-        state = with_accuracy(state, version, name, reward / rows)
+        if rows:
+            state = with_accuracy(state, version, name, reward / rows)
     finished = sorted(number for number, other in state.evals.items() if other.is_complete)
     closed = set(finished[:-FINISHED_EVALS_KEPT])
     return replace(state, evals={number: other for number, other in state.evals.items() if number not in closed})

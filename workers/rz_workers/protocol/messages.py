@@ -36,7 +36,12 @@ RewardStatus = Literal["ok", "no_answer", "truncated", "timeout", "memory", "cra
 """``ok``: an answer was found and compared. ``no_answer``: nothing to extract. ``truncated``: the response did not
 end by a stop. ``timeout``, ``memory``: the verdict took its whole limit of CPU time or memory. All but ``ok`` have
 reward 0. ``crashed``: the verifier died of something else, again and again; there is no reward, and the sample is
-masked: left out of advantages, losses and means."""
+masked: left out of advantages, losses and means (``is_masked``)."""
+
+
+def is_masked(status: str) -> bool:
+    """Whether a sample of this reward status has no reward and counts nowhere, whatever its row holds as one."""
+    return status == "crashed"
 
 
 class Message(BaseModel):
@@ -258,8 +263,11 @@ class ShardStats(Message):
     """Sums over the rows of a shard, for progress only."""
 
     reward_sum: float = 0.0
+    """Of the rows that are not masked."""
     response_tokens: int = 0
     truncated: int = 0
+    masked: int = 0
+    """Rows without a reward (``is_masked``)."""
 
 
 class ShardRef(Message):

@@ -53,6 +53,7 @@ from rz_workers.protocol.messages import (
     VerifyItem,
     WeightsInfo,
     WeightsReply,
+    is_masked,
 )
 from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
 from rz_workers.protocol.trajectory import Trajectory
@@ -378,11 +379,12 @@ class Rollout:
             stop_reason=response.stop_reason,
             extracted_answer=verdict.extracted_answer,
             reference_answer=prompt.reference_answer,
-            reward=verdict.reward,
+            reward=0.0 if is_masked(verdict.status) else verdict.reward,
             reward_status=verdict.status,
             weight_version=lease.weights.version,
             engine=self._engine.name,
             seconds=seconds,
+            rule=verdict.rule,
         )
 
     def _write(self, lease: Lease, trajectories: Sequence[Trajectory]) -> ShardRef:

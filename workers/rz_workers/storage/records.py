@@ -244,10 +244,13 @@ class EvalSummary(Record):
 
     version: int
     accuracy: dict[str, float]
-    """Set -> mean reward over problems and samples."""
+    """Set -> mean reward over problems and samples; without a set of which every trajectory is masked."""
     response_length_mean: dict[str, float]
     truncated_fraction: dict[str, float]
     num_trajectories: dict[str, int]
+    """Set -> trajectories that the means are over: those that are not masked."""
+    num_masked: dict[str, int] = {}
+    """Set -> trajectories without a reward, in no mean."""
     files: dict[str, FileEntry]
     phase: Phase | None = None
     """When it was sampled; None where a restart of the ledger forgot it."""
