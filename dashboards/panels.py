@@ -275,7 +275,7 @@ SYSTEM = Page(
                 "Who has to act next",
                 "short",
                 "1 for the role that the run waits for.",
-                {"{{run}} {{role}}": "max by (run, role) (rz_ledger_blocking%)"},
+                {"{{run}} {{blocker}}": "max by (run, blocker) (rz_ledger_blocking%)"},
                 stacked=True,
             ),
         ),

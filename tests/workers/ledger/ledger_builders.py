@@ -176,10 +176,10 @@ class Desk:
         self.state, reply = turns.start(self.state, TurnRequest(rollout_id=rollout), self.now)
         return reply.may_start
 
-    def beat(self, rollout: str, *held: str | Lease, asleep: bool = False) -> list[str]:
+    def beat(self, rollout: str, *held: str | Lease, **fields: Any) -> list[str]:
         """Short names of the leases that are lost."""
         leases = {lease.lease_id: lease for lease in (self.leases[h] if isinstance(h, str) else h for h in held)}
-        beat = Heartbeat(rollout_id=rollout, weight_version=None, leases=tuple(leases.values()), asleep=asleep)
+        beat = Heartbeat(rollout_id=rollout, weight_version=None, leases=tuple(leases.values()), **fields)
         self.state, reply = leasing.heartbeat(self.state, beat, self.now)
         return [name_of(leases[lost].unit) for lost in reply.lost]
 

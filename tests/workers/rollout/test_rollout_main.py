@@ -87,6 +87,15 @@ def test_a_row_tells_by_which_rule_it_was_decided_and_one_whose_verifier_crashed
     assert worker.ledger.completions[0].shard.stats.masked == unit.num_rows
 
 
+def test_heartbeats_say_that_verdicts_do_not_come(folder: RunFolder) -> None:
+    worker = Worker(folder)
+    worker.run()
+    for said in ("the reward service fails", None):
+        worker.reward.said = said
+        worker.rollout.leases.heartbeat()
+        assert worker.ledger.beats[-1].reward_trouble == said
+
+
 def test_training_and_evaluation_are_sampled_with_their_own_parameters(folder: RunFolder) -> None:
     train, held = train_unit(folder), eval_unit(folder)
     worker = Worker(folder, offer(lease_of(train, info_of(0))), offer(lease_of(held, info_of(0))))

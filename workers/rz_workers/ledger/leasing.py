@@ -227,6 +227,7 @@ def heard(state: State, beat: Heartbeat, now: float) -> State:
         tokens_generated=beat.tokens_generated,
         asleep=asleep,
         seen=now,
+        reward_trouble=beat.reward_trouble,
     )
     return state.with_rollout(beat.rollout_id, rollout)
 

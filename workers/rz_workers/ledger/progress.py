@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rz_api.learning import follow
 from rz_workers.ledger.state import Batch, RefusedError, State, UnknownError, wanted_steps
 from rz_workers.ledger.turns import trainer_may_run
 from rz_workers.protocol.messages import Canary, EvalReply, StepReport, TakeReply, TakeRequest, WeightsInfo
@@ -164,7 +165,8 @@ def committed(state: State, report: StepReport, now: float) -> State:
 def with_metrics(state: State, step: int, metrics: dict[str, float]) -> State:
     """``metrics`` are those of the newest committed step now."""
     seconds = (*state.step_seconds, metrics["seconds_step"]) if "seconds_step" in metrics else state.step_seconds
-    return replace(state, metrics=metrics, metrics_step=step, step_seconds=seconds[-SECONDS_KEPT:])
+    fruitless = follow(state.fruitless, metrics)
+    return replace(state, metrics=metrics, metrics_step=step, fruitless=fruitless, step_seconds=seconds[-SECONDS_KEPT:])
 
 
 def drain(state: State, draining: bool) -> State:

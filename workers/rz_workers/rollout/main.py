@@ -408,6 +408,7 @@ class Rollout:
             leases=leases,
             asleep=self._asleep,
             tokens_generated=self._metrics.tokens_generated,
+            reward_trouble=self._scorer.trouble(),
         )
 
     def _check_stop(self) -> None:

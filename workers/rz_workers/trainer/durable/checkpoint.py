@@ -279,15 +279,13 @@ def _place(part: str) -> str:
 
 def _moments(module: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
     """What an optimizer holds, by name."""
-    has_stepped = bool(optimizer.state)
+    if not optimizer.state:
+        get_optimizer_state_dict(module, optimizer, options=_FLAT)
+        # Torch has made the moments by a step at rate 0 and counted that step: the first real one (none is made while
+        # every step is skipped) would be corrected for bias as the second.
+        for of_parameter in optimizer.state.values():
+            of_parameter["step"].zero_()
     moments: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
-    if has_stepped:
-        return moments
-    # Torch has made the moments by a step at rate 0 and counted that step: the first one (none is made while every step
-    # is skipped) would be corrected for bias as the second.
-    for of_parameter in optimizer.state.values():
-        of_parameter["step"].zero_()
-    moments = get_optimizer_state_dict(module, optimizer, options=_FLAT)
     return moments
 
 
