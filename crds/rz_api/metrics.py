@@ -233,6 +233,25 @@ _ALL: list[Family] = [
     ),
     # --------------------------------------------------------------------------------------------------- trainer
     *_step_gauges(),
+    Family(
+        "rz_trainer_verdicts",
+        "trainer",
+        "gauge",
+        "trajectories",
+        "Of the newest committed step: trajectories by the source of their prompt and by reward status.",
+        {
+            "source": "sources of `data.train`; empty for a run of an earlier release",
+            "status": "`ok`, `no_answer`, `truncated`, `timeout`, `memory` or `crashed`",
+        },
+    ),
+    Family(
+        "rz_trainer_rules",
+        "trainer",
+        "gauge",
+        "trajectories",
+        "Of the newest committed step: trajectories by the rule of the verifier that decided their reward.",
+        {"rule": "names that the verifier gives, empty where it gives none; `other` for what is beyond the first 32"},
+    ),
     Family("rz_trainer_steps_total", "trainer", "counter", "steps", "Steps committed by this process."),
     Family(
         "rz_trainer_steps_replayed_total",

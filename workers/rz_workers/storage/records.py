@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from rz_workers.protocol.messages import Canary, ShardRef, WeightsInfo
+from rz_workers.protocol.messages import Canary, RewardStatus, ShardRef, WeightsInfo
 
 
 class Record(BaseModel):
@@ -219,6 +219,18 @@ class Phase(Record):
     seconds: float
 
 
+class VerdictCount(Record):
+    """Trajectories of a step that have source, reward status and rule in common."""
+
+    source: str
+    status: RewardStatus
+    rule: str
+    """``other`` stands for all but the most frequent ones."""
+    trajectories: int
+    reward_sum: float
+    """0 of masked ones."""
+
+
 class StepCommit(Record):
     """``steps/step-….json``: the step happened. Replays that end in other weights write
     ``steps/step-…-i<incarnation>.json`` beside it; readers take the newest incarnation's."""
@@ -230,6 +242,8 @@ class StepCommit(Record):
     weights: WeightsInfo
     """What the step produced: version ``step + 1``."""
     metrics: dict[str, float]
+    verdicts: tuple[VerdictCount, ...] = ()
+    """Of all its trajectories; empty where an earlier release wrote it."""
     phases: tuple[Phase, ...] = ()
     canary_logprobs: tuple[float, ...] = ()
     """Scores of the canary's tokens by the version that the step produced; empty where an earlier release wrote it."""

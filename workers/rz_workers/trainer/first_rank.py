@@ -33,6 +33,7 @@ from rz_workers.trainer.method.batch import TrainBatch
 from rz_workers.trainer.metrics import TrainerMetrics
 from rz_workers.trainer.speed import StepTimes, StepWork, peak_flops, speed_metrics, step_flops
 from rz_workers.trainer.timeline import Timeline
+from rz_workers.verdicts import verdict_counts
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class FirstRankDuty:
             shards=shards,
             weights=published.weights,
             metrics=figures,
+            verdicts=verdict_counts(trajectories),
             phases=(times.generation, *times.phases),
             canary_logprobs=published.canary.logprobs if published.canary is not None else (),
         )
