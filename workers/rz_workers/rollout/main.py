@@ -20,7 +20,7 @@ kill -9 would, and the ledger hands the unit out again when its lease expires.
 |----------------------------|----------------------------|----------------------------------------------------------|
 | a lease                    | a free unit                | it asks again; a finished or draining ledger ends it     |
 | weights v (not the critic) | the trainer's announcement | no lease is handed out until then                        |
-| verdicts                   | the reward service         | retried for ever; a comparison over its CPU limit is a 0 |
+| verdicts                   | the reward service         | asked for ever; after 5 s the ledger names ``reward``    |
 """
 
 from __future__ import annotations
