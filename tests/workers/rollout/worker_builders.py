@@ -142,11 +142,16 @@ class FakeReward:
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.items: list[VerifyItem] = []
         self.before = before
+        self.said: str | None = None
+        """Its trouble."""
 
     def verify(self, items: Sequence[VerifyItem]) -> tuple[Verdict, ...]:
         self.before()
         self.items += items
         return tuple(verdict_of(item) for item in items)
+
+    def trouble(self) -> str | None:
+        return self.said
 
 
 def verdict_of(item: VerifyItem) -> Verdict:

@@ -90,6 +90,12 @@ def group_relative_advantages(final_rewards: Tensor, groups: Tensor, lengths: Te
     return advantages.repeat_interleave(lengths)
 
 
+def is_uniform(final_rewards: Tensor, groups: Tensor) -> bool:
+    """Whether the rewards ``[B]`` of each group (``groups [B]``) are all equal: none is better than another."""
+    of_groups = [final_rewards[groups == group] for group in set(groups.tolist())]
+    return all(bool((rewards == rewards[0]).all()) for rewards in of_groups)
+
+
 def normalize(advantages: Tensor) -> Tensor:
     """Shift to mean 0 and scale to population standard deviation 1 over all tokens of the step, in fp32; ``[N] ->
     [N]``."""
