@@ -311,6 +311,15 @@ _ALL: list[Family] = [
     Family("rz_reward_timeouts_total", "reward", "counter", "comparisons", "Comparisons that took their CPU limit."),
     Family("rz_reward_crashes_total", "reward", "counter", "children", "Children that crashed."),
     Family("rz_reward_children_started_total", "reward", "counter", "children", "Children forked."),
+    Family(
+        "rz_reward_figure",
+        "reward",
+        "gauge",
+        "as its verifier says",
+        "Mean, over the verdicts since this process started, of a figure that a verifier gives beside the reward; of "
+        "the first 64 names.",
+        {"figure": "its name"},
+    ),
     # --------------------------------------------------------------------------------------------------- storage
     Family(
         "rz_storage_requests_total",
