@@ -49,7 +49,7 @@ RETIRE_AFTER = 20_000
 CACHE_PAIRS = 100_000
 CACHE_MAX_CHARS = 256
 """Longer pairs are not kept: they don't come back, and the cache stays below some 100 MB."""
-BY_TEXTS_ALONE = frozenset({"math-verify", "legacy"})
+BY_TEXTS_ALONE = frozenset({"math-verify", "robust", "legacy", "exact"})
 """Verifiers whose verdict follows from answer and reference, and has no tolerance: the same text is equal."""
 _OF_CPU_LIMIT = (signal.SIGPROF, signal.SIGXCPU)
 
