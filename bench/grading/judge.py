@@ -22,7 +22,7 @@ from rz_workers.reward.pool import Asked, VerifierPool
 
 PAIRS = Path(__file__).with_name("pairs.jsonl")
 HALVES = ("first", "second")
-VERIFIERS = ("math-verify", "legacy")
+VERIFIERS = ("math-verify", "robust", "legacy")
 Status = Literal["equal", "unequal", "timed out", "crashed"]
 
 
