@@ -227,6 +227,30 @@ def try_verifier(
         _worker_tool("rz_workers.reward.try_out", str(file), f"--verifier={named}", *limits)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def grade(
+    answer: Annotated[
+        str | None, typer.Argument(help="What would stand in the box, e.g. '\\frac{1}{2}'.", show_default=False)
+    ] = None,
+    reference: Annotated[str | None, typer.Argument(help="The reference answer.", show_default=False)] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help='File of pairs, {"answer": ..., "reference": ...} a line.', show_default=False),
+    ] = None,
+    verifier: Annotated[
+        str, typer.Option(help="As reward.verifier: math-verify, robust, legacy, choice, exact, numeric, or your own.")
+    ] = "math-verify",
+    cpu_seconds: Annotated[float, typer.Option(min=0.01, help="As reward.timeoutSeconds.")] = 10.0,
+    memory_mib: Annotated[int, typer.Option(min=64, help="As reward.memoryLimitMib.")] = 1024,
+) -> None:
+    """Grade an answer as a run would: 0 where it has the whole reward, else 1. With --pairs JSON lines, and 0."""
+    limits = ("--cpu-seconds", str(cpu_seconds), "--memory-mib", str(memory_mib))
+    file = () if pairs is None else ("--pairs", str(pairs))
+    # `-5` is an answer.
+    texts = ("--", *(text for text in (answer, reference) if text is not None))
+    _worker_tool("rz_workers.reward.grade", "--verifier", verifier, *limits, *file, *texts)
+
+
 cluster_cli.add_to(app)
 
 

@@ -187,6 +187,19 @@ def test_a_role_that_is_none_is_the_users_error(here: Path) -> None:
     assert (done.returncode, "one of ledger, reward, rollout, trainer is required" in done.stderr) == (64, True)
 
 
+@pytest.mark.parametrize(("answer", "reference", "code"), [("-5", "-5.0", 0), ("-x", "x", 1)])
+def test_an_answer_that_begins_with_a_minus_is_graded(here: Path, answer: str, reference: str, code: int) -> None:
+    done = rz(here, "grade", answer, reference, "--verifier", "robust")
+    assert done.returncode == code, done.stderr
+    assert done.stdout.startswith(f"{1 - code} (ok) by the rule expression of robust")
+
+
+def test_grade_wants_a_pair(here: Path) -> None:
+    done = rz(here, "grade", "5")
+    assert done.returncode == 64
+    assert "found no reference" in done.stderr
+
+
 def test_report_wants_a_run(here: Path) -> None:
     done = rz(here, "report", "elsewhere")
     assert (done.returncode, "found neither status.json nor run.json" in done.stderr) == (64, True)

@@ -40,7 +40,15 @@ CASES = {
     "an empty box": (r"<answer>\boxed{}</answer>", None),
     "a box of white space": (r"<answer>\boxed{  }</answer>", None),
     "the last box is empty": (r"<answer>\boxed{4} \boxed{}</answer>", None),
-    "a box with a space before its brace is none": (r"<answer>\boxed {4}</answer>", None),
+    "a space before the box's brace": (r"<answer>\boxed {4}</answer>", "4"),
+    "a line before the box's brace": ("<answer>\\boxed\n  {4}</answer>", "4"),
+    "a doubled backslash and a space": (r"<answer>\\boxed {4}</answer>", "4"),
+    "an unclosed box with a space after a closed one": (r"<answer>\boxed{3}, \boxed {4</answer>", "3"),
+    "a box without braces is none": (r"<answer>\boxed 5</answer>", None),
+    "a box without braces after one with them": (r"<answer>\boxed{3} or \boxed 5</answer>", "3"),
+    "another command's box is none": (r"<answer>\fbox{5}</answer>", None),
+    "another command's box within": (r"<answer>\boxed{\fbox{5}}</answer>", r"\fbox{5}"),
+    "another command's box around": (r"<answer>\fbox{\boxed{5}}</answer>", "5"),
     "an empty response": ("", None),
 }
 
@@ -56,6 +64,8 @@ MEGABYTES = {
     "many boxes": ("\\boxed{1}" * 110_000, "1"),
     "boxes in each other": ("\\boxed{" * 120_000 + "1" + "}" * 120_000, "1"),
     "many tags": ("<answer>" * 125_000 + "\\boxed{1}", "1"),
+    "boxes without braces": ("\\boxed " * 140_000, None),
+    "white space before a brace that never comes": ("\\boxed" + " " * 1_000_000, None),
     "backslashes": ("\\" * 1_000_000, None),
 }
 

@@ -12,9 +12,9 @@ import re
 
 OPEN_TAG, CLOSE_TAG = "<answer>", "</answer>"
 
-_BRACE_TOKENS = re.compile(r"\\boxed\{|\\\\(?!boxed\{)|\\[{}]|[{}]")
-r"""What matters for balance: ``\boxed{`` (also after a doubled backslash), line breaks ``\\`` and escaped braces
-(both skipped), plain braces."""
+_BRACE_TOKENS = re.compile(r"\\boxed\s*+\{|\\\\(?!boxed\s*+\{)|\\[{}]|[{}]")
+r"""What matters for balance: ``\boxed{`` (also after a doubled backslash, and with white space before the brace, as TeX
+reads it), line breaks ``\\`` and escaped braces (both skipped), plain braces."""
 
 
 def extract_answer(response: str) -> str | None:
@@ -38,8 +38,9 @@ def last_answer_block(response: str) -> str | None:
 def last_boxed(text: str) -> str | None:
     r"""Content of the ``\boxed{...}`` that starts last among those whose braces balance; None when there is none.
 
-    Example: ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``, ``\boxed{3}, \boxed{4`` gives ``3``. Escaped braces are
-    text.
+    Example: ``\boxed{\frac{1}{2}}`` gives ``\frac{1}{2}``. Escaped braces are text. A box that never closes is none, as
+    nobody can say where it ends: ``\boxed{3}, \boxed{4`` gives ``3``. ``\boxed 5`` is none, as TeX boxes one token of
+    what follows, and ``\fbox{5}`` is none, as the prompt asks for ``\boxed``.
     """
     open_braces: list[int | None] = []  # start of the content for a box, None for a plain brace
     best: tuple[int, int] | None = None
@@ -52,6 +53,6 @@ def last_boxed(text: str) -> str | None:
                 # The one that starts last, not that ends last: of nested boxes the inner one.
                 if start is not None and (best is None or start > best[0]):
                     best = (start, token.start())
-            case "\\boxed{":
+            case box if box.startswith("\\boxed"):
                 open_braces.append(token.end())
     return None if best is None else text[best[0] : best[1]]

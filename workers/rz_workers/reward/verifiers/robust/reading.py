@@ -186,7 +186,9 @@ def _worded(text: str) -> list[Kind]:
 
 
 def _values(text: str) -> list[Kind]:
-    out: list[Kind] = []
+    # The quantity first: where nothing is equal, its rule is the one that is named.
+    with_unit = _quantity(text)
+    out: list[Kind] = [] if with_unit is None else [with_unit]
     if (node := _parsed(text)) is not None:
         out.append(
             Value(node, letters=text.isalpha() and text.isascii() and len(text) > 1 and not set(text) <= PRODUCTS)
@@ -194,8 +196,6 @@ def _values(text: str) -> list[Kind]:
     elif text.isascii() and text.isalpha() and len(text) in (2, 3):
         product = _parsed(" ".join(text))
         out += [Value(product, letters=True)] if product else []
-    if (with_unit := _quantity(text)) is not None:
-        out.append(with_unit)
     if _RATIO.fullmatch(text) and not _TIME.fullmatch(text):
         parts = [_parsed(part) for part in text.split(":")]
         if all(parts) and len(parts) == 2:

@@ -40,17 +40,18 @@ def equal_readings(left: Readings, right: Readings) -> bool:
 
 
 def rule_of(left: Readings, right: Readings) -> tuple[bool, str] | None:
-    """The verdict and its rule; None where no rule knows both sides."""
-    name = None
+    """The verdict and its rule; None where no rule knows both sides. Where nothing is equal, the rule is that of the
+    first readings of one kind, else of the first that have one."""
+    names: list[tuple[bool, str]] = []
     for a in left:
         for b in right:
             found = _RULES.get((type(a), type(b))) or _RULES.get((type(b), type(a)))
             if found is None:
                 continue
-            name = name or found[0](a, b)
             if _equal(a, b):
                 return True, found[0](a, b)
-    return None if name is None else (False, name)
+            names.append((type(a) is not type(b), found[0](a, b)))
+    return (False, min(names, key=lambda each: each[0])[1]) if names else None
 
 
 def _equal(a: Kind, b: Kind) -> bool:
@@ -107,6 +108,8 @@ def _radians(value: Value) -> Node:
 def _value_rule(a: Value, b: Value) -> str:
     if a.unit is not None or b.unit is not None:
         return "unit"
+    if a.letters or b.letters:
+        return "word"
     return "number" if a.node.op == b.node.op == "number" else "expression"
 
 
