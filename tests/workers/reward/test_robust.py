@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,37 @@ def test_no_word_reaches_the_library() -> None:
     for word in ("AB", "BA", "silent", "listen", r"\text{even}", "1, 2, \\ldots"):
         for other in ("TFT", "enlist", "odd", r"\sum_{n} n", r"\int x dx"):
             decide(word, other, asked)
+
+
+HOSTILE = [
+    ",",
+    ".",
+    "(",
+    "{",
+    "[1,",
+    "x<",
+    "…",
+    "|1",
+    "^",
+    "\\text{",
+    "\\frac",
+    "²",
+    "½",
+    "√",
+    "*a ",
+    "5 m ",
+    "the answer is ",
+    "±1",
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_long_hostile_text_takes_a_fraction_of_the_limit(piece: str) -> None:
+    """CPU time of this process alone, for 10,000 letters, as long as the longest answers; the library is not asked."""
+    text = piece * (10_000 // len(piece))
+    started = time.process_time()
+    assert not decide(f"{text}1", f"{text}2", lambda answer, reference: False)[0]
+    assert time.process_time() - started < 3
 
 
 def test_every_math500_reference_verifies_against_itself_and_with_a_full_stop() -> None:

@@ -20,7 +20,7 @@ _COMMA = re.compile(r"[,;]")
 _SUCH_THAT = re.compile(r"[|:]")
 _SETS = re.compile(r"[∪∩∖]")
 _MATRIX = re.compile(
-    r"(.*?)\\begin\s*\{([pbvBV]?)(?:small)?(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{[pbvBV]?(?:small)?(?:matrix|array)\}(?:\^\{?(?:T|\\top)\}?)?\)?\]?",
+    r"(.*?)\\begin\s*\{([pbvBV]?)(?:small)?(matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\s*\{[pbvBV]?(?:small)?(?:matrix|array)\}\)?\]?\s*(\^\s*\{?\s*(?:T|\\top)\s*\}?)?",
     re.DOTALL,
 )
 _SHAPES = {"(": "tuple", "[": "square", "⦃": "set", "⟨": "tuple"}
@@ -65,7 +65,8 @@ def _set(inside: str, readings: Read) -> list[Items | RealSet | SymbolicInterval
         return [Items("set", ()), RealSet(())]
     parts = split_top(inside, _SUCH_THAT)
     if len(parts) == 2 and re.fullmatch(r"[a-zα-ω](?:\s*∈\s*ℝ)?", parts[0]):
-        return [kind for kind in readings(parts[1]) if isinstance(kind, RealSet)]
+        # The name is bound: the set is the same with another one.
+        return [RealSet(kind.pieces) for kind in readings(parts[1]) if isinstance(kind, RealSet)]
     elements = tuple(readings(part) for part in split_top(inside, _COMMA))
     out: list[Items | RealSet | SymbolicInterval] = [Items("set", elements)]
     values = [
@@ -129,6 +130,10 @@ def _matrix(text: str, readings: Read) -> list[Items | RealSet | SymbolicInterva
     factor = found[1].strip().rstrip("([").strip()
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", found[4].strip()) if row.strip()]
     cells = [[cell.strip() for cell in row.replace("\\hline", "").split("&")] for row in rows]
+    if found[5]:
+        if len({len(row) for row in cells}) != 1:
+            return []
+        cells = [list(column) for column in zip(*cells, strict=True)]
     if factor:
         cells = [[f"({factor})*({cell})" for cell in row] for row in cells]
     return [Items("matrix", tuple((Items("row", tuple(readings(cell) for cell in row)),) for row in cells))]

@@ -110,5 +110,14 @@ class Inequality:
     """(difference, whether it may be 0)."""
 
 
-Kind = Value | Words | Choice | Based | Items | Dots | RealSet | SymbolicInterval | Equation | Inequality
+@dataclass(frozen=True)
+class Congruence:
+    """``x ≡ 3 (mod 7)``; the name may be missing."""
+
+    name: str
+    residue: Node
+    modulus: Node
+
+
+Kind = Value | Words | Choice | Based | Items | Dots | RealSet | SymbolicInterval | Equation | Inequality | Congruence
 Readings = tuple["Kind", ...]

@@ -23,9 +23,9 @@ _DOTS = re.compile(r"\.\s?\.\s?\.(?!\d)")
 _UPRIGHT = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|normal|up)?|mbox|hbox|mathrm|mathsf|mathtt|operatorname\*?|textsc|emph)\s*(?=\{)"
 )
-_STYLED = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|mathfrak|mathnormal|ensuremath|vec|hat|boxed|fbox)\s*(?=[\\{A-Za-z])"
-)
+_STYLES = "mathbf boldsymbol bm mathit mathcal mathfrak mathnormal ensuremath vec hat boxed fbox underline"
+_STYLED = re.compile(rf"\\(?:{'|'.join(_STYLES.split())})\s*(?:\{{([A-Za-z0-9])\}}|(?=[\\{{A-Za-z]))")
+_COLOURED = re.compile(r"\\(?:text)?color\{\w+\}")
 _ITALIC = re.compile(r"\\text\{([ei])\}")
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])"
@@ -52,7 +52,7 @@ _EMPHASIS = tuple(
 _DEGREES = re.compile(r"\^\s*(?:\{\s*∘\s*\}|∘)|\\degree(?![a-zA-Z])|\\textdegree(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<![\d.,_])(\d{1,3})((?:([, '’_])\d{3})(?:\3\d{3})*)(?![\d_])(?!\3?\d)")
 _LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore|and)?,?\s*(?:the|my|our)?\s*(?:final\s+)?(?:answer|result|solution)\s*(?:is|are|:|=)\s*:?|[=≈:]\s*)+",
+    r"(?:(?:so|thus|hence|therefore|and)?,?\s*(?:the|my|our)?\s*(?:(?:final|correct|right|best)\s+)?(?:answer|result|solution)\s*(?:is|are|:|=)\s*:?|[=≈:]\s*)+",
     re.IGNORECASE,
 )
 _INTERVALS = (
@@ -64,14 +64,19 @@ _INTERVALS = (
 _JOINED = (
     (re.compile(r"\\text\{\s*(and|or)\s*\}"), r" \1 "),
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), "*"),
+    (re.compile(r"(?<=ℝ)\s*-\s*(?=⦃)"), "∖"),
+    (
+        re.compile(r"\\p?mod(?![a-z])\s*(?:\{([^{}]*)\}|(\w+))|\(\s*(?:\\?b?mod|\\text\{mod\s*\})\s*([^()]*)\)"),
+        r"⟮\1\2\3⟯",
+    ),
     (re.compile(r"(?<=[\])])\s*U\s*(?=[\[(])"), "∪"),
     (
         re.compile(r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*(\^\{?\d\}?)?\s*\}"),
         r"\\text{\1/\2}\3",
     ),
 )
-"""What letters mean between two others: ``or``, ``3 x 10^4``, ``[0, 1] U [2, 3]``, metres over seconds."""
-_LAST_STOP = re.compile(r"(?:(?<!\.)\.|[,;:?]|\\\\|\\)\s*$")
+"""What letters mean between others: ``or``, ``3 x 10^4``, ``(mod 7)``, ``[0, 1] U [2, 3]``, metres over seconds."""
+_LAST = ",;:?\\ "
 _CURRENCY = "＄"
 """``$`` as a sign of money, until the marks of mathematics are gone."""
 
@@ -132,7 +137,7 @@ def _commands(text: str) -> str:
         text = _DOUBLED.sub(r"\\", text)
     text = _DROPPED.sub("", _SPACED.sub(" ", text)).replace("\\{", "⦃").replace("\\}", "⦄").replace("\\%", "%")
     text = (
-        _STYLED.sub("", _UPRIGHT.sub(lambda _: r"\text", text))
+        _STYLED.sub(lambda found: found[1] or "", _COLOURED.sub("", _UPRIGHT.sub(lambda _: r"\text", text)))
         .replace("\\|", "|")
         .replace("\\&", "&")
         .replace("\\#", "#")
@@ -172,10 +177,13 @@ def _without_separators(found: re.Match[str]) -> str:
 
 
 def _edges(text: str) -> str:
+    """Without what leads up to the answer, and without the punctuation behind it; an ellipsis is none."""
     before = None
     while before != text:
         before = text
-        text = _LAST_STOP.sub("", _LEAD.sub("", text, count=1) if _LEAD.match(text) else text).strip()
+        text = text[lead.end() :] if (lead := _LEAD.match(text)) else text
+        text = text.strip().rstrip(_LAST)
+        text = text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
     return text
 
 

@@ -6,12 +6,14 @@ Normal text to readings: ``(1, 2)`` is a pair and an interval. ``rules`` compare
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from rz_workers.reward.verifiers.robust import enclosed, sets
 from rz_workers.reward.verifiers.robust.grammar import Node, endless, number, parse
 from rz_workers.reward.verifiers.robust.kinds import (
     Based,
     Choice,
+    Congruence,
     Dots,
     Equation,
     Inequality,
@@ -28,7 +30,8 @@ from rz_workers.reward.verifiers.robust.tokens import PRODUCTS, UnreadableError
 from rz_workers.reward.verifiers.robust.units import DEGREE, split_unit
 from rz_workers.reward.verifiers.robust.words import ALL_REALS, NO_SOLUTION, number_of, unwrapped, words
 
-MAX_DEPTH = 8
+MAX_DEPTH, MAX_CHARS = 8, 2000
+"""Of what is read; the rest is left to the library."""
 _COMMA = re.compile(r"[,;]")
 _AND_OR = re.compile(r"\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:,\s*)?(?:and|or)(?![A-Za-z}])|∨|∧")
 _LIST = re.compile(rf"{_AND_OR.pattern}|[,;]")
@@ -36,9 +39,11 @@ _CHOICE = re.compile(
     r"(?:(?:option|choice|answer|letter)\s*)?(?:([(\[])\s*)?([A-Za-z])\s*(?:([)\]])|(?<=\w)([.:]))?", re.IGNORECASE
 )
 _CHOICE_TEXT = re.compile(
-    r"(?:(?:option|choice)\s+)?\(?\s*(?:([A-Z])\s*(?:[).]\s*:?|:\s|\s[-=]\s|,\s(?=[a-z]{2}))|([a-z])\s*[).]\s+)\s*(.+)"
+    r"(?:(?i:option|choice)\s+)?\(?\s*(?:([A-Z])\s*(?:[).]\s*:?|:\s|\s[-=]\s|,\s(?=[a-z]{2}))|([a-z])\s*[).]\s+)\s*(.+)"
 )
-_BASED = re.compile(r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*(?:_\s*(?:\{\s*(\w+)\s*\}|(\d+))|\(?\s*base[\s-]*(\w+)\s*\)?)")
+_BASED = re.compile(
+    r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*(?:_\s*(?:\{\s*(\w+)\s*\}|(\d+|[a-z]{3,}))|\(?\s*(?:in\s+)?base[\s-]*(\w+)\s*\)?)"
+)
 _PREFIXED = re.compile(r"0([xbo])([0-9A-Fa-f]+)")
 _PREFIXES = {"x": 16, "b": 2, "o": 8}
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
@@ -50,23 +55,34 @@ _NAME = re.compile(
     r"|[A-Z]?[a-z]{2,}(?: [a-z]+){0,3}|\\frac\{d\w?\}\{d\w\}|d\w/d\w|\(\s*[a-z](?:_\w)?(?:\s*,\s*[a-z](?:_\w)?)+\s*\)"
 )
 _QUANTITIES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:\\text\{[^{}]*\}|[A-Za-z'\"]+))(?:\s*(?:,|and)?\s*)")
-_NAMED_SETS = {"ℝ": sets.EVERYTHING, "∅": ()}
+_POSITIVE = sets.piece(Fraction(0), None, False, False)
+_NAMED_SETS = {
+    "ℝ": sets.EVERYTHING,
+    "∅": (),
+    "ℝ^+": _POSITIVE,
+    "ℝ^{+}": _POSITIVE,
+    "ℝ_+": _POSITIVE,
+    "ℝ_{>0}": _POSITIVE,
+}
+_CONGRUENCE = re.compile(r"(?:(.*)≡)?(.*)⟮(.*)⟯")
 
 
 def readings(text: str, depth: int = 0) -> Readings:
     """All of them; none where nothing of this module knows the text. Deep nesting is not read."""
     text = text.strip()
-    if not text or depth > MAX_DEPTH:
+    if not text or depth > MAX_DEPTH or len(text) > MAX_CHARS:
         return ()
     if (plain := _upright(text)) is not None:
         return readings(plain, depth + 1)
-    if "±" in text or "∓" in text:
-        return _both_signs(text, depth)
     if "…" in text and "…" in at_top(text):
         return _dots(text, depth)
+    if "±" in text or "∓" in text:
+        return _both_signs(text, depth)
+    if "⟮" in text:
+        return _congruence(text, depth)
     if text in _NAMED_SETS:
-        empty = (Items("set", ()), Words(NO_SOLUTION)) if text == "∅" else (Words(ALL_REALS),)
-        return (RealSet(_NAMED_SETS[text]), *empty)
+        worded: dict[str, Readings] = {"∅": (Items("set", ()), Words(NO_SOLUTION)), "ℝ": (Words(ALL_REALS),)}
+        return (RealSet(_NAMED_SETS[text]), *worded.get(text, ()))
     out: list[Kind] = [*_choices(text, depth), *_based(text)]
     if (listed := _listed(text, depth)) is not None:
         return (*out, *listed)
@@ -99,6 +115,13 @@ def _both_signs(text: str, depth: int) -> Readings:
         return (Items("set", _flat(inside)),)
     pair = (readings(upper, depth + 1), readings(lower, depth + 1))
     return _list_of(pair) if all(pair) else ()
+
+
+def _congruence(text: str, depth: int) -> Readings:
+    found = _CONGRUENCE.fullmatch(text)
+    if found is None or (residue := _parsed(found[2])) is None or (modulus := _parsed(found[3])) is None:
+        return ()
+    return (Congruence("".join((found[1] or "").split()), residue, modulus),)
 
 
 def _flat(elements: list[Readings]) -> tuple[Readings, ...]:
@@ -250,6 +273,8 @@ def _listed(text: str, depth: int) -> Readings | None:
     parts = [part for part in parts if part]
     if len(parts) < 2:
         return readings(parts[0], depth + 1) if parts else ()
+    if ("∨" in text or "∧" in text) and not RELATION.search(text):
+        return None
     elements = [readings(part, depth + 1) for part in parts]
     conditions = [kind for each in elements for kind in each if isinstance(kind, RealSet) and kind.name]
     if (

@@ -15,6 +15,7 @@ from rz_workers.reward.verifiers.robust.grammar import Node, number
 from rz_workers.reward.verifiers.robust.kinds import (
     Based,
     Choice,
+    Congruence,
     Dots,
     Equation,
     Inequality,
@@ -183,8 +184,17 @@ def _as_multisets(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
     return True
 
 
+def _same_element(a: Readings, b: Readings) -> bool:
+    """A set in a set is not its only element."""
+    return any(_equal(x, y) for x in a for y in b if _is_set(x) == _is_set(y))
+
+
+def _is_set(kind: Kind) -> bool:
+    return isinstance(kind, Items) and kind.shape == "set"
+
+
 def _within(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
-    return all(any(equal_readings(x, y) for y in b) for x in a)
+    return all(any(_same_element(x, y) for y in b) for x in a)
 
 
 def _single(items: Items, other: Kind) -> bool:
@@ -269,6 +279,16 @@ def _intervals(a: SymbolicInterval, b: SymbolicInterval) -> bool:
     return all(x is y is None or (x is not None and y is not None and same(x, y)) for x, y in ends)
 
 
+def _congruences(a: Congruence, b: Congruence) -> bool:
+    """The same residue class; with letters the same residue."""
+    if (a.name and b.name and a.name != b.name) or not same(a.modulus, b.modulus):
+        return False
+    values = [constant(node) for node in (a.residue, b.residue, a.modulus)]
+    if all(isinstance(value, Fraction) and value.denominator == 1 for value in values) and values[2]:
+        return bool((values[0] - values[1]) % values[2] == 0)  # type: ignore[operator]
+    return same(a.residue, b.residue)
+
+
 def _equations(a: Equation, b: Equation) -> bool:
     if a.name and b.name and _same_name(a.name, b.name) and equal_readings(a.named, b.named):
         return True
@@ -324,6 +344,8 @@ _RULES: dict[tuple[type, type], Rule] = {
     (Dots, Items): _named("dots", _dots_and_items),
     (RealSet, RealSet): _named("interval", _real_sets),
     (SymbolicInterval, SymbolicInterval): _named("interval", _intervals),
+    (Congruence, Congruence): _named("congruence", _congruences),
+    **{(Congruence, kind): _named("congruence", _differ) for kind in (Value, Words, Items, Equation)},
     (Inequality, Inequality): _named("inequality", _inequalities),
     (Equation, Equation): _named("equation", _equations),
     **{

@@ -27,6 +27,7 @@ _WRITTEN: dict[str, str] = {
     ">": r"\gt &gt;",
     "≠": r"\ne \neq",
     "≈": r"\approx \simeq ≃",
+    "≡": r"\equiv",
     "±": r"\pm ±",
     "∓": r"\mp",
     "*": r"\cdot \times \ast · × ⋅ ∙ • ∗ ✕ ⨯",
@@ -95,8 +96,18 @@ for _sign in (*_WRITTEN, *_LETTERS):
 LATEX: dict[str, str] = {
     sign: f"{ways.split()[0]} " for sign, ways in _WRITTEN.items() if ways.startswith("\\") and not sign.isascii()
 } | {letter: f"\\{name} " for name, letter in GREEK.items()}
-LATEX |= {"⦃": r"\{", "⦄": r"\}", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}"}
+LATEX |= {
+    "⦃": r"\{",
+    "⦄": r"\}",
+    "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}",
+    "⟮": r"\pmod{",
+    "⟯": "}",
+}
 LATEX |= {"ℂ": r"\mathbb{C}", "°": r"^\circ ", "*": r"\cdot ", "%": r"\%", "$": r"\$"}
+LATEX |= {"⟮": r"\pmod{", "⟯": "}"}
 """For the library: a sign of normal text as LaTeX."""
 
 

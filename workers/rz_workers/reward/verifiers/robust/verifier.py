@@ -17,6 +17,7 @@ from rz_workers.reward.verifiers.robust.symbols import to_latex
 from rz_workers.reward.verifiers.robust.words import words
 
 LIBRARY = "library"
+_BESIDE_SIGNS = re.compile(r"\s*([^\w\s])\s*")
 _INTEGER = re.compile(r"-?\d{1,400}", re.ASCII)
 
 
@@ -39,9 +40,7 @@ def decide(answer: str, reference: str, library: Equal) -> tuple[bool, str]:
     given, wanted = normal(answer), normal(reference)
     if not given or not wanted:
         return False, "empty"
-    if "".join(given.split()) == "".join(wanted.split()) and " " not in given.strip("0123456789") + wanted:
-        return True, "text"
-    if given == wanted:
+    if _tight(given) == _tight(wanted):
         return True, "text"
     if _INTEGER.fullmatch(given) and _INTEGER.fullmatch(wanted):
         return int(given) == int(wanted), "number"
@@ -55,6 +54,11 @@ def decide(answer: str, reference: str, library: Equal) -> tuple[bool, str]:
         given, wanted = to_latex(given), to_latex(wanted)
         return library(given, wanted) or library(wanted, given), LIBRARY
     return False, "word"
+
+
+def _tight(text: str) -> str:
+    """Without white space beside signs: between letters and digits it has a meaning."""
+    return _BESIDE_SIGNS.sub(r"\1", text)
 
 
 def _is_for_the_library(given: str, wanted: str) -> bool:

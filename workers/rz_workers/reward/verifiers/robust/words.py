@@ -7,6 +7,7 @@ from fractions import Fraction
 
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORDY = re.compile(r"[\w\s'’\"“”&:;,.!?/()-]+")
+_LETTERS = re.compile(r"[^\W\d_]{2}|^(?:[A-Z][a-z]?\d*){2,}$")
 _UP_TO_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty"
@@ -44,8 +45,9 @@ def unwrapped(text: str) -> str:
 def words(text: str) -> str | None:
     """What the words are compared by; None where there are none: at least two letters side by side."""
     plain = " ".join(unwrapped(text).replace("\\ ", " ").split())
+    plain = re.sub(r"_\{?(\d+)\}?", r"\1", plain)  # a formula of chemistry
     plain = re.sub(r"(?<=\b[A-Za-z])\.(?=\s*[A-Za-z]\b|\s*$)", "", plain)
-    if len(plain) > 500 or not _WORDY.fullmatch(plain) or not re.search(r"[^\W\d_]{2}", plain):
+    if len(plain) > 500 or not _WORDY.fullmatch(plain) or not _LETTERS.search(plain):
         return None
     key = " ".join(re.sub(r"[-_/'’\"“”,;:.!?()&]", " ", plain.casefold()).split())
     key = re.sub(r"^(?:the|an?) (?=\w)", "", key)
