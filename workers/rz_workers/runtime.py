@@ -37,6 +37,13 @@ class UserError(WorkerError, ValueError):
     exit_code = exit_codes.USER_ERROR
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, for a sentence; the next line too where the first ends with a
+    colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
 class SupersededError(WorkerError):
     """A newer incarnation of the trainer gang exists."""
 
