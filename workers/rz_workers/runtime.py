@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,10 +39,10 @@ class UserError(WorkerError, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, for a sentence; the next line too where the first ends with a
-    colon."""
+    """What an error of somebody else's code says, for a sentence, at most 300 characters; the next line too where the
+    first ends with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return textwrap.shorten(" ".join(lines[: 1 + lines[0].endswith(":")]), 300, placeholder=" …")
 
 
 class SupersededError(WorkerError):
