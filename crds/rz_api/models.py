@@ -63,6 +63,11 @@ def refusal(config: Mapping[str, Any], tokens: int | None = None) -> str | None:
     change; None where the configuration alone does not tell. ``tokens``: of the run's longest sequence, prompt and
     response (``rollout.maxModelLength``), where there is a run."""
     kind = str(config.get("model_type") or "unknown")
+    if (method := _quantized(config)) is not None:
+        return (
+            f"the model's weights are quantized ({method}), which cannot be trained; a model whose weights are in "
+            "bfloat16, float16 or float32 is required: change model.name"
+        )
     # A model that also sees images has its decoder's configuration a level below.
     text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else None
     for fields in [config] if text is None else [config, text]:
@@ -104,6 +109,14 @@ def _faults(config: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
         )
 
 
+def _quantized(config: Mapping[str, Any]) -> str | None:
+    """``fp8``, ``gptq``, ...; None for weights as they are trained."""
+    for name in ("quantization_config", "compression_config"):
+        if isinstance(found := config.get(name), Mapping):
+            return str(found.get("quant_method") or name)
+    return None
+
+
 def _experts(config: Mapping[str, Any]) -> int | None:
     """How many there are to choose from in a layer; None for a dense model."""
     if any(config.get(switch) is False for switch in _NO_EXPERTS):
@@ -130,7 +143,9 @@ def _logits_field(config: Mapping[str, Any], kind: str) -> str | None:
     fields: dict[str, Any] = dict([_LOGIT_DEFAULTS[kind]] if kind in _LOGIT_DEFAULTS else []) | dict(config)
     for name in _LOGITS:
         if fields.get(name) not in (None, 1):
-            return f"{name} = {fields[name]:g}"
+            value = fields[name]
+            # MPT has words for it (``inv_sqrt_d_model``).
+            return f"{name} = {value:g}" if isinstance(value, int | float) else f"{name} = {value}"
     # MiniCPM divides them by hidden_size / dim_model_base.
     if fields.get("dim_model_base") not in (None, fields.get("hidden_size")):
         return "dim_model_base"

@@ -68,6 +68,12 @@ REFUSED = {
     "Minitron": ({"model_type": "nemotron"}, "do not pass on to attention"),
     "BLOOM": ({"model_type": "bloom", "n_embed": 64}, "an attention of their own"),
     "ModernBERT as a decoder": ({"model_type": "modernbert-decoder"}, "more than a linear layer"),
+    "MPT, whose scale is a word": ({"model_type": "mpt", "logit_scale": "inv_sqrt_d_model"}, "inv_sqrt_d_model)"),
+    "quantized weights": (
+        {"model_type": "qwen3", "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+        "the model's weights are quantized (fp8), which cannot be trained",
+    ),
+    "quantized weights that do not say how": ({"compression_config": {}}, "are quantized (compression_config)"),
     "BERT": ({"model_type": "bert", "is_decoder": False}, "are encoders, which see later tokens too"),
     "T5": ({"model_type": "t5", "is_encoder_decoder": True}, "are encoder-decoders"),
 }
@@ -97,6 +103,7 @@ TAKEN = {
         "enable_moe_block": False,
         "num_experts": 128,
     },
+    "weights that are not quantized": {"model_type": "llama", "quantization_config": None},
     "one expert": {"model_type": "hunyuan_v1_dense", "num_experts": 1},
     "a type that nobody has heard of": {"model_type": "somebodys"},
     "no type": {},

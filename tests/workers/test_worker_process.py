@@ -14,7 +14,7 @@ import pytest
 
 from rz_api import exit_codes
 from rz_api.run import ResolvedRun, write_stored_run
-from rz_workers.runtime import Settings, UserError, WorkerError, read_run_file, write_last_words
+from rz_workers.runtime import Settings, UserError, WorkerError, first_line, read_run_file, write_last_words
 
 
 def test_sigterm_before_the_role_listens_for_it_ends_the_process_as_drained() -> None:
@@ -105,3 +105,17 @@ def test_an_unexpected_error_tells_none_either(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=60)
     assert done.returncode == 70
     assert words.read_text() == "OSError: no answer from s3://***@minio.example.com/b"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError(), "KeyError"),
+        (OSError("no such file\nadvice"), "no such file"),
+        (ValueError("\nfor validator 'x':\n    ValueError: 3 layers\nmore"), "for validator 'x': ValueError: 3 layers"),
+        (RuntimeError("missing:\n" + "a.weight, " * 99), "missing:" + " a.weight," * 29 + " …"),
+    ],
+    ids=["nothing", "more lines", "a heading", "a long list"],
+)
+def test_an_error_of_somebody_elses_code_fits_in_a_sentence(error, said):
+    assert first_line(error) == said

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,13 @@ class UserError(WorkerError, ValueError):
     """The user must change something. The message says what was found, what was required and what to change."""
 
     exit_code = exit_codes.USER_ERROR
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, for a sentence, at most 300 characters; the next line too where the
+    first ends with a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return textwrap.shorten(" ".join(lines[: 1 + lines[0].endswith(":")]), 300, placeholder=" …")
 
 
 class SupersededError(WorkerError):

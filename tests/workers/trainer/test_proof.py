@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from rz_workers.runtime import UserError
-from rz_workers.trainer import proof
+from rz_workers.trainer import proof, twins
 from rz_workers.trainer.durable import export
 from rz_workers.trainer.models import actor_critic, attention, dropout
 from rz_workers.trainer.models.tiny import generic_tiny
 from rz_workers.trainer.proof import TOLERANCE, prove
+from rz_workers.trainer.twins import logprobs_alone
 
 Patch = pytest.MonkeyPatch
 
@@ -116,6 +117,35 @@ def test_the_runs_own_random_numbers_stay_as_they_are() -> None:
     torch.manual_seed(5)
     prove(generic_tiny("llama"), "llama")
     assert torch.equal(torch.randn(3), expected)
+
+
+def test_no_gpu_is_touched(monkeypatch: Patch) -> None:
+    """The first rank sees those of the other ranks of its node too."""
+
+    def touched(*_: Any) -> None:
+        pytest.fail("a GPU's state was asked for")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", touched)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
+    prove(generic_tiny("llama"), "llama")
+
+
+def test_a_run_without_a_critic_needs_no_backbone_by_itself(monkeypatch: Patch) -> None:
+    """Code that comes with a model may have no class for ``AutoModel``."""
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise ValueError("Unrecognized configuration class")
+
+    monkeypatch.setattr(twins.AutoModel, "from_config", unknown)
+    assert prove(generic_tiny("llama"), "llama", is_ppo=False).values == 0.0
+    with pytest.raises(UserError, match="Unrecognized configuration class"):
+        prove(generic_tiny("llama"), "llama")
+
+
+def test_logits_that_are_more_than_a_linear_layers_are_said_to_be_it(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(proof, "logprobs_alone", lambda model, sequence: logprobs_alone(model, sequence) / 2)
+    assert "or its log-probs are more than its backbone and a linear output layer" in refusal("llama")
 
 
 def test_the_configuration_is_left_as_it_is() -> None:

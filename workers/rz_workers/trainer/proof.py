@@ -27,7 +27,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from rz_workers.runtime import UserError
+from rz_workers.runtime import UserError, first_line
 from rz_workers.trainer.durable import export
 from rz_workers.trainer.models import actor_critic, loading
 from rz_workers.trainer.models.actor_critic import Policy
@@ -82,23 +82,23 @@ def prove(
         try:
             twins = Twins.make(
                 tiny_copy(config),
+                is_ppo=is_ppo,
                 activation_checkpointing=activation_checkpointing,
                 trust_remote_code=trust_remote_code,
             )
             sequences = _sequences(twins)
-            found = _measure(twins, sequences, is_ppo=is_ppo)
+            found = _measure(twins, sequences)
             _judge(found, f"{name} (type {kind})")
-            exported = _exported(twins, sequences, is_ppo=is_ppo, trust_remote_code=trust_remote_code)
+            exported = _exported(twins, sequences, trust_remote_code=trust_remote_code)
             found = replace(found, exported=exported)
             _judge(found, f"{name} (type {kind})")
         except (UserError, MemoryError):
             raise
         # Whatever the code of a model raises, which may be anybody's: the model is what has to change.
         except Exception as error:
-            what = str(error).strip().splitlines()
             raise UserError(
                 f"a small copy of {name} (type {kind}) does not run as it would be trained: "
-                f"{type(error).__name__}: {what[0] if what else 'no message'}. {_REQUIRED}"
+                f"{type(error).__name__}: {first_line(error)}. {_REQUIRED}"
             ) from error
     log.info("the model is trained as what it is: a small copy of it shows %s", found)
     return found
@@ -113,7 +113,7 @@ _REQUIRED = (
 def _judge(found: Deviations, model: str) -> None:
     reasons = (
         (found.again, "two equal passes differ", "it has randomness of its own, such as dropout"),
-        (found.logprobs, "log-probs of packed sequences differ from each alone", _MIXES),
+        (found.logprobs, "log-probs of packed sequences differ from each alone", _MIXES_OR_MORE),
         (found.values, "values of packed sequences differ from each alone", _MIXES),
         (found.gradients, "gradients of packed sequences differ from each alone", _MIXES),
         (found.exported, "what is exported scores otherwise than what was trained", "its class saves less than it has"),
@@ -126,13 +126,15 @@ def _judge(found: Deviations, model: str) -> None:
 
 
 _MIXES = "a layer of it reads other tokens than its own sequence's"
+_MIXES_OR_MORE = f"{_MIXES}, or its log-probs are more than its backbone and a linear output layer"
 
 
 @contextmanager
 def _own_randomness() -> Iterator[None]:
     """A run's random numbers must not depend on whether this was done."""
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
+    # On the CPU alone, where twins are: by default torch would take memory on each GPU of the node, other ranks' too.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)
         yield
 
 
@@ -144,7 +146,7 @@ def _sequences(twins: Twins) -> list[Tensor]:
     return [torch.randint(0, vocabulary, (length,)) for length in LENGTHS]
 
 
-def _measure(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool) -> Deviations:
+def _measure(twins: Twins, sequences: Sequence[Tensor]) -> Deviations:
     alone = torch.cat([logprobs_alone(twins.plain, each) for each in sequences])
     packed = packed_logprobs(twins.policy, sequences)
     again = packed_logprobs(twins.policy, sequences)
@@ -154,7 +156,7 @@ def _measure(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool) -> Devi
         twins.plain, lambda: (alone * weights).sum(), twins.policy.model, lambda: (packed * weights).sum()
     )
     values = 0.0
-    if is_ppo:
+    if twins.critic is not None:
         own = [values_alone(twins.plain_backbone, twins.critic.head, each) for each in sequences]
         values = _most(packed_values(twins.critic, sequences), torch.cat(own))
     return Deviations(
@@ -187,7 +189,7 @@ def _most(one: Tensor, other: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------- the export
 
 
-def _exported(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool, trust_remote_code: bool) -> float:
+def _exported(twins: Twins, sequences: Sequence[Tensor], *, trust_remote_code: bool) -> float:
     """Largest difference between the trained models and what their exports load as."""
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
         empty, target = Path(scratch) / "no tokenizer", Path(scratch) / "policy"
@@ -201,7 +203,7 @@ def _exported(twins: Twins, sequences: Sequence[Tensor], *, is_ppo: bool, trust_
         }
         loaded = loading.load_policy(str(target), **options)
         largest = _most(packed_logprobs(loaded, sequences), packed_logprobs(twins.policy, sequences))
-        if is_ppo:
+        if twins.critic is not None:
             target = Path(scratch) / "critic"
             export.write_critic(twins.critic.backbone, export.gather_state(twins.critic), torch.float32, empty, target)
             critic = loading.load_critic(str(target), init=None, seed=0, **options)

@@ -29,12 +29,15 @@ class Twins:
     """A small model by itself, as it is trained, and the same as a critic; all with the same weights."""
 
     plain: Any
-    plain_backbone: Any
     policy: Policy
-    critic: Critic
+    plain_backbone: Any = None
+    critic: Critic | None = None
+    """Both None without ``is_ppo``."""
 
     @staticmethod
-    def make(config: Any, *, activation_checkpointing: bool = False, trust_remote_code: bool = False) -> Twins:
+    def make(
+        config: Any, *, is_ppo: bool = True, activation_checkpointing: bool = False, trust_remote_code: bool = False
+    ) -> Twins:
         """Raises UserError where ``config`` is of no small model (of what holds images or speech only the text is made
         smaller)."""
         config.dtype = torch.float32
@@ -47,13 +50,15 @@ class Twins:
         # A configuration each: a model looks there, whenever it runs, for the attention that it was made with.
         plain = causal.from_config(deepcopy(config), **by_itself).eval()
         enlarge(plain)
-        backbone = base.from_config(deepcopy(config), **by_itself).eval()
-        backbone.load_state_dict(plain.base_model.state_dict())
         policy = actor_critic.empty_policy(config, **as_trained)
         policy.model.load_state_dict(plain.state_dict())
+        if not is_ppo:  # code that came with a model may have no backbone by itself
+            return Twins(plain, policy)
+        backbone = base.from_config(deepcopy(config), **by_itself).eval()
+        backbone.load_state_dict(plain.base_model.state_dict())
         critic = actor_critic.empty_critic(config, **as_trained)
         critic.backbone.load_state_dict(backbone.state_dict())
-        return Twins(plain, backbone, policy, critic)
+        return Twins(plain, policy, backbone, critic)
 
 
 def _check_small(config: Any, trust_remote_code: bool) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +68,32 @@ def load_critic(source, init="normal", **options):
 def test_a_checkpoint_that_is_not_whole_is_refused_by_the_names_of_its_tensors(base, load, tensors, words):
     with pytest.raises(UserError, match=words + r".*check model\.name"):
         load(base(tensors=tensors))
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n" * 3, "half"])
+@pytest.mark.parametrize("load", [lambda source: loading.load_policy(source, **OPTIONS), load_critic])
+def test_a_file_that_is_cut_or_was_never_fetched_is_the_users_to_change(base, load, content):
+    source = base()
+    file = Path(source) / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(UserError, match=r"does not load: .*check model\.name"):
+        load(source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hidden_size": "16"}, "'hidden_size': TypeError: Field 'hidden_size' expected int"),
+        ({"layer_types": ["full_attention"]}, r"`num_hidden_layers` \(2\) must be equal"),
+    ],
+)
+def test_a_configuration_that_its_class_refuses_is_the_users_to_change(base, fields, words):
+    source = base()
+    config = Path(source) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | fields))
+    with pytest.raises(UserError, match=rf"does not load: .*{words}.*check model\.name"):
+        loading.read_config(source, None, trust_remote_code=False)
 
 
 def test_tensors_that_the_architecture_has_not_are_refused(base):
@@ -195,6 +222,8 @@ def test_a_critic_is_the_same_network_as_the_policy(base, fields, words):
 
 
 def test_a_critic_may_differ_in_what_computes_nothing(base):
-    policy = loading.load_policy(base(), **OPTIONS)
-    fields = {"use_cache": False, "max_position_embeddings": 64, "eos_token_id": 5}
-    load_critic(base(tensors={"value_head.weight": HEAD}, **fields), init=None, policy_config=policy.model.config)
+    policy = loading.load_policy(base(tied=True), **OPTIONS)
+    fields = {"use_cache": False, "max_position_embeddings": 64, "eos_token_id": 5, "pretraining_tp": 2}
+    load_critic(
+        base(tied=False, tensors={"value_head.weight": HEAD}, **fields), init=None, policy_config=policy.model.config
+    )

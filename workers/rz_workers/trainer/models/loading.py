@@ -21,7 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from rz_api.models import refusal
-from rz_workers.runtime import UserError
+from rz_workers.runtime import UserError, first_line
 from rz_workers.trainer.models import dropout, value_head
 from rz_workers.trainer.models.actor_critic import Critic, Policy, prepare
 from rz_workers.trainer.models.attention import PACKED_SDPA
@@ -33,7 +33,10 @@ MODEL_FIELD = "model.name"
 _SHOWN = 8
 _HEAD_TENSORS = {f"{head}.{part}" for head in value_head.HEADS for part in ("weight", "bias")}
 _OUTPUT_LAYERS = {"lm_head.weight", "lm_head.bias", "embed_out.weight"}
-_COMPUTE_NOTHING = {"initializer_range", "max_position_embeddings", "max_window_layers", "use_cache"}
+_COMPUTE_NOTHING = {
+    "initializer_range", "max_position_embeddings", "max_window_layers", "pretraining_tp", "tie_word_embeddings",
+    "use_cache",
+}  # fmt: skip
 """Fields of configurations that change nothing in what a backbone computes here; ``layer_types`` has what
 ``max_window_layers`` means."""
 
@@ -145,14 +148,15 @@ def _explained(source: str, field: str) -> Iterator[None]:
     """Whatever the files of a model make transformers raise: the model is what has to change."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # Each library has errors of its own: of a cut file, or a field of another type, safetensors' and huggingface_hub's
+    # are no ValueError.
+    except Exception as error:
         with_it = ", model.revision" if field == MODEL_FIELD else ""
         raise UserError(
-            f"the model {source!r} does not load: {first_line}. A folder, bucket URL or hub id of a Hugging Face "
-            f"checkpoint with safetensors weights is required: check {field}{with_it} and model.secretName"
+            f"the model {source!r} does not load: {first_line(error)}. A folder, bucket URL or hub id of a Hugging "
+            f"Face checkpoint with safetensors weights is required: check {field}{with_it} and model.secretName"
         ) from error
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+from rz_workers.runtime import first_line
+
 __all__ = ["VOCABULARY", "WINDOW", "generic_tiny", "tiny_copy"]
 
 HIDDEN, HEADS, HEAD_SIZE, VOCABULARY, WINDOW = 64, 4, 16, 128, 16
@@ -115,8 +117,7 @@ def tiny_copy(config: PretrainedConfig) -> PretrainedConfig:
         small = type(config).from_dict(fields)
     except Exception as error:  # each class checks in its own way
         raise ValueError(
-            f"no small copy of a configuration of type {config.model_type!r} can be made: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+            f"no small copy of a configuration of type {config.model_type!r} can be made: {first_line(error)}"
         ) from error
     # Where the code of a model that came with code is looked for.
     small.name_or_path = config.name_or_path

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from rz_workers.rollout.engines.interface import EOS, Finished, SampleRequest, SamplingParams
 from rz_workers.rollout.engines.stopping import GOES_ON, IS_EOS, Stopper
-from rz_workers.rollout.engines.transformers.kv_cache import DecodeCache, cache_argument
+from rz_workers.rollout.engines.transformers.kv_cache import DecodeCache, cache_argument, last_logits_argument
 from rz_workers.rollout.engines.transformers.sampling import draw, log_distribution, uniforms
 
 UNIFORM_BLOCK = 64
@@ -52,7 +52,7 @@ def decode(
     seeds = np.array([request.seed for request in requests], dtype=np.uint64)
     tokens_out = torch.empty((len(requests), params.max_new_tokens), dtype=torch.int64)
     logprobs_out = torch.empty((len(requests), params.max_new_tokens), dtype=torch.float32)
-    cached = {cache_argument(model.forward): cache}
+    cached = {cache_argument(model.forward): cache, **last_logits_argument(model.forward)}
     live = torch.arange(len(requests))  # live[slot] is the request that the batch's row ``slot`` samples
 
     for step in range(params.max_new_tokens):
@@ -92,7 +92,6 @@ def decode(
             position_ids=positions,
             attention_mask=padding[..., : cache.filled + 1],
             use_cache=True,
-            logits_to_keep=1,
             **cached,
         ).logits[:, -1]
         positions = positions + 1
@@ -135,8 +134,7 @@ def _prefill(
         position_ids=(columns[None, :] - pad[:, None]).clamp(min=0),
         attention_mask=_additive(visible[:, None], model.dtype),
         use_cache=True,
-        logits_to_keep=1,
-        **{cache_argument(model.forward): cache},
+        **{cache_argument(model.forward): cache, **last_logits_argument(model.forward)},
     ).logits[:, -1]
     return cache, logits
 

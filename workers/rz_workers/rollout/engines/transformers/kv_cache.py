@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-__all__ = ["GROWTH_TOKENS", "DecodeCache", "cache_argument"]
+__all__ = ["GROWTH_TOKENS", "DecodeCache", "cache_argument", "last_logits_argument"]
 
 GROWTH_TOKENS = 32
 """Least number of columns by which a full cache grows. It at least doubles each time, so that long limits cost memory
@@ -28,6 +28,14 @@ def cache_argument(forward: Callable[..., Any]) -> str:
     ``cache`` since transformers 5.24, ``past_key_values`` before that and in models of people's own code.
     """
     return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def last_logits_argument(forward: Callable[..., Any]) -> dict[str, int]:
+    """What makes a model's ``forward`` compute the logits of the newest token alone; nothing where people's own code
+    knows no such argument."""
+    parameters = inspect.signature(forward).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return {"logits_to_keep": 1} if takes_any or "logits_to_keep" in parameters else {}
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
