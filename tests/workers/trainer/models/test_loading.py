@@ -70,6 +70,14 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_the_names_of_its_tensors(b
         load(base(tensors=tensors))
 
 
+@pytest.mark.parametrize("load", [lambda source: loading.load_policy(source, **OPTIONS), load_critic])
+def test_numbers_that_are_none_are_refused_by_the_names_of_their_tensors(base, load):
+    broken = torch.zeros(24, 16)
+    broken[3, 2] = torch.inf
+    with pytest.raises(UserError, match=r"hold NaN or infinity: 1 of them \(.*layers\.1\.mlp\.up_proj\.weight\)"):
+        load(base(tensors={MLP: broken}))
+
+
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n" * 3, "half"])
 @pytest.mark.parametrize("load", [lambda source: loading.load_policy(source, **OPTIONS), load_critic])
 def test_a_file_that_is_cut_or_was_never_fetched_is_the_users_to_change(base, load, content):

@@ -193,6 +193,13 @@ def _load(
             f"the tensors of {source} are not those of its config.json: {faults}. A whole checkpoint of this "
             f"configuration is required: check {field}{_untied_hint(model, missing)}"
         )
+    # Sampling would be the first to notice, by an index out of bounds.
+    broken = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise UserError(
+            f"the tensors of {source} hold NaN or infinity: {len(broken)} of them ({_some(sorted(broken))}). A checkpoint "
+            f"of finite numbers is required: check {field}"
+        )
     return model
 
 
