@@ -197,8 +197,8 @@ def _load(
     broken = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise UserError(
-            f"the tensors of {source} hold NaN or infinity: {len(broken)} of them ({_some(sorted(broken))}). A checkpoint "
-            f"of finite numbers is required: check {field}"
+            f"the tensors of {source} hold NaN or infinity: {len(broken)} of them ({_some(sorted(broken))}). A "
+            f"checkpoint of finite numbers is required: check {field}"
         )
     return model
 
