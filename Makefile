@@ -90,6 +90,10 @@ golden: setup ## Write the tiny run's figures anew, when a change is meant to mo
 models: setup ## Measure every architecture anew, into docs/models.md (half a minute; after a change of versions, loading or attention)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/workers/trainer/models/write_models.py
 
+.PHONY: grading
+grading: setup ## Judge the verifiers by labelled pairs anew, into docs/grading.md (half a minute). SELF=data set of references
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/grading/grade.py --write $(if $(SELF),--self "$(SELF)")
+
 .PHONY: test-newest
 test-newest: ## Unit tests with the newest versions that pyproject.toml allows, in .venv-newest (before a release)
 	@rm -rf .venv-newest
@@ -131,8 +135,8 @@ images: ## Build the container images with buildah or docker (docker/build.sh sa
 	@docker/build.sh operator reward worker
 
 .PHONY: bench
-bench: setup ## Measure speed: every program in bench/; fails when one misses a bar of bench/bars.toml
-	@status=0; for program in $(filter-out bench/bars.py,$(wildcard bench/*.py)); do \
+bench: setup ## Measure speed and verdicts: every program in bench/; fails when one misses a bar of bench/bars.toml
+	@status=0; for program in $(filter-out bench/bars.py,$(wildcard bench/*.py)) bench/grading/grade.py; do \
 	  echo "== $$program"; OMP_NUM_THREADS=1 $(BIN)/python "$$program" || status=1; done; exit $$status
 
 .PHONY: verify
@@ -141,6 +145,7 @@ verify: setup ## What needs no run: drift of what is generated, lint, format, ty
 	@$(BIN)/python -m rz_api.metrics_doc --check
 	@$(BIN)/python -m rz_api.models_doc --check
 	@$(BIN)/python -m rz_api.reference --check
+	@$(BIN)/python bench/grading/grade.py --check
 	@$(BIN)/python dashboards/render_dashboards.py --check
 	@$(BIN)/python charts/generate.py --check
 	@$(BIN)/ruff check .

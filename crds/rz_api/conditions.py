@@ -41,6 +41,7 @@ ConditionType = Literal[
     "RewardReady",
     "Progressing",
     "Stalled",
+    "Learning",
     "Succeeded",
     "Failed",
     "Suspended",
@@ -78,6 +79,8 @@ class Reason:
     BLOCKED_BY_REWARD = "BlockedByReward"
     BLOCKED_BY_STORAGE = "BlockedByStorage"
     LEDGER_UNREACHABLE = "LedgerUnreachable"
+    # Learning; where it is False, those of ``rz_api.learning``
+    REWARDS_DIFFER = "RewardsDiffer"
     # Succeeded, Failed, Suspended
     TRAINER_SUCCEEDED = "TrainerSucceeded"
     USER_ERROR = "UserError"

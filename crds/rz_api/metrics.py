@@ -84,7 +84,16 @@ _ALL: list[Family] = [
         "gauge",
         "1",
         "1 for the role that has to act next for the run to move on, 0 for the others.",
-        {"role": "`none`, `rollout`, `trainer`, `reward` or `storage`"},
+        {"blocker": "`none`, `rollout`, `trainer`, `reward` or `storage`"},
+    ),
+    Family(
+        "rz_ledger_fruitless_steps",
+        "ledger",
+        "gauge",
+        "steps",
+        "Steps in a row, up to the newest committed one, from which nothing could be learned, by what that one shows; "
+        "0 for every other sign.",
+        {"sign": "`crashed`, `truncated`, `no_answer`, `limits`, `zero`, `one` or `equal`; causes in the runbook"},
     ),
     Family("rz_ledger_units", "ledger", "gauge", "units", "Lease units of the step in generation."),
     Family("rz_ledger_units_done", "ledger", "gauge", "units", "Lease units of the step in generation that are done."),
@@ -224,6 +233,25 @@ _ALL: list[Family] = [
     ),
     # --------------------------------------------------------------------------------------------------- trainer
     *_step_gauges(),
+    Family(
+        "rz_trainer_verdicts",
+        "trainer",
+        "gauge",
+        "trajectories",
+        "Of the newest committed step: trajectories by the source of their prompt and by reward status.",
+        {
+            "source": "sources of `data.train`; empty for a run of an earlier release",
+            "status": "`ok`, `no_answer`, `truncated`, `timeout`, `memory` or `crashed`",
+        },
+    ),
+    Family(
+        "rz_trainer_rules",
+        "trainer",
+        "gauge",
+        "trajectories",
+        "Of the newest committed step: trajectories by the rule of the verifier that decided their reward.",
+        {"rule": "names that the verifier gives, empty where it gives none; `other` for what is beyond the first 32"},
+    ),
     Family("rz_trainer_steps_total", "trainer", "counter", "steps", "Steps committed by this process."),
     Family(
         "rz_trainer_steps_replayed_total",
@@ -283,6 +311,15 @@ _ALL: list[Family] = [
     Family("rz_reward_timeouts_total", "reward", "counter", "comparisons", "Comparisons that took their CPU limit."),
     Family("rz_reward_crashes_total", "reward", "counter", "children", "Children that crashed."),
     Family("rz_reward_children_started_total", "reward", "counter", "children", "Children forked."),
+    Family(
+        "rz_reward_figure",
+        "reward",
+        "gauge",
+        "as its verifier says",
+        "Mean, over the verdicts since this process started, of a figure that a verifier gives beside the reward; of "
+        "the first 64 names.",
+        {"figure": "its name"},
+    ),
     # --------------------------------------------------------------------------------------------------- storage
     Family(
         "rz_storage_requests_total",

@@ -228,6 +228,11 @@ class AlgorithmSpec(SpecModel):
     measures the mismatch."""
     tis_cap: Annotated[float, Field(gt=0)] = 2.0
     """Upper limit of a truncated importance weight (samplerCorrection `tis`)."""
+    skip_uniform_steps: bool = False
+    """Whether a step from whose rewards nothing can be learned makes no update of the policy: all its rewards are equal
+    (`grpo`: all of each prompt group), so that advantages are the critic's error alone. Skipped are the policy's
+    optimizer step, its count in the learning rate's schedule, and the pull of a KL coefficient; the critic is trained
+    as ever. The step still publishes its weight version, which has the digest of the one before."""
     policy: OptimizerSpec = OptimizerSpec()
     """The policy's optimizer; one optimizer step per training step."""
     critic: CriticSpec = CriticSpec()

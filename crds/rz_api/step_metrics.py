@@ -4,7 +4,8 @@
 TensorBoard, the report, Prometheus (``rz_api.metrics``) and docs/metrics.md take names, units and formulas from here.
 
 Notation: a step has the trajectories i = 1..N in prompt groups; n_i is the number of response tokens, R_i the reward. A
-trajectory is correct if R_i > 0. A mean over nothing is absent from a step, not 0.
+trajectory is correct if R_i > 0. One whose verifier crashed has no reward: it is masked, and of these figures it is in
+the shares of reward statuses and in tokens_generated alone. A mean over nothing is absent from a step, not 0.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _REWARD_STATUS_MEANING = {
 STEP_METRICS: dict[str, StepMetric] = {
     # From the trajectories: rz_workers.metrics.
     "reward_mean": StepMetric("fraction", "(1/N) sum_i R_i"),
+    "reward_std": StepMetric("1", "population standard deviation of R_i; exactly 0 where all are equal"),
     "response_length_mean": StepMetric("tokens", "(1/N) sum_i n_i"),
     "response_length_std": StepMetric("tokens", "population standard deviation of n_i"),
     "response_length_correct_mean": StepMetric("tokens", "mean of n_i over correct trajectories"),
@@ -72,7 +74,9 @@ STEP_METRICS: dict[str, StepMetric] = {
         "fraction", f"mean of 1 - distinct / all {REPEAT_NGRAM}-grams of the response's tokens (0 if it has none)"
     ),
     **{
-        f"reward_status_{status}_fraction": StepMetric("fraction", f"share of trajectories: {meaning}")
+        f"reward_status_{status}_fraction": StepMetric(
+            "fraction", f"share of all trajectories, masked ones included: {meaning}"
+        )
         for status, meaning in _REWARD_STATUS_MEANING.items()
     },
     "stop_length_fraction": StepMetric("fraction", "share of trajectories that reached `maxNewTokens`"),
@@ -84,6 +88,11 @@ STEP_METRICS: dict[str, StepMetric] = {
         for i in range(MAX_STOP_STRINGS)
     },
     # From the step: rz_workers.trainer. Sums over t run over the loss tokens of the step, T in all.
+    "policy_update_skipped": StepMetric(
+        "1",
+        "1 where the step made no update of the policy, whose figures it then lacks: every trajectory was masked, or "
+        "there was nothing to learn (`algorithm.skipUniformSteps`); else 0",
+    ),
     "value_mean": StepMetric("1", "(1/T) sum_t V_t, before the critic's update"),
     **{
         f"value_decile_{i}_mean": StepMetric(
@@ -151,7 +160,7 @@ STEP_METRICS: dict[str, StepMetric] = {
         "share of the time from the last completion of the step before to this step's in which no training lease was "
         "out (evaluations may have been); absent in the first step of a gang",
     ),
-    "tokens_generated": StepMetric("tokens", "sum_i n_i"),
+    "tokens_generated": StepMetric("tokens", "sum_i n_i, masked trajectories included"),
     "tokens_per_second_generated": StepMetric("tokens/s", "tokens_generated / (last completion - first lease)"),
     "tokens_per_second_trained": StepMetric(
         "tokens/s",

@@ -22,6 +22,7 @@ REASONING_GYM = "reasoning-gym"
 """The scorer of the source's own task; in prompt tables its name is the source's URI."""
 REASONING_GYM_URI = "reasoning-gym://"
 NAMES = ("math-verify", "robust", "legacy", "choice", "exact", "numeric", REASONING_GYM)
+_FIELDS = {"choice": ("choices", "options"), "numeric": ("tolerance",)}
 # No backslash: it stands in a CEL expression too.
 OWN_PATTERN = "^([A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*|.+[.]py):[A-Za-z_][A-Za-z0-9_]*$"
 """PLACE:FUNCTION, the place being a dotted module or a path or URL that ends in ``.py``."""
@@ -60,9 +61,11 @@ def verifier_of(spec: ReasonerZeroRunSpec, source: DataSource) -> str:
     return source.uri if verifier == REASONING_GYM else verifier
 
 
-def reads_fields(verifier: str) -> bool:
-    """Whether it is given the other fields of its records: those that know what to do with them."""
-    return verifier == "choice" or verifier.startswith(REASONING_GYM_URI) or own_verifier(verifier) is not None
+def fields_read(verifier: str) -> tuple[str, ...] | None:
+    """Which of its records' other fields it is given; None is all of them."""
+    if verifier.startswith(REASONING_GYM_URI) or own_verifier(verifier) is not None:
+        return None
+    return _FIELDS.get(verifier, ())
 
 
 def verifiers_of(spec: ReasonerZeroRunSpec) -> tuple[str, ...]:

@@ -104,6 +104,11 @@ RULES = {
     "a file read as a procedural task": _rule(
         {"spec.data.train.0.format": "reasoning-gym"}, "spec.data.train[0].format", "go together"
     ),
+    "truncated sampling of a run that corrects for its sampler": _rule(
+        {"spec.rollout.sampling.topP": 0.95, "spec.algorithm.samplerCorrection": "tis"},
+        "spec.rollout.sampling.topP",
+        "hold the sampler's log-probs",
+    ),
     "a verifier that is not there": _rule(
         {"spec.reward.verifier": "mathverify"}, "spec.reward.verifier", "PLACE:FUNCTION"
     ),

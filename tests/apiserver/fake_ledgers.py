@@ -103,6 +103,9 @@ def ledger_status(run: str, **fields: Any) -> Object:
         "seconds_per_step": None,
         "eta_seconds": None,
         "storage_trouble": None,
+        "reward_trouble": None,
+        "fruitless_steps": 0,
+        "fruitless_sign": None,
     }
     unknown = fields.keys() - body.keys()
     assert not unknown, f"a ledger's status has no {sorted(unknown)}"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from helm import CHART, ROOT, Helm, one
 
+from rz_api.learning import SIGNS, STEPS
 from rz_api.metrics import FAMILIES
 
 ALERTS = generate.alerts()
@@ -42,6 +43,17 @@ def test_a_label_that_an_alert_names_is_one_that_its_series_have(rule: dict[str,
     groups = re.findall(r"by \(([^)]*)\)", rule["expr"])
     kept = {label.strip() for group in groups for label in group.split(",")} if groups else {"namespace", "run"}
     assert named <= kept
+
+
+def test_the_alert_of_a_run_that_learns_nothing_says_what_the_condition_says() -> None:
+    [rule] = [rule for rule in ALERTS if rule["alert"] == "ReasonerZeroLearnsNothing"]
+    assert rule["expr"].endswith(f">= {STEPS}")
+    section = RUNBOOK.read_text().partition("## ReasonerZeroLearnsNothing")[2].partition("\n## ")[0]
+    for sign, what in SIGNS.items():
+        start = rule["annotations"]["description"].partition(f'eq $labels.sign "{sign}" }}}}')[2]
+        said = f"{what.seen[0].upper()}{what.seen[1:]}. Likely cause: {what.cause}."
+        assert start.startswith(said), sign
+        assert f"| `{sign}` |" in section
 
 
 @each_alert()

@@ -57,6 +57,16 @@ CASES = {
         {of_run("rz_trainer_mismatch_abs_mean"): "0.08x3 0.01 0.08x3 0.01 0.08x3 0.01 0.08x3 0.01 0.08x3 0.01 0.08x3"},
         "1h30m",
     ),
+    "ReasonerZeroLearnsNothing": Case(
+        {of_run("rz_ledger_fruitless_steps", 'sign="zero"'): "0+1x20"},
+        {of_run("rz_ledger_fruitless_steps", 'sign="zero"'): "4 0 1 2 3 4 0 1 2 3 4 0 1 2 3 4 0 1 2 3 4"},
+        "1h",
+    ),
+    "ReasonerZeroSamplesMasked": Case(
+        {of_run("rz_trainer_reward_status_crashed_fraction"): "0.02x30"},
+        {of_run("rz_trainer_reward_status_crashed_fraction"): "0.05 0x11 0.05 0x11 0.05 0x6"},
+        "2h",
+    ),
     "ReasonerZeroRunStalled": Case(
         {of_run("rz_ledger_last_progress_seconds"): "0+300x30"},
         {of_run("rz_ledger_last_progress_seconds"): "900x30"},
@@ -85,6 +95,11 @@ CASES = {
     ),
     "ReasonerZeroVerifierCrashes": Case(
         {of_run("rz_reward_crashes_total"): "0+5x30"}, {of_run("rz_reward_crashes_total"): "0+1x30"}, "2h"
+    ),
+    "ReasonerZeroVerdictsMissing": Case(
+        {of_run("rz_ledger_blocking", 'blocker="reward"'): "1x20"},
+        {of_run("rz_ledger_blocking", 'blocker="reward"'): "1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0"},
+        "1h",
     ),
     "ReasonerZeroStorageErrors": Case(
         {of_run("rz_storage_errors_total", 'operation="put"'): "0+10x30"},

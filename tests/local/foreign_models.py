@@ -105,5 +105,5 @@ FOREIGN: dict[str, Callable[[Path, Path], Path]] = {
     "qwen3": of("qwen3"),
     "remote code": remote_code,
     "two eos tokens": two_ends,
-    "a padded vocabulary": of("qwen2", more_rows=24),
+    "a padded vocabulary": of("llama", more_rows=24),
 }

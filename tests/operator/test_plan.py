@@ -94,6 +94,16 @@ def test_a_rank_knows_its_place_in_the_gang_and_where_rank_0_is() -> None:
     assert "OMP_NUM_THREADS" not in env
 
 
+def test_a_reward_service_knows_the_ledger_only_where_it_gets_code_from_it() -> None:
+    """So that runs of an earlier release are rendered as they were."""
+    plain, own = (
+        env_of(plan(run(reward={"verifier": verifier})).process("reward", 0))
+        for verifier in ("package.module:grade", "s3://bucket/rewards.py:grade")
+    )
+    assert "RZ_LEDGER_URL" not in plain
+    assert own["RZ_LEDGER_URL"] == "ledger-0/api/url"
+
+
 BROADCASTS: list[tuple[str, dict[str, Any], bool]] = [
     ("auto with GPUs", {"trainer": {"nodes": 2, "gpusPerNode": 4}}, True),
     ("auto without", {"trainer": {"nodes": 2, "gpusPerNode": 0}}, False),

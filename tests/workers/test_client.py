@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,3 +174,47 @@ def test_verdicts_come_in_order_and_as_many_as_items() -> None:
         client.verify(items)
     assert client.verify([]) == ()
     client.close()
+
+
+def verdict_reply() -> httpx.Response:
+    verdict = Verdict(reward=1.0, status="ok", extracted_answer="4", cpu_seconds=0.1)
+    return httpx.Response(200, json={"verdicts": [verdict.model_dump()]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "trouble"),
+    [
+        (httpx.Response(503, json={"detail": "no child can be forked"}), 4.0, None),
+        (
+            httpx.Response(503, json={"detail": "no child can be forked"}),
+            5.0,
+            r"fails, .* \(503 no child can be forked\)",
+        ),
+        (httpx.ConnectError("connection refused"), 5.0, r"fails, .* \(ConnectError: connection refused\)"),
+        (httpx.Response(503, text="x" * 9000), 5.0, r"fails, .{,600}$"),
+        (None, 59.0, None),
+        (None, 60.0, "has not answered a request for more than 60 s"),
+    ],
+    ids=["a restart", "a failure that lasts", "nobody there", "a long answer", "a slow answer", "no answer"],
+)
+def test_what_keeps_verdicts_from_coming_is_known_until_they_come(
+    answer: httpx.Response | Exception | None, seconds: float, trouble: str | None
+) -> None:
+    now, seen = [100.0], []
+
+    class Late(Peer):
+        """Looks at the client while a request is under way, ``seconds`` after the first one began."""
+
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            if answer is None or self.requests:
+                now[0] = 100.0 + seconds
+                seen.append(client.trouble())
+            return super().__call__(request)
+
+    peer = Late(*([] if answer is None else [answer]), verdict_reply())
+    client = RewardClient("http://reward", None, FakeStop(), httpx.MockTransport(peer), clock=lambda: now[0])
+    client.verify([VerifyItem(response="r", reference_answer="4", stopped=True)])
+    [found] = seen
+    assert (found is None) == (trouble is None)
+    assert trouble is None or re.search(trouble, found or "")
+    assert client.trouble() is None

@@ -52,6 +52,7 @@ string, string | truncated, eos | another string, string."""
 
 WANT = {
     "reward_mean": 3 / 6,
+    "reward_std": 0.5,
     "response_length_mean": 35.0,
     "response_length_std": (1750 / 6) ** 0.5,  # squares of 25, 15, 5, 5, 15, 25
     "response_length_correct_mean": 120 / 3,
@@ -84,6 +85,18 @@ WANT = {
 
 def test_a_step_of_three_groups() -> None:
     assert rollout_metrics(STEP, STOP) == pytest.approx(WANT)
+
+
+def test_masked_trajectories_count_in_the_shares_of_statuses_alone() -> None:
+    masked = [Row(0, 1.0, 1000, "Wait, wait", "crashed"), Row(3, 1.0, 7, reward_status="crashed", stop_reason=None)]
+    shares = {name: value * 6 / 8 for name, value in WANT.items() if name.startswith("reward_status_")}
+    want = WANT | shares | {"reward_status_crashed_fraction": 2 / 8}
+    assert rollout_metrics([masked[0], *STEP, masked[1]], STOP) == pytest.approx(want)
+    assert rollout_metrics(masked, STOP) == {name: float(name == "reward_status_crashed_fraction") for name in shares}
+
+
+def test_equal_rewards_have_no_spread_to_the_bit() -> None:
+    assert rollout_metrics([Row(0, 0.1, 5)] * 10, STOP)["reward_std"] == 0.0
 
 
 def test_a_step_of_nothing_has_no_metrics() -> None:

@@ -41,7 +41,8 @@ def rollout(registry: CollectorRegistry) -> None:
 
 
 def reward(registry: CollectorRegistry) -> None:
-    create_app(VerifierPool("math-verify", workers=1, cpu_seconds=1.0, memory_mib=512), None, registry)
+    pool = VerifierPool({"math-verify": None}, workers=1, cpu_seconds=1.0, memory_mib=512)
+    create_app(pool, "math-verify", None, registry)
 
 
 def storage(registry: CollectorRegistry) -> None:
@@ -93,6 +94,13 @@ def test_the_ledger_has_a_figure_of_every_family() -> None:
     assert set(COUNTERS.values()) == set(Counters.__dataclass_fields__)
     assert gauges(known)["rz_ledger_phase"][("waiting",)] == 1.0
     assert sum(gauges(known)["rz_ledger_phase"].values()) == 1.0
+
+
+def test_no_label_is_one_that_a_scrape_gives_every_series() -> None:
+    """Prometheus calls such a label ``exported_…``, and what asks for it by its name finds the target's."""
+    targets = {"namespace", "run", "role", "index", "pod", "container", "endpoint", "job", "instance"}
+    found = {name: targets & f.labels.keys() for name, f in FAMILIES.items() if f.server != "operator"}
+    assert {name: labels for name, labels in found.items() if labels} == {}
 
 
 def test_a_figure_that_the_newest_step_lacks_does_not_stay_from_an_older_one() -> None:

@@ -45,6 +45,12 @@ def test_the_names_are_the_same_whatever_the_model_was_loaded_from(tmp_path: Pat
     assert stored_names(model)["lm_head.weight"] == "embed_out.weight"
 
 
+def test_a_model_that_has_only_shapes_has_the_same_names() -> None:
+    with torch.device("meta"):
+        names = stored_names(model_of("gpt_neox"))
+    assert names == stored_names(model_of("gpt_neox"))
+
+
 def test_a_model_whose_tensors_are_merged_in_memory_is_refused_by_type() -> None:
     with pytest.raises(UserError, match="tensors of a model of type mixtral in another form than it has in memory"):
         stored_names(model_of("mixtral"))

@@ -3,8 +3,8 @@ r"""A mean over nothing is absent, never 0: the figures of a training step that 
 Names and formulas are those of ``rz_api.step_metrics``. The trainer calls ``rollout_metrics`` and adds what it measures
 itself. Pure; no torch, no numpy.
 
-Notation: a step has the trajectories i = 1..N in prompt groups; n_i is the number of response tokens, R_i the reward. A
-trajectory is correct if R_i > 0.
+Notation: a step has the trajectories i = 1..N in prompt groups, those without a reward (masked) left out; n_i is the
+number of response tokens, R_i the reward. A trajectory is correct if R_i > 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, get_args
 
 from rz_api.step_metrics import LENGTH_PERCENTILES, REFLECTION_PATTERNS, REPEAT_NGRAM
-from rz_workers.protocol.messages import RewardStatus
+from rz_workers.protocol.messages import RewardStatus, is_masked
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 
@@ -43,8 +43,19 @@ class TrajectoryLike(Protocol):
 def rollout_metrics(trajectories: Sequence[TrajectoryLike], stop: Sequence[str]) -> dict[str, float]:
     """Metrics of one step's trajectories, by the names and formulas of ``STEP_METRICS``; an empty dict for none.
 
-    ``stop`` are the spec's stop strings, ``rollout.sampling.stop``.
+    ``stop`` are the spec's stop strings, ``rollout.sampling.stop``. Masked trajectories count in the shares of reward
+    statuses alone.
     """
+    statuses = {
+        f"reward_status_{status}_fraction": _mean(t.reward_status == status for t in trajectories)
+        for status in get_args(RewardStatus)
+    }
+    means = statuses | _of_scored([t for t in trajectories if not is_masked(t.reward_status)], stop)
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def _of_scored(trajectories: Sequence[TrajectoryLike], stop: Sequence[str]) -> dict[str, float | None]:
+    """Metrics of the trajectories that have a reward; None is a mean over nothing."""
     lengths = [len(t.response_token_ids) for t in trajectories]
     correct = [t.reward > 0 for t in trajectories]
     reflections = [reflection_count(t.response) for t in trajectories]
@@ -52,16 +63,18 @@ def rollout_metrics(trajectories: Sequence[TrajectoryLike], stop: Sequence[str])
     for t in trajectories:
         groups[t.group_id].append(t.reward)
     rows = list(zip(lengths, correct, reflections, strict=True))
-    means = {
-        "reward_mean": _mean(t.reward for t in trajectories),
+    rewards = [t.reward for t in trajectories]
+    means: dict[str, float | None] = {
+        "reward_mean": _mean(rewards),
+        "reward_std": _std(rewards),
         "response_length_mean": _mean(lengths),
         "response_length_std": _std(lengths),
         "response_length_correct_mean": _mean(n for n, right, _ in rows if right),
         "response_length_incorrect_mean": _mean(n for n, right, _ in rows if not right),
         "truncated_fraction": _mean(t.reward_status == "truncated" for t in trajectories),
         "format_fraction": _mean(has_format(t.response) for t in trajectories),
-        "pass_at_n": _mean(max(rewards) > 0 for rewards in groups.values()),
-        "zero_variance_group_fraction": _mean(min(rewards) == max(rewards) for rewards in groups.values()),
+        "pass_at_n": _mean(max(group) > 0 for group in groups.values()),
+        "zero_variance_group_fraction": _mean(min(group) == max(group) for group in groups.values()),
         "reflection_fraction": _mean(count > 0 for count in reflections),
         "reflection_count_mean": _mean(reflections),
         "reflection_correct_length_mean": _mean(n for n, right, count in rows if right and count),
@@ -70,13 +83,11 @@ def rollout_metrics(trajectories: Sequence[TrajectoryLike], stop: Sequence[str])
     for percent in LENGTH_PERCENTILES:
         means[f"response_length_p{percent}"] = percentile(lengths, percent)
     means["response_length_max"] = float(max(lengths)) if lengths else None
-    for status in get_args(RewardStatus):
-        means[f"reward_status_{status}_fraction"] = _mean(t.reward_status == status for t in trajectories)
     means["stop_length_fraction"] = _mean(t.finish_reason == "length" for t in trajectories)
     means["stop_eos_fraction"] = _mean(t.finish_reason == "stop" and t.stop_reason not in stop for t in trajectories)
     for i, text in enumerate(stop):
         means[f"stop_string_{i}_fraction"] = _mean(t.stop_reason == text for t in trajectories)
-    return {name: value for name, value in means.items() if value is not None}
+    return means
 
 
 def reflection_count(response: str) -> int:
@@ -132,8 +143,10 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _std(values: Sequence[float]) -> float | None:
-    """Population standard deviation; None of nothing."""
+    """Population standard deviation; exactly 0 of equal values, None of nothing."""
     mean = _mean(values)
     if mean is None:
         return None
+    if min(values) == max(values):
+        return 0.0  # the mean of equal values may be another number: of ten times 0.1 it is
     return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

@@ -94,6 +94,7 @@ def evaluation_line(summary: EvalSummary) -> dict[str, Any]:
         "response_length_mean": summary.response_length_mean,
         "truncated_fraction": summary.truncated_fraction,
         "num_trajectories": summary.num_trajectories,
+        "num_masked": summary.num_masked,
     }
 
 

@@ -25,7 +25,8 @@ def stored_names(model: Any) -> dict[str, str]:
     from transformers.core_model_loading import revert_weight_conversion
 
     names = list(model.state_dict(keep_vars=True))
-    marks = {name: torch.tensor(place) for place, name in enumerate(names)}
+    # On the host, also within ``torch.device("meta")``, where ranks make models that have only shapes.
+    marks = {name: torch.tensor(place, device="cpu") for place, name in enumerate(names)}
     # What a model was loaded from is remembered there, and would be given back: a critic's checkpoint has other names.
     loaded_by = getattr(model, "_weight_conversions", None)
     model._weight_conversions = None

@@ -190,6 +190,43 @@ def export(
         _worker_tool("rz_workers.trainer.durable.export", uri, *chosen, "--out", str(out))
 
 
+verifier_app = typer.Typer(no_args_is_help=True, help="Try what grades answers.")
+app.add_typer(verifier_app, name="verifier")
+
+
+@verifier_app.command("test")
+def try_verifier(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON lines: reference, with answer or response; question, fields; reward and status as expected.",
+            show_default=False,
+        ),
+    ],
+    verifier: Annotated[
+        str | None, typer.Option(help="In the words of reward.verifier; default: that of the run file.")
+    ] = None,
+    run_file: Annotated[
+        Path | None, typer.Option(help="Run whose verifier and limits these are.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a verifier on examples, in the processes and under the limits of a run; exit with 1 where one disappoints."""
+    with _user_errors():
+        from rz_operator.errors import UserError
+        from rz_operator.run_file import read_run
+
+        reward = None if run_file is None else read_run(run_file, ()).spec.reward
+        if verifier is None and reward is None:
+            raise UserError("found neither --verifier nor --run-file: name what is to be tried")
+        limits = (
+            ()
+            if reward is None
+            else (f"--cpu-seconds={reward.timeout_seconds}", f"--memory-mib={reward.memory_limit_mib}")
+        )
+        named = verifier or (reward.verifier if reward is not None else "")
+        _worker_tool("rz_workers.reward.try_out", str(file), f"--verifier={named}", *limits)
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def grade(
     answer: Annotated[

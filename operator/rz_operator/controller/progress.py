@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rz_api.conditions import Reason
 from rz_api.status import Progress, RunStatus
@@ -51,9 +51,9 @@ def blocking_role(ledger: LedgerStatus) -> str | None:
     return role if isinstance(role, str) and role in BLOCKED else None
 
 
-def storage_trouble(ledger: LedgerStatus | None) -> str:
-    """What is wrong with the run's storage, as the ledger says it; empty where nothing is."""
-    found = ledger.get("storage_trouble") if ledger is not None else None
+def trouble(ledger: LedgerStatus | None, kind: Literal["storage", "reward"]) -> str:
+    """What is wrong with the run's storage or its verdicts, as the ledger says it; empty where nothing is."""
+    found = ledger.get(f"{kind}_trouble") if ledger is not None else None
     if not isinstance(found, str):
         return ""
     # Half of a surrogate pair, which JSON can write, would be another text whenever it is read back.

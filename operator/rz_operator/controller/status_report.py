@@ -10,9 +10,12 @@ has lasted for a minute. What is for people: conditions, progress, counts of rol
 | LedgerReady, RewardReady,  | as many pods are ready as are wanted           | what is in the way: image, nodes,      |
 | RolloutsReady              |                                                | queue, quota, an older gang, back-off  |
 | TrainerReady               | all pods of the current incarnation are ready  | the same                               |
-| Progressing                | the trainer is there, and weights are          | what it waits for, full storage first  |
+| Progressing                | the trainer is there, and weights are          | what it waits for: storage, verdicts,  |
+|                            |                                                | then the rest                          |
 | Stalled                    | no step for failurePolicy.stallSeconds, or no  | that steps come                        |
 |                            | answer from the ledger for SILENT_SECONDS      |                                        |
+| Learning                   | rewards differ; Unknown in the first steps     | why no step of the last five and more  |
+|                            |                                                | teaches anything, and the likely cause |
 | Succeeded, Failed,         | the phase is                                   | the phase                              |
 | Suspended                  |                                                |                                        |
 """
@@ -23,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rz_api import names
+from rz_api import learning, names
 from rz_api.conditions import ConditionType, Reason, find, set_condition
 from rz_api.names import Role
 from rz_api.status import FINAL_PHASES, RolloutStatus, RunStatus
@@ -31,7 +34,7 @@ from rz_operator.controller import words
 from rz_operator.controller.accept import Verdict
 from rz_operator.controller.facts import Facts, Finding, no
 from rz_operator.controller.observe import api_time
-from rz_operator.controller.progress import BLOCKED, blocking_role, progress, storage_trouble
+from rz_operator.controller.progress import BLOCKED, blocking_role, progress, trouble
 from rz_operator.controller.readiness import roles
 from rz_operator.decisions.members import DEPLOYED
 
@@ -125,9 +128,9 @@ def _findings(status: RunStatus, facts: Facts, now: float) -> dict[ConditionType
         of_roles = roles(status, facts, now)
         found |= {_CONDITION[role]: finding for role, finding in of_roles.items()}
         found["Stalled"] = _stalled(status, facts, of_roles["trainer"], now)
-        found["Progressing"] = _progressing(
-            status, of_roles["trainer"], found["Stalled"], storage_trouble(facts.ledger)
-        )
+        found["Progressing"] = _progressing(status, facts, of_roles["trainer"], found["Stalled"])
+        if (learns := _learning(facts)) is not None:
+            found["Learning"] = learns
     return found | _phase_findings(status)
 
 
@@ -166,11 +169,25 @@ def _phase_findings(status: RunStatus) -> dict[ConditionType, Finding]:
     return {"Succeeded": succeeded, "Failed": failed, "Suspended": suspended}
 
 
-def _progressing(status: RunStatus, trainer: Finding, stalled: Finding, trouble: str) -> Finding:
+def _learning(facts: Facts) -> Finding | None:
+    """What the newest steps say; None where the ledger says nothing, so that the condition stays as it is. One of a run
+    that has ended stays for good: how it ended is what people look for."""
+    if facts.ledger is None or facts.ledger.get("phase") == "waiting":
+        return None
+    found = learning.finding(facts.ledger)
+    if found.learns is None:
+        return Finding("Unknown", Reason.STARTING, words.TOO_FEW_STEPS)
+    return Finding("True", Reason.REWARDS_DIFFER) if found.learns else no(found.reason, found.message)
+
+
+def _progressing(status: RunStatus, facts: Facts, trainer: Finding, stalled: Finding) -> Finding:
     if status.phase == "Suspending":
         return no(Reason.SUSPENDING, words.BEING_SUSPENDED)
-    if trouble:  # before the rest: it is why, and nothing but a person mends it
-        return no(Reason.BLOCKED_BY_STORAGE, trouble)
+    # Before the rest: it is why, and nothing but a person mends it.
+    if storage := trouble(facts.ledger, "storage"):
+        return no(Reason.BLOCKED_BY_STORAGE, storage)
+    if reward := trouble(facts.ledger, "reward"):
+        return no(Reason.BLOCKED_BY_REWARD, reward)
     if stalled.status == "True":
         return no(Reason.NO_PROGRESS, stalled.message)
     if trainer.status != "True":
@@ -199,7 +216,8 @@ def _stalled(status: RunStatus, facts: Facts, trainer: Finding, now: float) -> F
     role = blocking_role(facts.ledger) if facts.ledger is not None else None
     if role is None:
         return Finding("True", Reason.NO_PROGRESS, said)
-    return Finding("True", BLOCKED[role], f"{said}; {words.waits_for(role)}")
+    message = words.cut("; ".join(filter(None, (said, words.waits_for(role), trouble(facts.ledger, "reward")))))
+    return Finding("True", BLOCKED[role], message)
 
 
 def _waiting_since(status: RunStatus, now: float) -> float | None:

@@ -46,6 +46,7 @@ FINISHED = "the run has finished"
 MODEL_IS_LOADED = "the trainer loads the model and has not published weights yet"
 FIRST_STEP = "the first step is under way"
 STEPS_COME = "steps are being committed"
+TOO_FEW_STEPS = "too few steps are committed to say whether there is anything to learn"
 NO_LEDGER = "the ledger does not answer, so nobody knows how far the run is; see the condition LedgerReady"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rz_api import learning
 from rz_api.status import RunStatus
 from rz_operator.decisions.members import Event, Observation, Observed
 from rz_operator.decisions.reached import LedgerStatus
@@ -45,6 +46,7 @@ def figures(ledger: LedgerStatus) -> list[tuple[str, str]]:
     for name, accuracy in sorted((ledger.get("evaluation") or {}).items()):
         add(name, accuracy, "{:.1%}")
     add("truncated", metrics.get("truncated_fraction"), "{:.1%}")
+    add("masked", metrics.get("reward_status_crashed_fraction") or None, "{:.1%}")
     add("tok/s", metrics.get("tokens_per_second_generated"), "{:,.0f}")
     add("MFU", metrics.get("mfu"), "{:.1%}")
     add("s/step", ledger.get("seconds_per_step") or metrics.get("seconds_step"), "{:.2f}")
@@ -77,13 +79,14 @@ class PlainView:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._step = 0
-        self._trouble = ""
+        self._said = dict.fromkeys(AGAIN, "")
 
     def show(self, status: RunStatus, seen: Observation, ledger: LedgerStatus | None) -> None:
-        trouble = storage_trouble(ledger)
-        if ledger is not None and trouble != self._trouble:
-            self._print(f"warning: {trouble}" if trouble else "the storage does what it should again")
-            self._trouble = trouble
+        if ledger is not None:
+            for name, trouble in troubles(ledger).items():
+                if trouble != self._said[name]:
+                    self._print(f"warning: {trouble}" if trouble else AGAIN[name])
+                    self._said[name] = trouble
         if ledger is not None and ledger.get("step", 0) > self._step:
             self._step = ledger["step"]
             self._print(step_line(ledger))
@@ -134,10 +137,11 @@ def render(name: str, status: RunStatus, members: Sequence[str], ledger: LedgerS
     if ledger is not None:
         grid.add_row("step", f"{_steps(ledger)}   {progress_text(ledger)}")
         grid.add_row("", "  ".join(f"{key} [green]{value}[/]" for key, value in figures(ledger)))
-    if storage_trouble(ledger):
-        # As text: what a storage says may have brackets in it, which are markup.
-        grid.add_row("storage", Text(storage_trouble(ledger), style="bold red"))
     if ledger is not None:
+        for kind, trouble in troubles(ledger).items():
+            if trouble:
+                # As text: what a storage says may have brackets in it, which are markup.
+                grid.add_row(kind, Text(trouble, style="bold red"))
         phases = phase_seconds(ledger)
         if phases:
             grid.add_row("seconds", "  ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases))
@@ -161,10 +165,19 @@ def progress_text(ledger: LedgerStatus) -> str:
     return text if phase in (None, "running") else f"{phase}, {text}"
 
 
-def storage_trouble(ledger: LedgerStatus | None) -> str:
-    """What the ledger says is wrong with the run's storage; empty where nothing is, or it is no text."""
-    found = ledger.get("storage_trouble") if ledger is not None else None
-    return found if isinstance(found, str) else ""
+AGAIN = {
+    "storage": "the storage does what it should again",
+    "reward": "verdicts come again",
+    "learning": "there is something to learn again",
+}
+"""Kind of trouble -> what is said when it is over."""
+
+
+def troubles(ledger: LedgerStatus) -> dict[str, str]:
+    """Kind -> what the ledger says is wrong; empty where nothing is, or it is no text."""
+    found = {kind: ledger.get(f"{kind}_trouble") for kind in ("storage", "reward")}
+    said = {kind: text if isinstance(text, str) else "" for kind, text in found.items()}
+    return said | {"learning": learning.finding(ledger).message}
 
 
 def phase_seconds(ledger: LedgerStatus) -> list[tuple[str, Any]]:

@@ -32,6 +32,7 @@ from rz_operator.controller.storage_claims import StorageClaim
 from rz_operator.plan import plan
 
 NOW = START + 1000
+NO_VERDICTS = "rollout-0-5f2c waits for verdicts: the reward service at http://orz-reward fails (503 no child)"
 
 EVERYONE: tuple[dict[str, Any], ...] = (
     deployment_body("ledger"),
@@ -61,6 +62,8 @@ LEDGER: dict[str, Any] = {
     "last_checkpoint_step": 10,
     "blocking_role": "rollout",
     "eta_seconds": 5400.4,
+    "fruitless_steps": 0,
+    "fruitless_sign": None,
 }
 
 
@@ -116,6 +119,7 @@ ALL: dict[str, tuple[RunStatus, Facts, dict[str, str]]] = {
             "RolloutsReady": "True Ready",
             "Stalled": "False StepsCommitted",
             "Progressing": "True StepsCommitted",
+            "Learning": "True RewardsDiffer",
             "Succeeded": "False Running",
             "Failed": "False Running",
             "Suspended": "False Running",
@@ -164,6 +168,7 @@ ALL: dict[str, tuple[RunStatus, Facts, dict[str, str]]] = {
             "RolloutsReady": "True Ready",
             "Stalled": "False Suspending",
             "Progressing": "False Suspending",
+            "Learning": "True RewardsDiffer",
             "Succeeded": "False Suspending",
             "Failed": "False Suspending",
             "Suspended": "False Suspending",
@@ -215,7 +220,7 @@ ALL: dict[str, tuple[RunStatus, Facts, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize(("status", "seen", "expected"), ALL.values(), ids=ALL)
-def test_all_ten_conditions(status: RunStatus, seen: Facts, expected: dict[str, str]) -> None:
+def test_all_conditions(status: RunStatus, seen: Facts, expected: dict[str, str]) -> None:
     found = report(status, seen, NOW)
     assert shown(found) == expected
     assert all(each.observed_generation == 1 for each in found.conditions)
@@ -487,6 +492,28 @@ WHY: dict[str, tuple[str, RunStatus, Facts, str, str]] = {
         "True StepsCommitted",
         "",
     ),
+    "verdicts that do not come": (
+        "Progressing",
+        running(),
+        facts(ledger={**LEDGER, "blocking_role": "reward", "reward_trouble": NO_VERDICTS}),
+        "False BlockedByReward",
+        NO_VERDICTS,
+    ),
+    "a step that teaches something": ("Learning", running(), facts(), "True RewardsDiffer", ""),
+    "the first steps": (
+        "Learning",
+        running(),
+        facts(ledger={**LEDGER, "step": 4, "fruitless_steps": 4, "fruitless_sign": "zero"}),
+        "Unknown Starting",
+        "too few steps",
+    ),
+    "a run that learns nothing": (
+        "Learning",
+        running(),
+        facts(ledger={**LEDGER, "fruitless_steps": 12, "fruitless_sign": "truncated"}),
+        "False AllTruncated",
+        "from any step since step 0: responses reach the token limit, and rewards are all 0. Likely cause: rollout.",
+    ),
     "the first step": ("Progressing", running(), facts(ledger={**LEDGER, "step": 0}), "True Starting", "first step"),
     "no trainer, no progress": (
         "Progressing",
@@ -645,6 +672,12 @@ def test_stalled_names_who_blocks(bodies: Any, ledger: Any, later: float, more: 
     assert shown(found)["Progressing"].startswith("True") is expected.startswith("False")
     if expected.startswith("True"):
         assert report(found, seen, NOW + later + 600) == found
+
+
+def test_a_run_that_stalls_over_its_verdicts_says_why_they_do_not_come() -> None:
+    ledger = {**LEDGER, "blocking_role": "reward", "reward_trouble": NO_VERDICTS}
+    found = report(report(running(), facts(), NOW), facts(ledger=ledger), NOW + 3600)
+    assert condition(found, "Stalled").message.endswith(f"the run waits for: reward; {NO_VERDICTS}")
 
 
 def test_a_restarted_operator_does_not_forget_that_the_ledger_is_silent() -> None:

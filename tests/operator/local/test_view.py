@@ -96,6 +96,42 @@ def test_the_plain_view_says_that_storage_is_full_once_and_when_it_is_not_any_mo
     ]
 
 
+NOTHING = {"fruitless_steps": 9, "fruitless_sign": "no_answer"}
+WAITS = "rollout-0 waits for verdicts: the reward service at http://127.0.0.1:1 fails (503 no child)"
+
+
+def test_the_plain_view_says_once_that_a_run_learns_nothing_and_that_verdicts_do_not_come() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream)
+    for step, fields in ((9, NOTHING), (10, {**NOTHING, "fruitless_steps": 10}), (11, {"fruitless_steps": 0})):
+        view.show(RunStatus(), Observation(), {"step": step, **fields})
+    for trouble in (WAITS, WAITS, None):
+        view.show(RunStatus(), Observation(), {"step": 11, "reward_trouble": trouble})
+    first, *others = stream.getvalue().splitlines()
+    assert first.startswith(
+        "warning: nothing could be learned from any step since step 0: responses end without an ans"
+    )
+    assert "Likely cause: data.promptTemplate does not ask for <answer> tags" in first
+    assert others == [
+        "step 9/?  ETA -",
+        "step 10/?  ETA -",
+        "there is something to learn again",
+        "step 11/?  ETA -",
+        f"warning: {WAITS}",
+        "verdicts come again",
+    ]
+
+
+def test_the_table_says_what_is_in_the_way_and_how_many_are_masked() -> None:
+    console = Console(file=io.StringIO(), width=260, record=True)
+    metrics = {"metrics": {"reward_mean": 0.0, "reward_status_crashed_fraction": 0.125}}
+    console.print(render("tiny", RunStatus(), [], {"step": 9, **NOTHING, **metrics, "reward_trouble": WAITS}))
+    text = console.export_text()
+    assert f"reward    {WAITS}" in text
+    assert "learning  nothing could be learned" in text
+    assert "masked 12.5%" in text
+
+
 def test_the_table_says_that_storage_is_full_brackets_and_all() -> None:
     console = Console(file=io.StringIO(), width=150, record=True)
     console.print(render("tiny", RunStatus(phase="Running"), [], LEDGER | {"storage_trouble": FULL}))

@@ -45,6 +45,7 @@ class WatchDouble:
         self._events: list[tuple[int, str, dict[str, Any]]] = []
         self._changed = asyncio.Event()
         self._stalled: set[asyncio.Event] = set()
+        self._ended: set[asyncio.Event] = set()
         self._open: dict[asyncio.Event, web.Request] = {}
 
     @asynccontextmanager
@@ -77,6 +78,11 @@ class WatchDouble:
         """The connections of the open watches die without a word: no byte, no end."""
         self._stalled |= set(self._open)
 
+    def end(self) -> None:
+        """The open watches end properly, as at the end of their time."""
+        self._ended |= set(self._open)
+        self._wake()
+
     def cut(self) -> None:
         """The connections of the open watches break."""
         for request in self._open.values():
@@ -86,7 +92,7 @@ class WatchDouble:
     @property
     def num_open(self) -> int:
         """Watches that are open and would be told of an event."""
-        return len(set(self._open) - self._stalled)
+        return len(set(self._open) - self._stalled - self._ended)
 
     # ------------------------------------------------------------------------------------------------------ answers
 
@@ -153,7 +159,7 @@ class WatchDouble:
                 changed = self._changed
             if me in self._stalled:
                 await asyncio.sleep(3600)
-            if loop.time() >= until:
+            if loop.time() >= until or me in self._ended:
                 return
 
     def _discovered(self, path: str) -> dict[str, Any]:

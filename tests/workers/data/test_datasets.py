@@ -120,13 +120,14 @@ def test_a_verifier_that_reads_them_gets_the_records_other_fields(
 ) -> None:
     (tmp_path / name).write_text(text)
     source = DataSource(uri=str(tmp_path / name))
-    assert [json.loads(record.fields) for record in read_source(source, verifier="my.rewards:grade")] == [fields]
+    for verifier in ("my.rewards:grade", "choice"):
+        assert [json.loads(record.fields) for record in read_source(source, verifier=verifier)] == [fields]
     assert [record.fields for record in read_source(source, verifier="math-verify")] == ["{}"]
 
 
 def test_a_verifier_that_reads_them_gets_the_other_columns_of_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["q"], "answer": [2], "unit": ["cm"]}), tmp_path / "a.parquet")
-    (record,) = read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="choice")
+    (record,) = read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="my.rewards:grade")
     assert json.loads(record.fields) == {"unit": "cm"}
 
 
@@ -141,7 +142,8 @@ NO_FIELDS = {
 def test_fields_that_no_message_can_hold_are_refused_with_their_row(tmp_path: Path, column: Any, words: str) -> None:
     pq.write_table(pa.table({"question": ["q"], "answer": [2], "more": column}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=f"row 1: .*{words}"):
-        read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="choice")
+        read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="my.rewards:grade")
+    assert len(read_source(DataSource(uri=str(tmp_path / "a.parquet")), verifier="choice")) == 1
 
 
 def test_a_given_id_is_kept(tmp_path: Path) -> None:

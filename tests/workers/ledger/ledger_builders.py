@@ -104,7 +104,9 @@ def transfer_request(
     )
 
 
-def shard_of(unit: Unit, attempt: int = 1, version: int | None = None, reward: float = 1.0) -> ShardRef:
+def shard_of(
+    unit: Unit, attempt: int = 1, version: int | None = None, reward: float = 1.0, masked: int = 0
+) -> ShardRef:
     return ShardRef(
         unit=unit,
         attempt=attempt,
@@ -113,7 +115,7 @@ def shard_of(unit: Unit, attempt: int = 1, version: int | None = None, reward: f
         size_bytes=10,
         rows=unit.num_rows,
         weight_version=unit.step if version is None else version,
-        stats=ShardStats(reward_sum=reward, response_tokens=7),
+        stats=ShardStats(reward_sum=reward, response_tokens=7, masked=masked),
     )
 
 
@@ -174,10 +176,10 @@ class Desk:
         self.state, reply = turns.start(self.state, TurnRequest(rollout_id=rollout), self.now)
         return reply.may_start
 
-    def beat(self, rollout: str, *held: str | Lease, asleep: bool = False) -> list[str]:
+    def beat(self, rollout: str, *held: str | Lease, **fields: Any) -> list[str]:
         """Short names of the leases that are lost."""
         leases = {lease.lease_id: lease for lease in (self.leases[h] if isinstance(h, str) else h for h in held)}
-        beat = Heartbeat(rollout_id=rollout, weight_version=None, leases=tuple(leases.values()), asleep=asleep)
+        beat = Heartbeat(rollout_id=rollout, weight_version=None, leases=tuple(leases.values()), **fields)
         self.state, reply = leasing.heartbeat(self.state, beat, self.now)
         return [name_of(leases[lost].unit) for lost in reply.lost]
 

@@ -45,9 +45,13 @@ from rz_workers.protocol.messages import (
     TakeReply,
     WeightsReply,
 )
+from rz_workers.reward.code import fetch_code
 from rz_workers.runtime import DrainedError, SupersededError
+from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectStore, StorageError
+from rz_workers.storage.records import DataManifest
 from rz_workers.storage.run_folder import RunFolder
+from rz_workers.storage.verifier_code import digest, store_code
 from rz_workers.web import Server, take_port
 
 PLAN = plan_of()
@@ -455,3 +459,36 @@ def test_trainer_and_rollouts_take_turns(store: FlakyStore, pool: ThreadPoolExec
         client.announce_weights(Publication(weights=store_weights(store, 1)))
         assert {lease.unit.step for lease in waiting.result(5).leases} == {1}
         assert client.take_step(1, 1, wait_seconds=0.0).shards is None
+
+
+# ------------------------------------------------------------------------------------------------------- verifiers
+
+
+OWN = "s3://bucket/rewards.py:grade"
+
+
+def publish_code(store: ObjectStore, code: bytes) -> None:
+    """What the trainer stores at its start, as far as it matters here."""
+    folder = RunFolder.claim(store, run_of())
+    name, entry = store_code(folder, code)
+    manifest = DataManifest(
+        fingerprint="", num_prompts=1, eval_sets={}, total_steps=1, files={name: entry}, verifiers={OWN: digest(code)}
+    )
+    store.put_new(layout.DATA_MANIFEST, manifest.model_dump_json().encode())
+
+
+def test_the_file_of_a_verifier_is_handed_out_as_soon_as_the_trainer_has_stored_it(
+    store: FlakyStore, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    code = "def grade(example):\n    return 1.0  # é\n".encode()
+    with service(store) as (client, _):
+        asked = pool.submit(fetch_code, client, (OWN,), tmp_path / "code")
+        publish_code(store, code)
+        assert Path(asked.result(60)[OWN]).read_bytes() == code
+
+
+def test_a_verifier_that_the_run_did_not_start_with_is_refused(store: FlakyStore) -> None:
+    with service(store) as (client, _):
+        publish_code(store, b"")
+        with pytest.raises(ProtocolError, match="started without the file of the verifier other"):
+            client.verifier_code("other.py:grade")

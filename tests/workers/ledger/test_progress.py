@@ -148,6 +148,17 @@ def test_an_evaluation_is_served_when_its_last_unit_is_done_and_gives_the_accura
     assert ledger_status(desk.state, desk.now).evaluation == {"held": 0.75}, "6 of 8 samples are right"
 
 
+@pytest.mark.parametrize(
+    ("masked", "accuracy"), [(0, 0.75), (2, 1.0), (8, None)], ids=["none masked", "two masked", "all masked"]
+)
+def test_masked_rows_are_not_in_the_denominator_of_an_accuracy(masked: int, accuracy: float | None) -> None:
+    desk = Desk()
+    rewards = 0.0 if masked == 8 else 6.0
+    desk.complete("e0.0", reward=rewards, masked=min(masked, 4))
+    desk.complete("e0.1", reward=0.0, masked=max(masked - 4, 0))
+    assert desk.state.accuracy == ({} if accuracy is None else {"held": (0, accuracy)})
+
+
 def test_an_older_evaluation_that_ends_later_does_not_replace_the_newer_accuracy() -> None:
     desk = Desk()
     desk.publish(2)
@@ -202,6 +213,19 @@ BLOCKING = {
     "all steps are done and an evaluation is not: rollouts": (_desk(_all_steps), "rollout"),
     "everything is done: trainer, which exports": (_desk(_all_evaluated), "trainer"),
     "storage has trouble: storage": (replace(_desk(lambda d: None), storage_trouble="503"), "storage"),
+    "a rollout waits for verdicts: reward": (_desk(lambda d: d.beat("r0", reward_trouble="503")), "reward"),
+    "verdicts have come since: rollouts": (
+        _desk(lambda d: (d.beat("r0", reward_trouble="503"), d.beat("r0"))),
+        "rollout",
+    ),
+    "who waited is not heard of any more: rollouts": (
+        _desk(lambda d: (d.beat("r0", reward_trouble="503"), d.wait(100))),
+        "rollout",
+    ),
+    "verdicts of evaluations, while the trainer is at work: trainer": (
+        _desk(lambda d: (_complete(d), d.beat("r0", reward_trouble="503"))),
+        "trainer",
+    ),
     "draining: none": (_desk(lambda d: d.drain()), "none"),
     "finished: none": (_desk(lambda d: d.commit(2, phase="finished")), "none"),
 }
@@ -226,6 +250,25 @@ def test_status_shows_progress_rollouts_and_an_estimate() -> None:
     assert (status.units_done, status.units_total, status.units_leased) == (0, 2, 0)
     assert status.last_progress_seconds_ago == 2.0
     assert [(r.rollout_id, r.last_heartbeat_seconds_ago) for r in status.rollouts] == [("r0", 12.0)]
+
+
+def test_status_says_which_rollouts_wait_for_verdicts_and_why() -> None:
+    desk = Desk()
+    for name in ("r2", "r1", "r0"):
+        desk.beat(name, reward_trouble=None if name == "r0" else f"503 of {name}")
+    status = ledger_status(desk.state, desk.now)
+    assert status.reward_trouble == "r1 (and 1 more) waits for verdicts: 503 of r1"
+
+
+def test_status_counts_the_steps_that_taught_nothing() -> None:
+    desk, seen = Desk(), []
+    for step, reward in enumerate((0.0, 0.0, 0.5)):
+        desk.do_step(step)
+        desk.commit(step, metrics={"reward_mean": reward, "reward_std": reward})
+        desk.commit(step, metrics={"reward_mean": reward, "reward_std": reward})  # once more, after a lost answer
+        status = ledger_status(desk.state, desk.now)
+        seen.append((status.fruitless_steps, status.fruitless_sign))
+    assert seen == [(1, "zero"), (2, "zero"), (0, None)]
 
 
 def test_a_rollout_that_is_long_silent_is_not_listed_but_its_tokens_count() -> None:

@@ -54,6 +54,15 @@ def test_the_minority_reloads_once_and_is_then_replaced() -> None:
     assert report(desk, "a", proof_of(0)).leases, "its peers go on"
 
 
+def test_of_versions_of_one_digest_the_newest_that_is_stored_is_loaded_again() -> None:
+    desk = desk_of()
+    for rollout in ("a", "b"):
+        assert report(desk, rollout, proof_of(0)).leases
+    desk.publish(1, digest="digest-0")
+    desk.publish(2, digest="digest-0", stored=False)
+    assert report(desk, "c", proof_of(0, "wrong", error=0.001)) == LeaseReply(reload=weights_of(1, digest="digest-0"))
+
+
 def test_a_reload_that_helps_is_the_end_of_it() -> None:
     desk = desk_of()
     for rollout in ("a", "b"):

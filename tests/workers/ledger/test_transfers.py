@@ -185,6 +185,17 @@ def test_weights_that_are_not_stored_are_for_those_that_hold_them() -> None:
     assert desk.lease("b", holds=0) == ["t1.1"]
 
 
+def test_a_version_of_the_same_digest_that_is_not_stored_is_not_for_those_that_hold_the_one_before() -> None:
+    """As a step without an update makes: they could not load it."""
+    desk = at_the_end_of_step_0()
+    desk.publish(1, digest="digest-0", stored=False)
+    assert desk.lease("b", holds=0, units=9) == ["e0.0", "e0.1"]
+    assert desk.ask("b", holds=0) == LeaseReply()
+    assert desk.lease("a", holds=1, weights_digest="digest-0") == ["t1.0"]
+    desk.publish(1, digest="digest-0")
+    assert desk.lease("b", holds=0) == ["t1.1"]
+
+
 def test_what_is_stored_stays_so_whatever_is_announced_late() -> None:
     desk = at_the_end_of_step_0()
     desk.publish(1)

@@ -18,7 +18,7 @@ from rz_workers.protocol.messages import ShardRef, WeightsInfo
 from rz_workers.protocol.schedule import train_units
 from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.storage.objects import ObjectStore
-from rz_workers.storage.records import EvalSummary, Phase, Recovery, StepCommit
+from rz_workers.storage.records import EvalSummary, Phase, Recovery, StepCommit, VerdictCount
 from rz_workers.storage.run_folder import RunFolder
 from rz_workers.storage.trajectories import write_shard
 
@@ -81,6 +81,14 @@ def a_trajectory(
 def weights(version: int, incarnation: int = 1) -> WeightsInfo:
     prefix = f"weights/v{version:06d}-i{incarnation}"
     return WeightsInfo(version=version, digest=f"{version:064x}", incarnation=incarnation, prefix=prefix)
+
+
+VERDICTS = (
+    VerdictCount(source="math", status="ok", rule="number", trajectories=50, reward_sum=30.0),
+    VerdictCount(source="math", status="crashed", rule="", trajectories=2, reward_sum=0.0),
+    VerdictCount(source="<quiz>", status="ok", rule="choice$", trajectories=20, reward_sum=5.0),
+    VerdictCount(source="<quiz>", status="truncated", rule="", trajectories=30, reward_sum=0.0),
+)
 
 
 def growing_metrics(step: int, noise: random.Random) -> dict[str, float]:
@@ -165,6 +173,7 @@ def a_folder(
                 shards=shards_of(folder, step),
                 weights=weights(step + 1),
                 metrics=growing_metrics(step, noise),
+                verdicts=VERDICTS,
                 phases=phases_of(step, noise),
             )
         )

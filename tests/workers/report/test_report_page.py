@@ -26,7 +26,7 @@ from rz_workers.storage.records import EvalSummary, Phase, StepCommit
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LEARNING = {"reward", "response_length", "accuracy", "truncation", "reflection", "timeline", "curves"}
-DIAGNOSTICS = {"stability", "critic", "mismatch", "lengths", "endings", "pace"}
+DIAGNOSTICS = {"stability", "critic", "mismatch", "lengths", "endings", "verdicts", "pace"}
 CHARTS = LEARNING | DIAGNOSTICS
 
 
@@ -98,6 +98,13 @@ def test_recoveries_tell_what_replay_saved(tmp_path: Path) -> None:
         "3 (4 ranks)|the start|2 in 2 s|8 trajectories, 1,000 tokens|1 min 15 s|"
         "others: log-probs of the canary differ by at most 2.5e-07",
     ]
+
+
+def test_verdicts_of_the_last_step_by_source(finished: Path) -> None:
+    page = (finished / "report.html").read_text().partition("Verdicts by source")[2].partition("</div>")[0]
+    assert "<th>source</th><th>reward</th><th>ok</th><th>truncated</th><th>crashed</th>" in page
+    assert "<tr><td>math</td><td>0.6</td><td>50</td><td>0</td><td>2</td></tr>" in page
+    assert "<tr><td>&lt;quiz&gt;</td><td>0.1</td><td>20</td><td>30</td><td>0</td></tr>" in page
 
 
 def test_a_run_without_recoveries_does_not_speak_of_them(finished: Path) -> None:

@@ -89,6 +89,11 @@ def detach_and_die(example: Example) -> None:
     os._exit(3)
 
 
+def detach_and_wait(example: Example) -> None:
+    detach(example)
+    time.sleep(600)
+
+
 def leave_a_thread(_: Example) -> float:
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     return 1.0
@@ -113,6 +118,7 @@ DOES: dict[str, Callable[[Example], Any]] = {
     "forks, burns, waits": fork_and_burn,
     "detaches": detach,
     "detaches and dies": detach_and_die,
+    "detaches and waits": detach_and_wait,
     "leaves a thread": leave_a_thread,
     "calls a program": call_a_program,
     "raises": fail,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from rz_workers.protocol.messages import VerifyItem
-from rz_workers.reward.app import judge
+from rz_workers.reward.app import create_app, judge
 from rz_workers.reward.interface import Example
 from rz_workers.reward.pool import Asked, Outcome, VerifierPool
 from rz_workers.runtime import UserError
@@ -88,6 +90,19 @@ def strays() -> set[str]:
     return {pid for pid in os.listdir("/proc") if pid.isdigit() and name(pid) == "rz-stray"}
 
 
+def test_what_it_detached_does_not_outlive_the_service() -> None:
+    before = strays()
+
+    async def use(pool: VerifierPool) -> None:
+        busy = asyncio.create_task(pool.verify([Asked(GRADE, Example("detaches and waits", ""))]))
+        while strays() == before:
+            await asyncio.sleep(0.01)
+        busy.cancel()
+
+    with_pool(use)
+    assert strays() == before
+
+
 def test_what_it_did_wrong_is_told(caplog: pytest.LogCaptureFixture) -> None:
     outcomes(*(Asked(GRADE, Example(does, "7")) for does in ("returns NaN", "raises", "exits")))
     for words in ("the reward nan", "a finite number is required", "ValueError: cannot read this", "SystemExit: 0"):
@@ -96,8 +111,16 @@ def test_what_it_did_wrong_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_it_is_given_the_whole_record_and_gives_rule_and_figures() -> None:
     example = Example("returns what it was given", "7", "response", "how many?", {"reward": 0.25})
-    (outcome,) = outcomes(Asked(GRADE, example))
+
+    async def use(pool: VerifierPool) -> tuple[list[Outcome], str]:
+        registry = CollectorRegistry()
+        create_app(pool, GRADE, None, registry)
+        given = await pool.verify([Asked(GRADE, each) for each in (example, replace(example, response="none"))])
+        return given, generate_latest(registry).decode()
+
+    (outcome, _), metrics = with_pool(use)
     assert (outcome.reward, outcome.rule, outcome.figures) == (0.25, "how many?", {"letters": 8.0})
+    assert 'rz_reward_figure{figure="letters"} 6.0' in metrics
 
 
 def test_the_same_example_twice_is_judged_twice() -> None:

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rz_workers.rollout.engines.interface import SampleRequest, SamplingParams
+from rz_workers.rollout.engines.interface import Finished, SampleRequest, SamplingParams
 from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 from rz_workers.tensor_names import stored_names
 
@@ -109,6 +109,15 @@ def requests(prompts: int = 3, samples: int = 4, first_seed: int = 0, lengths: t
     rng = random.Random(first_seed)
     texts = [tuple(rng.randrange(40) for _ in range(rng.randint(*lengths))) for _ in range(prompts)]
     return [SampleRequest(texts[i // samples], first_seed + i) for i in range(prompts * samples)]
+
+
+def plain_logprobs(model: Any, request: SampleRequest, response: Finished, temperature: float = 1.0) -> torch.Tensor:
+    """[T] by one full forward pass without cache, padding or batch."""
+    ids = torch.tensor([[*request.prompt_token_ids, *response.token_ids]])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, len(request.prompt_token_ids) - 1 : -1]
+    logprobs = torch.log_softmax(logits / temperature, dim=-1)
+    return logprobs.gather(-1, torch.tensor(response.token_ids)[:, None])[:, 0]
 
 
 def never() -> bool:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import worker_builders
 from worker_builders import (
     FakeEngine,
     FakeReward,
@@ -18,7 +19,7 @@ from worker_builders import (
     train_unit,
 )
 
-from rz_workers.protocol.messages import Lease, LeaseReply, WeightsInfo
+from rz_workers.protocol.messages import Lease, LeaseReply, Verdict, VerifyItem, WeightsInfo
 from rz_workers.protocol.schedule import sample_seed
 from rz_workers.runtime import DrainedError
 from rz_workers.storage.objects import CorruptObjectError
@@ -60,7 +61,7 @@ def test_every_row_has_its_own_prompt_seed_verdict_and_ending(folder: RunFolder)
     ):
         assert row.prompt_id == f"p{prompt + 2}"
         assert row.prompt_token_ids == (prompt + 2, 1)
-        assert row.reference_answer == f"answer {prompt + 2}"
+        assert (row.reference_answer, row.source) == (f"answer {prompt + 2}", "file")
         assert row.response_token_ids[0] == sample_seed(5, unit, group, sample) % 40
         assert row.extracted_answer == row.response
         assert row.reward == len(row.response) % 2
@@ -68,6 +69,42 @@ def test_every_row_has_its_own_prompt_seed_verdict_and_ending(folder: RunFolder)
         assert (row.run, row.step, row.weight_version, row.engine) == ("tiny", 1, 1, "fake 1")
     asked = {(item.reference_answer, item.stopped) for item in worker.reward.items}
     assert asked == {(f"answer {prompt + 2}", stopped) for prompt in unit.prompt_indices for stopped in (True, False)}
+
+
+def test_the_reward_service_is_told_what_grades_a_response_and_what_it_may_read(folder: RunFolder) -> None:
+    unit = train_unit(folder)
+    worker = Worker(folder, offer(lease_of(unit, info_of(0))))
+    worker.run()
+    asked = {item.reference_answer: (item.verifier, item.question, item.fields) for item in worker.reward.items}
+    assert asked == {
+        f"answer {prompt + 2}": ("choice", f"question {prompt + 2}", {"number": prompt + 2})
+        for prompt in unit.prompt_indices
+    }
+
+
+def test_a_row_tells_by_which_rule_it_was_decided_and_one_whose_verifier_crashed_has_no_reward(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashed(item: VerifyItem) -> Verdict:
+        return Verdict(reward=1.0, status="crashed", rule="number", extracted_answer="1", cpu_seconds=0.0)
+
+    monkeypatch.setattr(worker_builders, "verdict_of", crashed)
+    unit = train_unit(folder)
+    worker = Worker(folder, offer(lease_of(unit, info_of(0))))
+    worker.run()
+    assert {(row.reward, row.reward_status, row.rule) for row in worker.rows(unit.shard_key(1))} == {
+        (0.0, "crashed", "number")
+    }
+    assert worker.ledger.completions[0].shard.stats.masked == unit.num_rows
+
+
+def test_heartbeats_say_that_verdicts_do_not_come(folder: RunFolder) -> None:
+    worker = Worker(folder)
+    worker.run()
+    for said in ("the reward service fails", None):
+        worker.reward.said = said
+        worker.rollout.leases.heartbeat()
+        assert worker.ledger.beats[-1].reward_trouble == said
 
 
 def test_training_and_evaluation_are_sampled_with_their_own_parameters(folder: RunFolder) -> None:

@@ -30,6 +30,9 @@ class SlowReward:
         assert self.gate.wait(30)
         return tuple(map(verdict_of, items))
 
+    def trouble(self) -> str | None:
+        return None
+
 
 def test_each_response_gets_its_own_verdict() -> None:
     reward = SlowReward()

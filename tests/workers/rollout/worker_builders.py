@@ -66,7 +66,8 @@ def run_of(uri: str, lease_seconds: float = LEASE_SECONDS) -> ResolvedRun:
 
 
 def prompt(number: int, name: str = "p") -> PromptRow:
-    return PromptRow(f"{name}{number}", f"w{number} w1", (number, 1), f"answer {number}")
+    of_source = ("file", "choice", f"question {number}", f'{{"number": {number}}}')
+    return PromptRow(f"{name}{number}", f"w{number} w1", (number, 1), f"answer {number}", *of_source)
 
 
 def make_folder(path: Path, run: ResolvedRun) -> RunFolder:
@@ -141,11 +142,16 @@ class FakeReward:
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.items: list[VerifyItem] = []
         self.before = before
+        self.said: str | None = None
+        """Its trouble."""
 
     def verify(self, items: Sequence[VerifyItem]) -> tuple[Verdict, ...]:
         self.before()
         self.items += items
         return tuple(verdict_of(item) for item in items)
+
+    def trouble(self) -> str | None:
+        return self.said
 
 
 def verdict_of(item: VerifyItem) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ MakeTrajectory = Callable[..., Trajectory]
 DESIGN = (
     "schema_version, run, step, group_id, sample_index, prompt_id, prompt, response, prompt_token_ids, "
     "response_token_ids, rollout_logprobs, loss_mask, finish_reason, stop_reason, extracted_answer, reference_answer, "
-    "reward, reward_status, weight_version, engine, seconds"
+    "reward, reward_status, weight_version, engine, seconds, source, rule"
 )
 
 
@@ -81,6 +83,22 @@ def test_log_probabilities_round_trip_to_the_bit(values: list[float]) -> None:
     assert struct.pack(form, *back.rollout_logprobs) == struct.pack(form, *values)
 
 
+def test_a_shard_of_an_earlier_release_is_read(make_trajectory: MakeTrajectory) -> None:
+    rows = [make_trajectory(source="train.jsonl", rule="number"), make_trajectory(reward=0.0)]
+    table = pq.read_table(io.BytesIO(encode(rows))).drop_columns(["source", "rule"])
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    assert decode(buffer.getvalue()) == [replace(row, source="", rule="") for row in rows]
+
+
+@pytest.mark.parametrize("column", ["reward", "engine"])
+def test_a_file_that_lacks_any_other_column_is_no_shard(make_trajectory: MakeTrajectory, column: str) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pq.read_table(io.BytesIO(encode([make_trajectory()]))).drop_columns([column]), buffer)
+    with pytest.raises(CorruptObjectError, match=rf"columns \['{column}'\] differ"):
+        decode(buffer.getvalue())
+
+
 def test_the_same_rows_give_the_same_bytes(make_trajectory: MakeTrajectory) -> None:
     assert encode([make_trajectory()]) == encode([make_trajectory()])
 
@@ -125,6 +143,15 @@ def test_a_shard_is_stored_under_its_unit_and_attempt(
     assert (ref.rows, ref.weight_version, ref.size_bytes) == (4, 3, len(local_store.get(ref.key)))
     assert (ref.stats.reward_sum, ref.stats.response_tokens, ref.stats.truncated) == (3.0, 8, 1)
     assert read_shard(local_store, ref) == rows
+
+
+def test_a_masked_row_is_counted_and_has_no_reward(
+    local_store: ObjectStore, unit: Unit, make_trajectory: MakeTrajectory
+) -> None:
+    rows = rows_of(unit, make_trajectory)
+    rows[2] = replace(rows[2], reward=1.0, reward_status="crashed")
+    stats = write_shard(local_store, unit, 1, rows, weight_version=3).stats
+    assert (stats.reward_sum, stats.masked) == (3.0, 1)
 
 
 def test_an_attempt_is_stored_once(local_store: ObjectStore, unit: Unit, make_trajectory: MakeTrajectory) -> None:

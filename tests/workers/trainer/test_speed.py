@@ -107,6 +107,8 @@ def test_flops_of_a_step(algorithm, forward_passes, scored_passes):
     spec = AlgorithmSpec.model_validate(algorithm)
     assert step_flops(SHAPE, spec, lengths, responses, world_size=1) == pytest.approx(want)
     assert step_flops(SHAPE, spec, lengths, responses, world_size=4) == pytest.approx(want / 4)
+    skipped = want - 3 * forward_flops(SHAPE, lengths, responses)
+    assert step_flops(SHAPE, spec, lengths, responses, world_size=1, updates_policy=False) == pytest.approx(skipped)
 
 
 @pytest.mark.parametrize(

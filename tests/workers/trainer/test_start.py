@@ -31,7 +31,14 @@ def write_base(folder: Path, seed: int = 0, tensors=None) -> str:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     torch.manual_seed(seed)
     LlamaForCausalLM(
-        LlamaConfig(vocab_size=256, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+        LlamaConfig(
+            vocab_size=256,
+            hidden_size=16,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=16_384,
+        )
     ).save_pretrained(folder)
     if tensors:
         file = folder / "model.safetensors"

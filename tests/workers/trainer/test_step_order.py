@@ -1,7 +1,9 @@
 """The order of a step: the critic trains behind the generation of the next step, and values wait for it."""
 
+import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,21 +108,26 @@ def trainer(make_trainer):
 
 @pytest.fixture
 def make_trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path):
-    def make(*, overlap_critic=True, **rollout):
+    def make(*, overlap_critic=True, algorithm=None, changed=lambda row: row, **rollout):
+        """``changed`` makes another row of each trajectory."""
         trainer = {"checkpoint": {"interval": 2}, "overlapCritic": overlap_critic}
-        return _trainer(make_run, make_models, make_trajectories, tmp_path, scratch, rollout, trainer)
+        run = make_run(rollout={"samplesPerLease": 2} | rollout, trainer=trainer, algorithm=algorithm or {})
+
+        def rows_of(step):
+            return [changed(row) for row in make_trajectories(step=step, seed=step)]
+
+        return _trainer(run, make_models, rows_of, tmp_path, scratch)
 
     return make
 
 
-def _trainer(make_run, make_models, make_trajectories, tmp_path: Path, scratch: Path, rollout, trainer):
-    run = make_run(rollout={"samplesPerLease": 2} | rollout, trainer=trainer)
+def _trainer(run, make_models, rows_of, tmp_path: Path, scratch: Path):
     store = ObjectStore(str(tmp_path / "run"))
     folder = RunFolder.claim(store, run)
     folder.claim_incarnation(1)
     shards_of: dict[int, tuple[ShardRef, ...]] = {}
     for step in range(4):
-        rows = make_trajectories(step=step, seed=step)
+        rows = rows_of(step)
         shards_of[step] = tuple(
             write_shard(store, unit, 1, [row for row in rows if row.group_id in unit.group_ids], step)
             for unit in train_units(run.spec, 2, step)
@@ -191,6 +198,38 @@ def test_where_nothing_runs_behind_generation_the_critic_trains_before_a_version
         ("critic update", 1),
         ("publish", 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("step_0", "trains_critic"),
+    [({"reward_status": "crashed"}, False), ({"reward": 0.0}, True)],
+    ids=["every trajectory is masked", "all rewards are equal"],
+)
+@pytest.mark.parametrize("overlap_critic", [True, False])
+def test_a_step_without_an_update_publishes_the_same_weights_and_the_next_one_goes_on(
+    make_trainer, caplog, step_0, trains_critic, overlap_critic
+):
+    trainer, events = make_trainer(
+        overlap_critic=overlap_critic,
+        algorithm={"skipUniformSteps": True, "policy": {"warmupSteps": 4, "learningRate": 1e-3}},
+        changed=lambda row: replace(row, **step_0) if row.step == 0 else row,
+    )
+    committed = []
+    trainer._duty.commit = lambda step, shards, rows, batch, figures, *rest: committed.append(figures)
+    before = [parameter.clone() for parameter in trainer.learner.policy.parameters()]
+    trainer.step(0)
+    assert [event for event in events if event[0] in ("policy update", "publish")] == [("publish", 1)]
+    assert (("critic update", 0) in events) == trains_critic
+    assert all(map(torch.equal, before, trainer.learner.policy.parameters()))
+    assert "step 0 makes no update of the policy" in caplog.text
+    [figures] = committed
+    assert figures["policy_update_skipped"] == 1.0
+    assert not {"policy_loss", "policy_update_kl", "policy_learning_rate"} & figures.keys()
+    assert ("critic_loss" in figures) == trains_critic
+    assert all(map(math.isfinite, figures.values()))
+    trainer.step(1)
+    assert (trainer.learner.policy_steps, committed[1]["policy_update_skipped"]) == (1, 0.0)
+    assert committed[1]["policy_learning_rate"] == pytest.approx(1e-3 / 4), "the first of its warm-up"
 
 
 @pytest.mark.parametrize("overlap_critic", [True, False])

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from rz_api.spec import DataSource
 from rz_api.storage_uri import is_local
-from rz_api.verifiers import REASONING_GYM_URI, reads_fields
+from rz_api.verifiers import REASONING_GYM_URI, fields_read
 from rz_workers.data import procedural
 from rz_workers.data.procedural import check_scorer
 from rz_workers.runtime import UserError
@@ -69,7 +69,7 @@ def read_source(source: DataSource, label: str = "0", verifier: str = "") -> lis
             check_scorer(source.uri)
         located = procedural.items(source.uri)
     elif _suffix(source.uri) in ("parquet", "pq"):
-        located = _parquet(source, read_file(source.uri, source.secret_name), reads_fields(verifier))
+        located = _parquet(source, read_file(source.uri, source.secret_name), verifier)
     else:
         located = _json(source.uri, read_file(source.uri, source.secret_name))
     records = []
@@ -79,7 +79,7 @@ def read_source(source: DataSource, label: str = "0", verifier: str = "") -> lis
             kind = _detect(source.uri, value)
         try:
             question, answer, given_id = _parse(kind, value, source)
-            fields = _other_fields(kind, value, source, verifier) if reads_fields(verifier) else "{}"
+            fields = _other_fields(kind, value, source, verifier)
         except _MalformedError as reason:
             raise UserError(f"{source.uri}, {place}: {reason}") from None
         records.append(Record(given_id or f"{label}-{row}", question, answer, fields))
@@ -205,7 +205,7 @@ def _line(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def _parquet(source: DataSource, data: bytes, with_fields: bool) -> Iterator[tuple[str, Any]]:
+def _parquet(source: DataSource, data: bytes, verifier: str) -> Iterator[tuple[str, Any]]:
     try:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
@@ -220,11 +220,9 @@ def _parquet(source: DataSource, data: bytes, with_fields: bool) -> Iterator[tup
                 "spec.data to the column's name"
             )
     # No other column is made into Python objects unless it is read: a file may hold whole solutions besides.
-    wanted = (
-        table.column_names
-        if with_fields
-        else [name for name in dict.fromkeys([*required, "id"]) if name in table.column_names]
-    )
+    read = fields_read(verifier)
+    named = table.column_names if read is None else dict.fromkeys([*required, "id", *read])
+    wanted = [name for name in named if name in table.column_names]
     return ((f"row {row}", value) for row, value in enumerate(table.select(wanted).to_pylist(), start=1))
 
 
@@ -266,6 +264,8 @@ def _other_fields(kind: str, value: Any, source: DataSource, verifier: str) -> s
         else:
             own = ("prompt", "final_answer") if kind == "orz-eval" else (source.question_column, source.answer_column)
             fields = {name: each for name, each in value.items() if name not in (*own, "id")}
+        read = fields_read(verifier)
+        fields = {name: each for name, each in fields.items() if read is None or name in read}
         text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise _MalformedError(

@@ -77,7 +77,8 @@ PAUSE_SHARE = 1 / 3
 
 def candidates(state: State, holds: int | None, digest: str | None = None) -> Iterator[tuple[Entry, WeightsInfo]]:
     """Free units in the order in which a rollout whose engine holds version ``holds`` should get them. Weights that
-    are not in storage are only for those that hold them (``digest``).
+    are not in storage are only for those that hold them: this version, with this ``digest`` (a step without an update
+    gives two versions one digest).
 
     1. training units of steps up to ``holds``,
     2. evaluation of ``holds``, before the rollout moves on to newer weights,
@@ -98,7 +99,7 @@ def candidates(state: State, holds: int | None, digest: str | None = None) -> It
     order += [state.evals[v] for v in evals if v < held]
     for batch in order:
         weights = state.weights_for(batch.kind, batch.number)
-        if weights is not None and (weights.stored or weights.digest == digest):
+        if weights is not None and (weights.stored or (weights.version, weights.digest) == (holds, digest)):
             yield from ((entry, weights) for entry in batch.entries.values() if entry.is_free)
 
 
@@ -227,6 +228,7 @@ def heard(state: State, beat: Heartbeat, now: float) -> State:
         tokens_generated=beat.tokens_generated,
         asleep=asleep,
         seen=now,
+        reward_trouble=beat.reward_trouble,
     )
     return state.with_rollout(beat.rollout_id, rollout)
 

@@ -13,6 +13,7 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from rz_api.learning import SIGNS
 from rz_api.metrics import described
 from rz_workers.ledger.service import Ledger
 from rz_workers.ledger.state import Counters, State
@@ -83,6 +84,9 @@ def gauges(status: LedgerStatus) -> dict[str, Values]:
     }
     found: dict[str, Values] = {name: {(): float(value)} for name, value in plain.items() if value is not None}
     found["rz_ledger_phase"] = {(phase,): float(phase == status.phase) for phase in PHASES}
+    found["rz_ledger_fruitless_steps"] = {
+        (sign,): float(status.fruitless_steps if sign == status.fruitless_sign else 0) for sign in SIGNS
+    }
     found["rz_ledger_blocking"] = {(role,): float(role == status.blocking_role) for role in BLOCKING_ROLES}
     return found
 

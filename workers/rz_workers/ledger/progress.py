@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rz_api.learning import follow
 from rz_workers.ledger.state import Batch, RefusedError, State, UnknownError, wanted_steps
 from rz_workers.ledger.turns import trainer_may_run
 from rz_workers.protocol.messages import Canary, EvalReply, StepReport, TakeReply, TakeRequest, WeightsInfo
@@ -164,7 +165,8 @@ def committed(state: State, report: StepReport, now: float) -> State:
 def with_metrics(state: State, step: int, metrics: dict[str, float]) -> State:
     """``metrics`` are those of the newest committed step now."""
     seconds = (*state.step_seconds, metrics["seconds_step"]) if "seconds_step" in metrics else state.step_seconds
-    return replace(state, metrics=metrics, metrics_step=step, step_seconds=seconds[-SECONDS_KEPT:])
+    fruitless = follow(state.fruitless, metrics)
+    return replace(state, metrics=metrics, metrics_step=step, fruitless=fruitless, step_seconds=seconds[-SECONDS_KEPT:])
 
 
 def drain(state: State, draining: bool) -> State:
@@ -214,9 +216,10 @@ def settle_evaluation(state: State, version: int) -> State:
     for shard in batch.shards():
         total = rewards.setdefault(shard.unit.eval_set or "", [0.0, 0])
         total[0] += shard.stats.reward_sum
-        total[1] += shard.rows
+        total[1] += shard.rows - shard.stats.masked
     for name, (reward, rows) in rewards.items():
-        state = with_accuracy(state, version, name, reward / rows)
+        if rows:
+            state = with_accuracy(state, version, name, reward / rows)
     finished = sorted(number for number, other in state.evals.items() if other.is_complete)
     closed = set(finished[:-FINISHED_EVALS_KEPT])
     return replace(state, evals={number: other for number, other in state.evals.items() if number not in closed})

@@ -40,7 +40,9 @@ def judge(state: State, request: LeaseRequest) -> tuple[State, LeaseReply | None
     if seen.is_replaced:
         # Again and again: the answer that said so first may have been lost.
         return state, LeaseReply(replace=True)
-    held = next((info for info in state.weights.values() if proof and info.digest == proof.digest), None)
+    # A step without an update gives two versions one digest: the newest in storage is the one that is still there.
+    known = [info for info in state.weights.values() if proof and info.digest == proof.digest]
+    held = max(known, key=lambda info: (info.stored, info.version), default=None)
     if proof is None or held is None or proof.digest != request.weights_digest or _agrees(state, proof):
         return state, None
     if seen.reloaded == proof.digest:

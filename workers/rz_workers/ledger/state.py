@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from rz_api.learning import Streak
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_workers.protocol.messages import (
     Canary,
@@ -177,6 +178,8 @@ class RolloutSeen:
     """Digest of the weights that it was last told to load in full."""
     is_replaced: bool = False
     """Whether it was told to end."""
+    reward_trouble: str | None = None
+    """Why it has been waiting for verdicts for long."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,8 @@ class State:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the newest committed step."""
     metrics_step: int = -1
+    fruitless: Streak = field(default_factory=Streak)
+    """Of the committed steps up to the newest one."""
     step_seconds: tuple[float, ...] = ()
     """``seconds_step`` of the last commits."""
     accuracy: Mapping[str, tuple[int, float]] = field(default_factory=dict)

@@ -66,6 +66,9 @@ def ledger_status(state: State, now: float) -> LedgerStatus:
         last_progress_seconds_ago=max(0.0, now - state.progressed),
         blocking_role=blocking_role(state),
         storage_trouble=state.storage_trouble,
+        reward_trouble=reward_trouble(state),
+        fruitless_steps=state.fruitless.steps,
+        fruitless_sign=state.fruitless.sign,
         seconds_per_step=seconds,
         eta_seconds=None if seconds is None else seconds * (state.plan.total_steps - state.committed),
     )
@@ -86,24 +89,40 @@ def blocking_role(state: State) -> Role:
     2. storage answers with errors: storage,
     3. devices are shared and it is the rollouts' turn: rollouts,
     4. the step after the last commit is complete: the trainer trains on it,
-    5. its units may be leased: rollouts (a verdict that does not come shows as theirs; the ledger does not see
-    rewards),
+    5. its units may be leased: rollouts,
     6. an evaluation is not complete and nothing is left to train: rollouts,
     7. else the trainer, which has weights to publish or the last step to commit.
+
+    Where it is rollouts, and one of them has been waiting for verdicts for long: reward.
     """
     if state.finished or state.draining:
         return "none"
     if state.storage_trouble is not None:
         return "storage"
-    if is_shared(state) and turn(state) == "rollout":
-        return "rollout"
-    if state.committed < state.next_frozen:
+    if not _is_rollouts_turn(state):
         return "trainer"
+    return "rollout" if reward_trouble(state) is None else "reward"
+
+
+def _is_rollouts_turn(state: State) -> bool:
+    """Points 3 to 7 of ``blocking_role``."""
+    if is_shared(state) and turn(state) == "rollout":
+        return True
+    if state.committed < state.next_frozen:
+        return False
     if state.committed in state.train:
-        return "rollout"
-    if state.committed == state.plan.total_steps and any(not batch.is_complete for batch in state.evals.values()):
-        return "rollout"
-    return "trainer"
+        return True
+    return state.committed == state.plan.total_steps and any(not each.is_complete for each in state.evals.values())
+
+
+def reward_trouble(state: State) -> str | None:
+    """``rollout-0-5f2c (and 3 more) waits for verdicts: …``, of live rollouts; None where none has waited for long."""
+    waiting = [(name, seen.reward_trouble) for name, seen in state.live_rollouts().items() if seen.reward_trouble]
+    if not waiting:
+        return None
+    name, why = waiting[0]
+    more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+    return f"{name}{more} waits for verdicts: {why}"
 
 
 def seconds_per_step(state: State) -> float | None:

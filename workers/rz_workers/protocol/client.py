@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -73,6 +74,14 @@ UNAUTHORIZED_SECONDS = 300.0
 """Waits for a token that is not refused, in one call. Where the operator makes a deleted one anew, two pods hold
 different ones until both kubelets have refreshed the mounted Secret: every 60 to 90 s, and its watch may be late."""
 
+FAILING_SECONDS = 5.0
+"""Of failed tries at the reward service, until it is somebody's trouble: a restart of it is shorter."""
+SILENT_SECONDS = 60.0
+"""The same of one try that is not answered: many answers that each take their whole limit of CPU time."""
+
+MAX_ERROR_LENGTH = 500
+"""Characters of an error that go to people by way of the ledger."""
+
 _RETRIED = frozenset({408, 425, 429})
 Reply = TypeVar("Reply", bound=BaseModel)
 
@@ -105,8 +114,10 @@ class _Peer:
         transport: httpx.BaseTransport | None,
         max_backoff_seconds: float = MAX_BACKOFF_SECONDS,
         on_wait: Callable[[], None] = lambda: None,
+        on_trouble: Callable[[str], None] = lambda trouble: None,
     ) -> None:
-        self._max_backoff_seconds, self._on_wait = max_backoff_seconds, on_wait
+        """``on_trouble`` is told why a try failed."""
+        self._max_backoff_seconds, self._on_wait, self._on_trouble = max_backoff_seconds, on_wait, on_trouble
         self._name, self._url, self._token_file = name, url, token_file
         self._stop = stop or threading.Event()
         self._token = read_token(token_file)
@@ -171,6 +182,7 @@ class _Peer:
         stop."""
         delay = min(backoff_seconds(failures, random.random()), self._max_backoff_seconds)
         self._on_wait()
+        self._on_trouble(trouble)
         # Powers of two: an hour's outage is a dozen lines, not hundreds.
         if failures & (failures - 1) == 0:
             log.warning(
@@ -257,7 +269,10 @@ class LedgerClient:
 
 
 class RewardClient:
-    """Verdicts from the reward service. ``patience_seconds`` is the longest that one request may take there."""
+    """Verdicts from the reward service, asked for by one thread; ``trouble`` may be called by any.
+
+    ``patience_seconds`` is the longest that one request may take there.
+    """
 
     def __init__(
         self,
@@ -266,9 +281,12 @@ class RewardClient:
         stop: threading.Event | None = None,
         transport: httpx.BaseTransport | None = None,
         patience_seconds: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._peer = _Peer("reward service", url, token_file, stop, transport)
-        self._patience = patience_seconds
+        self._peer = _Peer("reward service", url, token_file, stop, transport, on_trouble=self._failed)
+        self._url, self._patience, self._clock = url, patience_seconds, clock
+        self._asked: tuple[float, str | None] | None = None
+        """Since when the request under way is waited for, and why its last try failed; None between two requests."""
 
     def close(self) -> None:
         self._peer.close()
@@ -277,10 +295,32 @@ class RewardClient:
         """One verdict per item, in order. A verifier that crashes is a status, never a reward."""
         if not items:
             return ()
-        reply = self._peer.call("POST", "/verify", VerifyReply, VerifyRequest(items=tuple(items)), self._patience)
+        self._asked = (self._clock(), None)
+        try:
+            reply = self._peer.call("POST", "/verify", VerifyReply, VerifyRequest(items=tuple(items)), self._patience)
+        finally:
+            self._asked = None
         if len(reply.verdicts) != len(items):
             raise ProtocolError(f"the reward service gave {len(reply.verdicts)} verdicts for {len(items)} items")
         return reply.verdicts
+
+    def trouble(self) -> str | None:
+        """Why verdicts have been waited for, for longer than they take where all is well; None where they have not."""
+        asked = self._asked  # once: another thread replaces it
+        if asked is None:
+            return None
+        since, error = asked
+        waited = self._clock() - since
+        if error is not None and waited >= FAILING_SECONDS:
+            return f"the reward service at {self._url} fails, and is asked again and again ({error})"
+        # No number of seconds in it: people are told again whenever it is another text.
+        if waited >= SILENT_SECONDS:
+            return f"the reward service at {self._url} has not answered a request for more than {SILENT_SECONDS:g} s"
+        return None
+
+    def _failed(self, error: str) -> None:
+        if self._asked is not None:
+            self._asked = (self._asked[0], error[:MAX_ERROR_LENGTH])
 
 
 def _message(response: httpx.Response) -> str:

@@ -31,13 +31,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from rz_api.learning import Sign
 from rz_workers.protocol.schedule import Unit
 
 RewardStatus = Literal["ok", "no_answer", "truncated", "timeout", "memory", "crashed"]
 """``ok``: an answer was found and compared. ``no_answer``: nothing to extract. ``truncated``: the response did not
 end by a stop. ``timeout``, ``memory``: the verdict took its whole limit of CPU time or memory. All but ``ok`` have
 reward 0. ``crashed``: the verifier died of something else, again and again; there is no reward, and the sample is
-masked: left out of advantages, losses and means."""
+masked: left out of advantages, losses and means (``is_masked``)."""
+
+
+def is_masked(status: str) -> bool:
+    """Whether a sample of this reward status has no reward and counts nowhere, whatever its row holds as one."""
+    return status == "crashed"
 
 
 class Message(BaseModel):
@@ -246,6 +252,8 @@ class Heartbeat(Message):
     asleep: bool = False
     tokens_generated: int = 0
     """Response tokens sampled by this process so far."""
+    reward_trouble: str | None = None
+    """Why it has been waiting for verdicts for long, as words for people; None where it has not."""
 
 
 class HeartbeatReply(Message):
@@ -259,8 +267,11 @@ class ShardStats(Message):
     """Sums over the rows of a shard, for progress only."""
 
     reward_sum: float = 0.0
+    """Of the rows that are not masked."""
     response_tokens: int = 0
     truncated: int = 0
+    masked: int = 0
+    """Rows without a reward (``is_masked``)."""
 
 
 class ShardRef(Message):
@@ -398,6 +409,13 @@ class LedgerStatus(Message):
     blocking_role: Literal["none", "rollout", "trainer", "reward", "storage"] = "none"
     storage_trouble: str | None = None
     """What is wrong with the run's storage, as a sentence for people; None where nothing is known to be."""
+    reward_trouble: str | None = None
+    """Which rollouts have been waiting for the reward service for long, and its last error, as a sentence."""
+    fruitless_steps: int = 0
+    """Steps in a row, up to the newest committed one, from which nothing could be learned. A ledger that was restarted
+    looks back 20 steps."""
+    fruitless_sign: Sign | None = None
+    """How that shows in the newest of them; ``rz_api.learning`` says what it means."""
     seconds_per_step: float | None = None
     eta_seconds: float | None = None
 

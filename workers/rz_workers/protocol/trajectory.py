@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rz_workers.protocol.messages import RewardStatus
+from rz_workers.protocol.messages import RewardStatus, is_masked
 
 __all__ = ["SCHEMA_VERSION", "Trajectory"]
 
@@ -52,6 +52,15 @@ class Trajectory:
     loss_mask: tuple[int, ...] | None = None
     """[T]: 1 where the loss counts; None is all ones. For what is to come (tools)."""
     schema_version: int = SCHEMA_VERSION
+    source: str = ""
+    """Which entry of the run's data the prompt is from; empty where an older release wrote it."""
+    rule: str = ""
+    """By which rule of the verifier the reward was decided; empty where it has none, and as above."""
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether there is no reward: the sample counts in no advantage, loss or mean."""
+        return is_masked(self.reward_status)
 
     def __post_init__(self) -> None:
         """Raises ValueError when per-token columns disagree in length or a log-probability is not finite."""

@@ -25,13 +25,15 @@ End = tuple[float, str, str]
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; left out where no committed step has any of the metrics that it ``needs``."""
+    """One pair of axes; left out where no committed step has any of the metrics that it ``needs``, and where there is
+    nothing ``present``."""
 
     draw: Callable[[Axes, RunRecord, Theme], None]
     needs: tuple[str, ...] = ()
+    present: Callable[[RunRecord], bool] = lambda record: True
 
     def has_data(self, record: RunRecord) -> bool:
-        return not self.needs or any(metric(record.commits, name) for name in self.needs)
+        return self.present(record) and (not self.needs or any(metric(record.commits, name) for name in self.needs))
 
 
 def chart(panels: Sequence[Panel], record: RunRecord) -> Chart:

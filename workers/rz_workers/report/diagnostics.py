@@ -5,13 +5,19 @@ Names and formulas of what is drawn are in ``rz_api.step_metrics``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from matplotlib.axes import Axes
 
 from rz_workers.report.curves import SMOOTHED, End, Panel, finish, highest, lines, plain, trained
 from rz_workers.report.record import RunRecord
-from rz_workers.report.series import chosen_steps, metric
+from rz_workers.report.series import Series, chosen_steps, metric
 from rz_workers.report.style import Theme, direct_labels, share_axis, title
+from rz_workers.storage.records import VerdictCount
+from rz_workers.verdicts import shares
 
+CURVES = 6
+"""As many as a chart has colours for (``Theme.cycle``)."""
 _DECILES = tuple(f"value_decile_{i}_mean" for i in range(1, 11))
 
 
@@ -74,13 +80,49 @@ def _verdicts(axes: Axes, record: RunRecord, theme: Theme) -> None:
             "no_answer": "no answer",
             "truncated": "truncated",
             "timeout": "time limit",
+            "memory": "memory limit",
+            "crashed": "verifier crashed (masked)",
         }.items()
     }
     _shares(axes, record, theme, "What the verifier said", "share of responses", labels)
 
 
+def _rules(axes: Axes, record: RunRecord, theme: Theme) -> None:
+    """The rules that decided most in the newest step that has any."""
+    of_step = {commit.step: of_rules for commit in record.commits if (of_rules := shares(commit.verdicts, "rule"))}
+    steps, names = tuple(of_step), list(shares(_of_newest(record, "rule"), "rule"))[:CURVES]
+    found = [Series(plain(name), steps, tuple(of_step[step].get(name, 0.0) for step in steps)) for name in names]
+    _draw_shares(axes, record, theme, "What decided the reward", "share of what a rule decided", found)
+
+
+def _compared(axes: Axes, record: RunRecord, theme: Theme) -> None:
+    """Share of each source's responses with an answer that was compared."""
+    found = []
+    for source in list(shares(_of_newest(record, "source"), "source"))[:CURVES]:
+        points = []
+        for commit in record.commits:
+            own = [count for count in commit.verdicts if count.source == source]
+            if own:
+                points.append((commit.step, shares(own, "status").get("ok", 0.0)))
+        found.append(Series(plain(source), tuple(x for x, _ in points), tuple(y for _, y in points)))
+    _draw_shares(axes, record, theme, "Answers that were compared", "share of responses, by source", found)
+
+
+def _of_newest(record: RunRecord, field: str) -> tuple[VerdictCount, ...]:
+    """The counts of the newest step that has any with that field."""
+    return next((c.verdicts for c in reversed(record.commits) if shares(c.verdicts, field)), ())
+
+
+def _has(field: str) -> Callable[[RunRecord], bool]:
+    return lambda record: bool(_of_newest(record, field))
+
+
 def _shares(axes: Axes, record: RunRecord, theme: Theme, heading: str, note: str, labels: dict[str, str]) -> None:
     found = [series for name, label in labels.items() if highest(series := metric(record.commits, name, label)) > 0]
+    _draw_shares(axes, record, theme, heading, note, found)
+
+
+def _draw_shares(axes: Axes, record: RunRecord, theme: Theme, heading: str, note: str, found: Sequence[Series]) -> None:
     ends = trained(axes, [(series, theme.cycle(i)) for i, series in enumerate(found)])
     title(axes, heading, f"{note} · {SMOOTHED}", theme)
     share_axis(axes, max((highest(series) for series in found), default=0.0))
@@ -176,6 +218,10 @@ DIAGNOSTICS: dict[str, tuple[Panel, ...]] = {
             "{:.1%}",
             share=True,
         ),
+    ),
+    "verdicts": (
+        Panel(_rules, present=_has("rule")),
+        Panel(_compared, present=_has("source")),
     ),
     "pace": (
         lines(

@@ -10,8 +10,10 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import get_args
 
 from rz_api.step_metrics import STEP_METRICS
+from rz_workers.protocol.messages import RewardStatus, is_masked
 from rz_workers.protocol.trajectory import Trajectory
 from rz_workers.report.record import RunRecord
 from rz_workers.report.samples import SHARDS_READ, StepSamples, question_of
@@ -26,6 +28,7 @@ CAPTIONS = {
     "reflection": "Responses in which the model takes a second look, by the words that the paper counts.",
     "lengths": "Long tails make steps slow: a step is complete when its longest response is.",
     "endings": "How responses ended, what the verifier made of them, and how many prompts told good from bad.",
+    "verdicts": "By which rule of the verifier rewards were decided, and how much of each source could be compared.",
     "stability": "A policy that collapses shows here first: entropy falls, single updates move it far.",
     "critic": "A critic that learns has a lower loss after its updates than before, and explains more of the returns.",
     "mismatch": "The same weights score the same tokens in two programs. Rounding is all that may differ between them.",
@@ -108,6 +111,7 @@ the step's first {SHARDS_READ} shards, the last step's for prompts as long as th
 {_samples(samples, record.run.spec.data.prompt_template)}
 <h2>Facts</h2>
 {_facts(record, summary)}
+{_verdicts(record)}
 {_recoveries(record.recoveries)}
 <h2>Metrics</h2>
 {_metrics(record)}
@@ -245,6 +249,27 @@ def _recoveries(recoveries: Sequence[Recovery]) -> str:
         '<h2>Recoveries</h2>\n<p class="sub">Trainer gangs that took over from another one. Steps since the checkpoint '
         "are computed again from stored trajectories; nothing is generated twice.</p>\n<br>\n"
         f'<div class="facts"><table><tr>{_cells(head)}</tr>{rows}</table></div>'
+    )
+
+
+def _verdicts(record: RunRecord) -> str:
+    """A table of the last step: each source's verdicts by status; nothing where an earlier release wrote it."""
+    last = record.commits[-1]
+    if not last.verdicts:
+        return ""
+    statuses = [status for status in get_args(RewardStatus) if any(one.status == status for one in last.verdicts)]
+    rows = []
+    for source in sorted({one.source for one in last.verdicts}):
+        own = [one for one in last.verdicts if one.source == source]
+        counts = {status: sum(one.trajectories for one in own if one.status == status) for status in statuses}
+        scored = sum(number for status, number in counts.items() if not is_masked(status))
+        reward = _number(sum(one.reward_sum for one in own) / scored if scored else None)
+        cells = "".join(f"<td>{counts[status]:,}</td>" for status in statuses)
+        rows.append(f"<tr><td>{escape(source or 'not known')}</td><td>{reward}</td>{cells}</tr>")
+    return (
+        f'<h2>Verdicts by source</h2>\n<p class="sub">Of step {last.step}: mean reward, and responses by what the '
+        "verifier said; crashed ones are masked.</p>\n<br>\n"
+        f'<div class="facts"><table><tr>{_cells(("source", "reward", *statuses))}</tr>{"".join(rows)}</table></div>'
     )
 
 

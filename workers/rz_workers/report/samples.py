@@ -57,7 +57,7 @@ def choose(rows: Sequence[Trajectory], *, correct: bool, like: Trajectory | None
 
     ``like`` restricts it to prompts with as many tokens as that one's, if there is any. None when no row qualifies.
     """
-    pool = [row for row in rows if (row.reward > 0) == correct]
+    pool = [row for row in rows if not row.is_masked and (row.reward > 0) == correct]
     if like is not None:
         same = [row for row in pool if len(row.prompt_token_ids) == len(like.prompt_token_ids)]
         pool = same or pool

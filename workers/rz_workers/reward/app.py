@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
@@ -103,7 +104,7 @@ class _PoolCollector(Collector):
     def __init__(self, pool: VerifierPool) -> None:
         self._stats = pool.stats
 
-    def collect(self) -> list[CounterMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         stats = self._stats
         counts = {
             "rz_reward_comparisons_total": stats.comparisons,
@@ -112,4 +113,10 @@ class _PoolCollector(Collector):
             "rz_reward_crashes_total": stats.crashes,
             "rz_reward_children_started_total": stats.children_started,
         }
-        return [CounterMetricFamily(*described(name)[:2], value=count) for name, count in counts.items()]
+        for name, count in counts.items():
+            yield CounterMetricFamily(*described(name)[:2], value=count)
+        name, words, labels = described("rz_reward_figure")
+        means = GaugeMetricFamily(name, words, labels=labels)
+        for name, (total, number) in list(stats.figures.items()):
+            means.add_metric([name], total / number)
+        yield means

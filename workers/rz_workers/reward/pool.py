@@ -51,6 +51,7 @@ CACHE_MAX_CHARS = 256
 """Longer pairs are not kept: they don't come back, and the cache stays below some 100 MB."""
 BY_TEXTS_ALONE = frozenset({"math-verify", "robust", "legacy", "exact"})
 """Verifiers whose verdict follows from answer and reference, and has no tolerance: the same text is equal."""
+MOST_FIGURE_NAMES = 64
 _OF_CPU_LIMIT = (signal.SIGPROF, signal.SIGXCPU)
 
 
@@ -86,6 +87,15 @@ class PoolStats:
     timeouts: int = 0
     crashes: int = 0
     children_started: int = 0
+    figures: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Name -> sum and number of a figure that verifiers have given."""
+
+    def count_figures(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            total, number = self.figures.get(name, (0.0, 0))
+            # A name that is made up for each example would be a series for each.
+            if number or len(self.figures) < MOST_FIGURE_NAMES:
+                self.figures[name] = total + value, number + 1
 
 
 @dataclass(eq=False)
@@ -280,6 +290,7 @@ class VerifierPool:
 
     def _finish(self, job: _Job, outcome: Outcome) -> None:
         key = _key(job.asked)
+        self.stats.count_figures(outcome.figures)
         self._jobs.pop(key or id(job), None)
         if key is not None and outcome.status != "crashed" and sum(map(len, key)) <= CACHE_MAX_CHARS:
             self._cache[key] = outcome

@@ -2,7 +2,8 @@
 
 Processes that lost their parent become children of the nearest ancestor that adopts them (``PR_SET_CHILD_SUBREAPER``):
 of the verifier child while it lives, of the fork server afterwards, which kills every child that it has not made
-itself. A process group or session would not do, because a process may leave both. Used by ``child``; Linux only.
+itself. A process group or session would not do, because a process may leave both. Only where somebody kills the fork
+server itself do they stay, until their container ends. Used by ``child``; Linux only.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ kill -9 would, and the ledger hands the unit out again when its lease expires.
 |----------------------------|----------------------------|----------------------------------------------------------|
 | a lease                    | a free unit                | it asks again; a finished or draining ledger ends it     |
 | weights v (not the critic) | the trainer's announcement | no lease is handed out until then                        |
-| verdicts                   | the reward service         | retried for ever; a comparison over its CPU limit is a 0 |
+| verdicts                   | the reward service         | asked for ever; after 5 s the ledger names ``reward``    |
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from rz_workers.protocol.messages import (
     VerifyItem,
     WeightsInfo,
     WeightsReply,
+    is_masked,
 )
 from rz_workers.protocol.schedule import TRAIN, Unit, sample_seed
 from rz_workers.protocol.trajectory import Trajectory
@@ -373,11 +374,13 @@ class Rollout:
             stop_reason=response.stop_reason,
             extracted_answer=verdict.extracted_answer,
             reference_answer=prompt.reference_answer,
-            reward=verdict.reward,
+            reward=0.0 if is_masked(verdict.status) else verdict.reward,
             reward_status=verdict.status,
             weight_version=lease.weights.version,
             engine=self._engine.name,
             seconds=seconds,
+            source=prompt.source,
+            rule=verdict.rule,
         )
 
     def _write(self, lease: Lease, trajectories: Sequence[Trajectory]) -> ShardRef:
@@ -401,6 +404,7 @@ class Rollout:
             leases=leases,
             asleep=self._asleep,
             tokens_generated=self._metrics.tokens_generated,
+            reward_trouble=self._scorer.trouble(),
         )
 
     def _check_stop(self) -> None:

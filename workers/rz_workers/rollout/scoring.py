@@ -27,6 +27,7 @@ class VerifyClient(Protocol):
     """What is used of ``RewardClient``."""
 
     def verify(self, items: Sequence[VerifyItem]) -> tuple[Verdict, ...]: ...
+    def trouble(self) -> str | None: ...
 
 
 class Scorer:
@@ -42,6 +43,10 @@ class Scorer:
         future: Future[Verdict] = Future()
         self._queue.put((item, future))
         return future
+
+    def trouble(self) -> str | None:
+        """Why verdicts have been waited for, for long; None where they have not."""
+        return self._client.trouble()
 
     def _run(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from rz_workers.protocol.messages import Canary, ShardRef, WeightsInfo
+from rz_workers.protocol.messages import Canary, RewardStatus, ShardRef, WeightsInfo
 
 
 class Record(BaseModel):
@@ -221,6 +221,18 @@ class Phase(Record):
     seconds: float
 
 
+class VerdictCount(Record):
+    """Trajectories of a step that have source, reward status and rule in common."""
+
+    source: str
+    status: RewardStatus
+    rule: str
+    """``other`` stands for all but the most frequent ones."""
+    trajectories: int
+    reward_sum: float
+    """0 of masked ones."""
+
+
 class StepCommit(Record):
     """``steps/step-….json``: the step happened. Replays that end in other weights write
     ``steps/step-…-i<incarnation>.json`` beside it; readers take the newest incarnation's."""
@@ -232,6 +244,8 @@ class StepCommit(Record):
     weights: WeightsInfo
     """What the step produced: version ``step + 1``."""
     metrics: dict[str, float]
+    verdicts: tuple[VerdictCount, ...] = ()
+    """Of all its trajectories; empty where an earlier release wrote it."""
     phases: tuple[Phase, ...] = ()
     canary_logprobs: tuple[float, ...] = ()
     """Scores of the canary's tokens by the version that the step produced; empty where an earlier release wrote it."""
@@ -246,10 +260,13 @@ class EvalSummary(Record):
 
     version: int
     accuracy: dict[str, float]
-    """Set -> mean reward over problems and samples."""
+    """Set -> mean reward over problems and samples; without a set of which every trajectory is masked."""
     response_length_mean: dict[str, float]
     truncated_fraction: dict[str, float]
     num_trajectories: dict[str, int]
+    """Set -> trajectories that the means are over: those that are not masked."""
+    num_masked: dict[str, int] = {}
+    """Set -> trajectories without a reward, in no mean."""
     files: dict[str, FileEntry]
     phase: Phase | None = None
     """When it was sampled; None where a restart of the ledger forgot it."""

@@ -59,9 +59,13 @@ SCHEMA = pa.schema(
         pa.field("weight_version", pa.int32(), nullable=False),
         pa.field("engine", pa.string(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
     ]
 )
 """The columns of a shard, in the order of DESIGN.md 4."""
+_LATER = frozenset({"source", "rule"})
+"""Columns that shards of earlier releases lack: their rows have the defaults of ``Trajectory``."""
 
 
 def encode(rows: Iterable[Trajectory]) -> bytes:
@@ -79,8 +83,8 @@ def decode(data: bytes) -> list[Trajectory]:
         table = pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise CorruptObjectError(f"not a Parquet file of trajectories: {error}") from error
-    if set(table.column_names) != set(SCHEMA.names):
-        odd = sorted(set(table.column_names) ^ set(SCHEMA.names))
+    odd = sorted((set(table.column_names) ^ set(SCHEMA.names)) - (_LATER - set(table.column_names)))
+    if odd:
         raise CorruptObjectError(f"not a Parquet file of trajectories of schema {SCHEMA_VERSION}: columns {odd} differ")
     columns = {name: _values(table.column(name).combine_chunks()) for name in table.column_names}
     rows = [Trajectory(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
@@ -182,9 +186,10 @@ def _reference(unit: Unit, attempt: int, data: bytes, rows: Sequence[Trajectory]
         rows=len(rows),
         weight_version=rows[0].weight_version,
         stats=ShardStats(
-            reward_sum=sum(row.reward for row in rows),
+            reward_sum=sum(row.reward for row in rows if not row.is_masked),
             response_tokens=sum(len(row.response_token_ids) for row in rows),
             truncated=sum(row.finish_reason == "length" for row in rows),
+            masked=sum(row.is_masked for row in rows),
         ),
     )
 

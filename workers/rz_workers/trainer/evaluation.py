@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rz_api.spec import ReasonerZeroRunSpec
@@ -65,21 +65,26 @@ class Evaluations:
             # Read back: an earlier gang's bytes may differ (another zstd), and the summary names what is there.
             stored = self._folder.store.get(key)
             files[key.rsplit("/", 1)[1]] = FileEntry(size_bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest())
-        summary = EvalSummary(
-            version=version,
-            accuracy={name: fmean(t.reward for t in rows) for name, rows in by_set.items()},
-            response_length_mean={
-                name: fmean(len(t.response_token_ids) for t in rows) for name, rows in by_set.items()
-            },
-            truncated_fraction={
-                name: fmean(t.finish_reason == "length" for t in rows) for name, rows in by_set.items()
-            },
-            num_trajectories={name: len(rows) for name, rows in by_set.items()},
-            files=files,
-            phase=phase,
-        )
         # Last: a set counts once the summary names it.
-        return self._folder.write_eval_summary(summary)
+        return self._folder.write_eval_summary(_summary(version, by_set, files, phase))
+
+
+def _summary(
+    version: int, by_set: Mapping[str, Sequence[Trajectory]], files: dict[str, FileEntry], phase: Phase | None
+) -> EvalSummary:
+    """Means are over what is not masked; a set of which nothing is left has none."""
+    scored = {name: [t for t in rows if not t.is_masked] for name, rows in by_set.items()}
+    some = {name: rows for name, rows in scored.items() if rows}
+    return EvalSummary(
+        version=version,
+        accuracy={name: fmean(t.reward for t in rows) for name, rows in some.items()},
+        response_length_mean={name: fmean(len(t.response_token_ids) for t in rows) for name, rows in some.items()},
+        truncated_fraction={name: fmean(t.finish_reason == "length" for t in rows) for name, rows in some.items()},
+        num_trajectories={name: len(rows) for name, rows in scored.items()},
+        num_masked={name: len(rows) - len(scored[name]) for name, rows in by_set.items()},
+        files=files,
+        phase=phase,
+    )
 
 
 def _phase(reply: EvalReply) -> Phase | None:

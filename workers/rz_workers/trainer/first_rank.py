@@ -7,6 +7,7 @@ does.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from rz_workers.trainer.method.batch import TrainBatch
 from rz_workers.trainer.metrics import TrainerMetrics
 from rz_workers.trainer.speed import StepTimes, StepWork, peak_flops, speed_metrics, step_flops
 from rz_workers.trainer.timeline import Timeline
+from rz_workers.verdicts import verdict_counts
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +115,19 @@ class FirstRankDuty:
         """Make the step a fact: in storage, then to the ledger, then in the files that people watch."""
         times = StepTimes(self.step_started, time.time(), self._generation(step), timeline.take())
         stop_strings = self.settings.run.spec.rollout.sampling.stop
-        figures = figures | quality.rollout_metrics(trajectories, stop_strings) | self._speed(batch, times)
-        figures["staleness_mean"] = float((step - batch.weight_versions).float().mean())
+        generated = sum(len(trajectory.response_token_ids) for trajectory in trajectories)
+        updates = figures["policy_update_skipped"] == 0.0
+        figures = figures | quality.rollout_metrics(trajectories, stop_strings)
+        figures |= self._speed(batch, generated, times, updates_policy=updates)
+        if batch.num_trajectories:
+            figures["staleness_mean"] = float((step - batch.weight_versions).float().mean())
         commit = StepCommit(
             step=step,
             incarnation=self.settings.incarnation,
             shards=shards,
             weights=published.weights,
             metrics=figures,
+            verdicts=verdict_counts(trajectories),
             phases=(times.generation, *times.phases),
             canary_logprobs=published.canary.logprobs if published.canary is not None else (),
         )
@@ -134,9 +141,8 @@ class FirstRankDuty:
         self.progress.record(commit)
         for summary in self.evaluations.collect(step):
             self.progress.record_eval(summary)
-        log.info(
-            "step %d: reward %.3f, response length %.1f", step, figures["reward_mean"], figures["response_length_mean"]
-        )
+        reward, length = figures.get("reward_mean", math.nan), figures.get("response_length_mean", math.nan)
+        log.info("step %d: reward %.3f, response length %.1f", step, reward, length)
 
     def _generation(self, step: int) -> Phase:
         """From the first lease to the last completion, by the ledger's clock."""
@@ -145,10 +151,18 @@ class FirstRankDuty:
         seconds = manifest.generation_finished - manifest.generation_started
         return Phase(name="generate", role="rollout", started=manifest.generation_started, seconds=seconds)
 
-    def _speed(self, batch: TrainBatch, times: StepTimes) -> dict[str, float]:
-        lengths, responses = [len(sequence) for sequence in batch.sequences], batch.num_tokens
-        flops = step_flops(self.shape, self.settings.run.spec.algorithm, lengths, responses, self.settings.world_size)
-        figures = speed_metrics(times, self.last_times, StepWork(sum(lengths), responses, flops, self.peak_flops))
+    def _speed(self, batch: TrainBatch, generated: int, times: StepTimes, *, updates_policy: bool) -> dict[str, float]:
+        """``generated``: response tokens of all trajectories, masked ones included."""
+        lengths = [len(sequence) for sequence in batch.sequences]
+        flops = step_flops(
+            self.shape,
+            self.settings.run.spec.algorithm,
+            lengths,
+            batch.num_tokens,
+            self.settings.world_size,
+            updates_policy=updates_policy,
+        )
+        figures = speed_metrics(times, self.last_times, StepWork(sum(lengths), generated, flops, self.peak_flops))
         self.step_started, self.last_times = times.ended, times
         return figures
 

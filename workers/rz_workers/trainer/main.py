@@ -7,7 +7,8 @@ of version v:
 1. **Take** the step's trajectories, frozen by the ledger once the last one is complete.
 2. **Values** of every response token, from the critic as it is after the update on step v-1's data.
 3. **Advantages**: GAE with lambda = gamma = 1, normalised over the whole batch.
-4. **Policy update**: one optimizer step on the whole batch.
+4. **Policy update**: one optimizer step on the whole batch; none where every trajectory is masked, or where
+``algorithm.skipUniformSteps`` finds nothing to learn.
 5. **Publish** version v+1, with the scores of a canary by which rollouts prove that they compute with it. From here on
 rollouts generate step v+1.
 6. **Critic update** on step v's data, behind that generation. Values of step v+1 wait for it: they are step 2 of the
@@ -34,6 +35,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,7 +63,7 @@ from rz_workers.trainer.durable.retention import is_checkpoint_step
 from rz_workers.trainer.first_rank import FirstRankDuty
 from rz_workers.trainer.method.batch import TrainBatch, collate
 from rz_workers.trainer.method.finite import NonFiniteLossError
-from rz_workers.trainer.method.learner import Learner, advantages_and_returns
+from rz_workers.trainer.method.learner import Learner, advantages_and_returns, why_no_update
 from rz_workers.trainer.ranks import Ranks, join
 from rz_workers.trainer.timeline import Timeline
 from rz_workers.trainer.watchdog import Watchdog
@@ -204,24 +207,40 @@ class Trainer:
 
     def train(self, step: int, shards: tuple[ShardRef, ...]) -> None:
         """Steps 2 to 7: values, both updates, the new version, the commit."""
-        timeline, learner = self._timeline, self.learner
         trajectories = read_shards(self.folder.store, shards)
         batch = collate(trajectories)
-        with timeline.phase("values"):
-            values = learner.values(batch)
-        with timeline.phase("policy_update"):
-            ref_logprobs = learner.reference_logprobs(batch)
-            advantages, returns, figures = advantages_and_returns(self.spec.algorithm, batch, values, ref_logprobs)
-            figures |= learner.policy_update(batch, advantages, ref_logprobs)
+        skipped = why_no_update(self.spec.algorithm, batch)
+        if skipped is not None:
+            log.warning("step %d makes no update of the policy: %s", step, skipped)
+        figures = {"policy_update_skipped": float(skipped is not None)}
+        update_critic: Callable[[], dict[str, float]] = dict
+        if batch.num_trajectories:
+            of_policy, update_critic = self.policy_update(batch, step, is_skipped=skipped is not None)
+            figures |= of_policy
         overlaps = self.spec.rollout.placement == "separate" and self.spec.trainer.overlap_critic
         if not overlaps:
-            figures |= self.critic_update(batch, returns, values, step)
-        with timeline.phase("publish"):
+            figures |= update_critic()
+        # Of a step without an update too: a version is a step's outcome, here with the digest of the one before.
+        with self._timeline.phase("publish"):
             published = self.publish(step + 1, is_new=step >= self._committed)
         if overlaps:
-            figures |= self.critic_update(batch, returns, values, step)
+            figures |= update_critic()
         if self._duty is not None and published is not None:
-            self._duty.commit(step, shards, trajectories, batch, figures, published, timeline)
+            self._duty.commit(step, shards, trajectories, batch, figures, published, self._timeline)
+
+    def policy_update(
+        self, batch: TrainBatch, step: int, *, is_skipped: bool
+    ) -> tuple[dict[str, float], Callable[[], dict[str, float]]]:
+        """Steps 2 to 4: the step's figures so far, and the critic's update, still to be made."""
+        learner = self.learner
+        with self._timeline.phase("values"):
+            values = learner.values(batch)
+        with self._timeline.phase("policy_update"):
+            ref_logprobs = learner.reference_logprobs(batch)
+            advantages, returns, figures = advantages_and_returns(self.spec.algorithm, batch, values, ref_logprobs)
+            if not is_skipped:
+                figures |= learner.policy_update(batch, advantages, ref_logprobs)
+        return figures, partial(self.critic_update, batch, returns, values, step, is_moved=not is_skipped)
 
     def take(self, step: int) -> tuple[ShardRef, ...]:
         """Wait for the step's trajectories. A request to stop ends the wait: this is a step boundary."""
@@ -236,10 +255,13 @@ class Trainer:
             if draining:
                 self.end_early(f"before step {step}")
 
-    def critic_update(self, batch: TrainBatch, returns: Tensor, values: Tensor, step: int) -> dict[str, float]:
-        """Also measures how far the policy moved: neither delays the new version where both run behind it."""
+    def critic_update(
+        self, batch: TrainBatch, returns: Tensor, values: Tensor, step: int, *, is_moved: bool
+    ) -> dict[str, float]:
+        """Also measures how far the policy moved, if it did: neither delays the new version where both run behind
+        it."""
         with self._timeline.phase("measure"):
-            moved = self.learner.update_kl(batch)
+            moved = self.learner.update_kl(batch) if is_moved else {}
         with self._timeline.phase("critic_update"):
             return moved | self.learner.critic_update(batch, returns, values, step)
 

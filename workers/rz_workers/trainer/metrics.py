@@ -4,7 +4,8 @@ status port. ``first_rank`` and ``publication`` tell them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
@@ -12,10 +13,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rz_api.metrics import described
-from rz_workers.storage.records import StepCommit
+from rz_workers.storage.records import StepCommit, VerdictCount
 from rz_workers.trainer.speed import TIMED
+from rz_workers.verdicts import OTHER
 
 Way = Literal["storage", "broadcast"]
+
+MAX_RULE_LABELS = 32
+"""Values of the label ``rule`` in the life of a process, ``other`` beside them."""
 
 PUBLICATION_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 """Seconds: from a tiny model's to those of 32B to a slow bucket."""
@@ -30,6 +35,8 @@ class TrainerMetrics(Collector):
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._newest = -1
         self._figures: Mapping[str, float] = {}
+        self._verdicts: tuple[VerdictCount, ...] = ()
+        self._rules: set[str] = set()
         self._phase: Callable[[], str | None] = lambda: None
         self._steps = Counter(*described("rz_trainer_steps_total"), registry=registry)
         self._replayed = Counter(*described("rz_trainer_steps_replayed_total"), registry=registry)
@@ -46,7 +53,7 @@ class TrainerMetrics(Collector):
         """``commits`` by step are what earlier gangs committed: the newest is shown until there is a newer one."""
         if commits:
             self._newest = max(commits)
-            self._figures = commits[self._newest].metrics
+            self._figures, self._verdicts = commits[self._newest].metrics, commits[self._newest].verdicts
 
     def committed(self, commit: StepCommit, num_tokens: int) -> None:
         """``num_tokens``: prompt and response tokens of the step."""
@@ -59,7 +66,7 @@ class TrainerMetrics(Collector):
             self._replayed.inc()
         if commit.step >= self._newest:
             # Replaced, never changed in place: scrapes read it from the status port's thread.
-            self._newest, self._figures = commit.step, commit.metrics
+            self._newest, self._figures, self._verdicts = commit.step, commit.metrics, commit.verdicts
 
     def published(self, way: Way, seconds: float, size_bytes: int) -> None:
         """A weight version was handed out in this way."""
@@ -79,12 +86,33 @@ class TrainerMetrics(Collector):
         for name, value in self._figures.items():
             family, text, _ = described(f"rz_trainer_{name}")
             yield GaugeMetricFamily(family, text, value=value)
+        verdicts = self._verdicts
+        yield _counted("rz_trainer_verdicts", ((verdict.source, verdict.status) for verdict in verdicts), verdicts)
+        yield _counted("rz_trainer_rules", ((self._rule(verdict.rule),) for verdict in verdicts), verdicts)
         family, text, labels = described("rz_trainer_phase")
         gauge, current = GaugeMetricFamily(family, text, labels=labels), self._phase()
         for phase in TIMED:
             gauge.add_metric([phase], float(phase == current))
         yield gauge
 
+    def _rule(self, rule: str) -> str:
+        """A label: of the first rules that this process has shown, each step may have others."""
+        if len(self._rules) < MAX_RULE_LABELS:
+            self._rules.add(rule)
+        return rule if rule in self._rules else OTHER
+
     def describe(self) -> list[Metric]:
         """Nothing is asked when it is registered: there are no figures yet."""
         return []
+
+
+def _counted(name: str, kinds: Iterable[tuple[str, ...]], verdicts: Iterable[VerdictCount]) -> Metric:
+    """Trajectories by label values, those of ``kinds``, one for each of ``verdicts``."""
+    counts: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for kind, verdict in zip(kinds, verdicts, strict=True):
+        counts[kind] += verdict.trajectories
+    family, text, labels = described(name)
+    gauge = GaugeMetricFamily(family, text, labels=labels)
+    for kind, number in counts.items():
+        gauge.add_metric(kind, number)
+    return gauge

@@ -56,8 +56,9 @@ class StepWork:
     """What was computed in a step."""
 
     tokens: int
-    """Prompt and response tokens of its trajectories."""
+    """Prompt and response tokens of the trajectories that it trained on."""
     response_tokens: int
+    """Generated, those of masked trajectories included."""
     flops_per_rank: float
     """See ``step_flops``."""
     peak_flops: float | None
@@ -65,7 +66,13 @@ class StepWork:
 
 
 def step_flops(
-    shape: ModelShape, algorithm: AlgorithmSpec, lengths: Sequence[int], response_tokens: int, world_size: int
+    shape: ModelShape,
+    algorithm: AlgorithmSpec,
+    lengths: Sequence[int],
+    response_tokens: int,
+    world_size: int,
+    *,
+    updates_policy: bool = True,
 ) -> float:
     """Floating-point operations of a step's passes, of one rank.
 
@@ -75,12 +82,13 @@ def step_flops(
 
     Args:
         lengths: prompt and response tokens of each trajectory.
+        updates_policy: False for a step that skips the policy's update.
     """
     scored, backbone = forward_flops(shape, lengths, response_tokens), forward_flops(shape, lengths, 0)
     # A backward pass is two forward passes' worth: one for the inputs' gradient, one for the weights'.
     critic = (1 + 3) * backbone if algorithm.name == "ppo" else 0.0
     reference = scored if algorithm.kl_coefficient > 0 else 0.0
-    return (3 * scored + critic + reference) / world_size
+    return ((3 * scored if updates_policy else 0.0) + critic + reference) / world_size
 
 
 def speed_metrics(times: StepTimes, before: StepTimes | None, work: StepWork) -> dict[str, float]:

@@ -158,6 +158,8 @@ def _matters(condition: Condition, status: RunStatus) -> bool:
             return condition.status != "True" or condition.message not in ("", "the spec is valid")
         case "Stalled":
             return condition.status == "True"
+        case "Learning":
+            return condition.status == "False"
         case "Succeeded" | "Failed" | "Suspended":
             return False  # the phase says it
     return condition.status != "True" and condition.reason not in _EXPECTED and status.phase not in FINAL_PHASES

@@ -19,13 +19,14 @@ from rollout_builders import (
     build_model,
     never,
     params,
+    plain_logprobs,
     requests,
     weights_of,
 )
 from safetensors import safe_open
 
 from rz_workers.rollout.engines.fit import eos_token_ids
-from rz_workers.rollout.engines.interface import EOS, Finished, SampleRequest, WeightsMismatchError
+from rz_workers.rollout.engines.interface import EOS, SampleRequest, WeightsMismatchError
 from rz_workers.rollout.engines.transformers.decode import distinct_prompts, gaps
 from rz_workers.rollout.engines.transformers.engine import TransformersEngine
 from rz_workers.runtime import UserError
@@ -91,15 +92,6 @@ def test_padding_of_the_vocabulary_is_sampled_as_the_trainer_scores_it_and_has_n
 
 
 # ------------------------------------------------------------------------------------------------------ log-probs
-
-
-def plain_logprobs(model: Any, request: SampleRequest, response: Finished, temperature: float = 1.0) -> torch.Tensor:
-    """[T] by one full forward pass without cache, padding or batch."""
-    ids = torch.tensor([[*request.prompt_token_ids, *response.token_ids]])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0, len(request.prompt_token_ids) - 1 : -1]
-    logprobs = torch.log_softmax(logits / temperature, dim=-1)
-    return logprobs.gather(-1, torch.tensor(response.token_ids)[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

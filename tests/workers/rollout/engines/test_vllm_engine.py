@@ -37,7 +37,17 @@ from engine_contract import (
     trainer_scores,
 )
 from prometheus_client import REGISTRY, generate_latest
-from rollout_builders import MAX_MODEL_TOKENS, build_engine, build_model, never, params, requests, until, weights_of
+from rollout_builders import (
+    MAX_MODEL_TOKENS,
+    build_engine,
+    build_model,
+    never,
+    params,
+    plain_logprobs,
+    requests,
+    until,
+    weights_of,
+)
 from safetensors.torch import save_file
 
 from rz_workers.protocol.messages import Canary
@@ -120,6 +130,34 @@ def test_greedy_responses_are_those_of_the_transformers_engine(
     other = build_engine(tmp_path / kind, model_of(tmp_path / kind, kind))
     sampling = params(top_k=1, max_new_tokens=80, stop=("</answer>", "an"))
     assert by_row(engine, requests(6, 2), sampling) == by_row(other, requests(6, 2), sampling)
+
+
+OTHER_FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("qwen3", {}),
+    ("mistral", {"sliding_window": 16}),
+    ("gemma3_text", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    ("olmo2", {}),
+    ("phi3", {"pad_token_id": 0}),
+    ("gpt_neox", {"num_key_value_heads": 4}),  # it has no groups; vLLM would believe the field
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), OTHER_FAMILIES, ids=[row[0] for row in OTHER_FAMILIES])
+def test_a_model_of_another_family_is_sampled_as_what_it_is(
+    tmp_path: Path, family: str, changes: dict[str, Any]
+) -> None:
+    """Windows are crossed, and tensors come under the names that the trainer publishes."""
+    folder = tmp_path / "model"
+    model = build_model(folder, family, tied=False, head_dim=32, changes={"hidden_size": 128, **changes})
+    engine = VllmEngine(folder, "float32", MAX_MODEL_TOKENS)
+    try:
+        engine.load_weights(0, weights_of(model))
+        rows = requests(3, 2, lengths=(2, 30))
+        for response in by_row(engine, rows, params(max_new_tokens=50)):
+            expected = plain_logprobs(model, rows[response.index], response)
+            torch.testing.assert_close(torch.tensor(response.logprobs), expected, rtol=0, atol=1e-4)
+    finally:
+        engine.close()
 
 
 # -------------------------------------------------------------------------------------------------------- weights

@@ -86,6 +86,18 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(folder, new_learner
     assert same_bits(undisturbed, resumed)
 
 
+def test_a_checkpoint_before_the_first_update_changes_nothing_of_it(folder, new_learner, make_trajectories):
+    """As after steps that were all skipped."""
+    undisturbed, saved, resumed = new_learner(), new_learner(), new_learner()
+    save(folder, saved, step=2)
+    assert Checkpoints(folder, resumed.ranks, resumed, 2).resume() == 2
+    assert (resumed.policy_steps, resumed.critic_steps) == (0, 0)
+    for learner in (undisturbed, saved, resumed):
+        train(learner, make_trajectories, range(2, 4))
+    assert same_bits(undisturbed, saved)
+    assert same_bits(undisturbed, resumed)
+
+
 def test_a_checkpoint_holds_the_state_of_its_step_although_training_goes_on_meanwhile(
     folder, new_learner, make_trajectories
 ):

@@ -367,7 +367,12 @@ def base_model(tmp_path_factory):
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / "model")
     config = LlamaConfig(
-        vocab_size=256, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=256,
+        hidden_size=16,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16_384,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder / "model")

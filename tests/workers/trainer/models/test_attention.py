@@ -72,6 +72,11 @@ def test_what_a_layer_asks_and_is_not_known_is_refused_by_name(asked, named):
         attend(Layer(), *pack((3, 2)), None, scaling=0.3, pack_layout=PackLayout((3, 2), CPU), **asked)
 
 
+def test_a_mask_that_a_layer_made_itself_is_not_dropped_in_silence():
+    with pytest.raises(UserError, match="the attention of Layer asks for a mask of its own, which"):
+        attend(Layer(), *pack((3, 2)), torch.zeros(1, 1, 5, 5), pack_layout=PackLayout((3, 2), CPU))
+
+
 def test_what_says_nothing_about_the_result_is_taken():
     lengths, harmless = (3, 2), {"softcap": None, "use_cache": False, "is_causal": True, "position_ids": torch.zeros(5)}
     out, _ = attend(Layer(), *pack(lengths), None, scaling=0.3, pack_layout=PackLayout(lengths, CPU), **harmless)

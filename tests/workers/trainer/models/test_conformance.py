@@ -89,12 +89,11 @@ def keep_dropout(patch: pytest.MonkeyPatch) -> None:
 WRONG: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "layers that pass nothing on": ("stablelm", lambda patch: None),
     "layers with a state": ("recurrent_gemma", lambda patch: None),
-    "layers with a mask of their own": ("doge", lambda patch: None),
     "logits that are capped": ("nanochat", lambda patch: None),
     "windows that are dropped": ("mistral", drop_windows),
     "dropout by a function": ("starcoder2", keep_dropout),
 }
-"""Model type, and what is undone of what makes it right; of the first four, that their configuration refuses them."""
+"""Model type, and what is undone of what makes it right; of the first three, that their configuration refuses them."""
 
 
 @pytest.mark.parametrize("proven", [False, True], ids=["is measured as wrong", "is refused by the proof alone"])

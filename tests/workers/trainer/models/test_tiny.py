@@ -55,10 +55,13 @@ def test_every_kind_of_layer_occurs(config, expected):
         pytest.param({"num_attention_heads": 32, "num_key_value_heads": 8}, (4, 2, 16), id="grouped"),
         pytest.param({"num_attention_heads": 32, "num_key_value_heads": 1}, (4, 1, 16), id="one for all"),
         pytest.param({"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 256}, (4, 2, 32), id="wide"),
+        pytest.param({"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 2048}, (4, 4, 16), id="few"),
+        pytest.param({"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8}, (2, 2, 8), id="small as it is"),
+        pytest.param({"hidden_size": 36, "num_attention_heads": 3, "head_dim": 12}, (3, 3, 12), id="small and odd"),
     ],
 )
 def test_heads_keep_their_grouping(fields, heads):
-    small = tiny_copy(config_of("llama", hidden_size=4096, **fields))
+    small = tiny_copy(config_of("llama", **{"hidden_size": 4096, **fields}))
     assert (small.num_attention_heads, small.num_key_value_heads, small.head_dim) == heads
 
 

@@ -264,7 +264,7 @@ def _state(learner: Learner) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for part, module, optimizer in _parts(learner):
         state |= _weights(part, module)
-        moments: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
+        moments = _moments(module, optimizer)
         state |= {f"{part}/optimizer/{name}": value for name, value in moments.items() if isinstance(value, Tensor)}
     return state
 
@@ -277,11 +277,22 @@ def _place(part: str) -> str:
     return f"{part}/weights/"
 
 
+def _moments(module: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
+    """What an optimizer holds, by name."""
+    if not optimizer.state:
+        get_optimizer_state_dict(module, optimizer, options=_FLAT)
+        # Torch has made the moments by a step at rate 0 and counted that step: the first real one (none is made while
+        # every step is skipped) would be corrected for bias as the second.
+        for of_parameter in optimizer.state.values():
+            of_parameter["step"].zero_()
+    moments: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
+    return moments
+
+
 def _put_back(learner: Learner, state: Mapping[str, Tensor]) -> None:
     """Hand the optimizers what was read; the weights were read in place."""
     for part, module, optimizer in _parts(learner):
         start = f"{part}/optimizer/"
         read = {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
         # Rates, betas and the like are not stored: they follow from the spec.
-        others: dict[str, Any] = get_optimizer_state_dict(module, optimizer, options=_FLAT)
-        set_optimizer_state_dict(module, optimizer, others | read, options=_FLAT)
+        set_optimizer_state_dict(module, optimizer, _moments(module, optimizer) | read, options=_FLAT)

@@ -21,7 +21,7 @@ from rz_workers.trainer.method import packing
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """All trajectories of a step, in canonical order (by group id, then sample index).
+    """All trajectories of a step that have a reward, in canonical order (by group id, then sample index).
 
     B trajectories, N response tokens in all. Trajectory b owns the response tokens ``offsets[b] : offsets[b+1]`` of
     every ``[N]`` tensor.
@@ -55,13 +55,13 @@ class TrainBatch:
 
 
 def collate(trajectories: Sequence[Trajectory]) -> TrainBatch:
-    """Sort canonically and turn into tensors.
+    """Sort canonically and turn into tensors; masked trajectories are left out, as if they had not been sampled.
 
     Raises ValueError for a trajectory without response tokens or with log-probs of another length: such a shard was not
     written by a rollout.
     """
     # Sums are taken in this order, so that a replay adds the same numbers in the same order (docs/decisions/0004).
-    ordered = sorted(trajectories, key=lambda t: (t.group_id, t.sample_index))
+    ordered = sorted((t for t in trajectories if not t.is_masked), key=lambda t: (t.group_id, t.sample_index))
     for t in ordered:
         if not t.response_token_ids or len(t.rollout_logprobs) != len(t.response_token_ids):
             raise ValueError(
@@ -69,7 +69,7 @@ def collate(trajectories: Sequence[Trajectory]) -> TrainBatch:
                 f"{len(t.response_token_ids)} response "
                 f"tokens and {len(t.rollout_logprobs)} log-probs; at least one token and as many log-probs are required"
             )
-    lengths = torch.tensor([len(t.response_token_ids) for t in ordered])
+    lengths = torch.tensor([len(t.response_token_ids) for t in ordered], dtype=torch.int64)
     return TrainBatch(
         sequences=[_int64(t.prompt_token_ids + t.response_token_ids) for t in ordered],
         prompt_lengths=torch.tensor([len(t.prompt_token_ids) for t in ordered]),
@@ -78,7 +78,9 @@ def collate(trajectories: Sequence[Trajectory]) -> TrainBatch:
         # fp32 whatever the passes compute in: advantages are normalised in fp32 (RECIPE.md, PPO).
         rewards=torch.tensor([t.reward for t in ordered], dtype=torch.float32),
         groups=torch.tensor([t.group_id for t in ordered]),
-        rollout_logprobs=torch.cat([torch.from_numpy(np.asarray(t.rollout_logprobs, np.float32)) for t in ordered]),
+        rollout_logprobs=torch.cat(
+            [torch.zeros(0), *(torch.from_numpy(np.asarray(t.rollout_logprobs, np.float32)) for t in ordered)]
+        ),
         weight_versions=torch.tensor([t.weight_version for t in ordered]),
     )
 

@@ -289,6 +289,18 @@ class Learner:
         return norm, rate
 
 
+def why_no_update(algorithm: AlgorithmSpec, batch: TrainBatch) -> str | None:
+    """Why a step makes no update of the policy; None where it makes one. A pure function of the batch, so that every
+    rank, and every replay, decides alike."""
+    if batch.num_trajectories == 0:
+        return "every trajectory is masked, because its verifier crashed"
+    if algorithm.skip_uniform_steps:
+        groups = batch.groups if algorithm.name == "grpo" else torch.zeros_like(batch.groups)
+        if ppo.is_uniform(batch.rewards, groups):
+            return "all rewards are equal (algorithm.skipUniformSteps)"
+    return None
+
+
 def attention_ratio(shape: ModelShape) -> float:
     """FLOPs of causal attention per squared token over FLOPs of the linear layers per token: a pass over L tokens costs
     a L + b L^2, the ratio is b / a."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rz_workers.trainer.method.discounting import discounted_sums
+
 VARIANCE_FLOOR = 1e-8
 """Lower limit of the variance in the normalisation of advantages (published code)."""
 
@@ -55,25 +57,16 @@ def generalized_advantages(
         advantages ``[N]`` and returns ``[N]`` (advantage + value), fp32.
     """
     rewards, values = rewards.to(torch.float32), values.to(torch.float32)
-    advantages, returns = torch.empty_like(values), torch.empty_like(values)
-    end = 0
-    for length in lengths.tolist():
-        start, end = end, end + length
-        if gamma == 1.0 and gae_lambda == 1.0:
-            # The telescoped sum, so that the return is exactly the reward, not the reward plus rounding.
-            returns[start:end] = rewards[start:end].flip(0).cumsum(0).flip(0)
-            advantages[start:end] = returns[start:end] - values[start:end]
-            continue
-        advantage, next_value = 0.0, 0.0
-        # Python floats: the recursion runs in fp64 and is rounded to fp32 once a token.
-        token_values, rewards_of = values[start:end].tolist(), rewards[start:end].tolist()
-        for t in range(length - 1, -1, -1):
-            delta = rewards_of[t] + gamma * next_value - token_values[t]
-            advantage = delta + gamma * gae_lambda * advantage
-            advantages[start + t] = advantage
-            next_value = token_values[t]
-        returns[start:end] = advantages[start:end] + values[start:end]
-    return advantages, returns
+    if gamma == 1.0 and gae_lambda == 1.0:
+        # The telescoped sum, so that the return is exactly the reward, not the reward plus rounding.
+        parts = torch.split(rewards, lengths.tolist())
+        returns = torch.cat([part.flip(0).cumsum(0).flip(0) for part in parts])
+        return returns - values, returns
+    # fp64, rounded to fp32 once a token.
+    following = values.to(torch.float64).roll(-1)
+    following[lengths.cumsum(0) - 1] = 0.0
+    advantages = discounted_sums(rewards + gamma * following - values, lengths, gamma * gae_lambda).to(torch.float32)
+    return advantages, advantages + values
 
 
 def group_relative_advantages(final_rewards: Tensor, groups: Tensor, lengths: Tensor) -> Tensor:
@@ -95,6 +88,12 @@ def group_relative_advantages(final_rewards: Tensor, groups: Tensor, lengths: Te
         # 1e-6 is not in the paper: a group of equal rewards has std 0, and gets advantages of 0 in place of NaN.
         advantages[members] = (rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-6)
     return advantages.repeat_interleave(lengths)
+
+
+def is_uniform(final_rewards: Tensor, groups: Tensor) -> bool:
+    """Whether the rewards ``[B]`` of each group (``groups [B]``) are all equal: none is better than another."""
+    of_groups = [final_rewards[groups == group] for group in set(groups.tolist())]
+    return all(bool((rewards == rewards[0]).all()) for rewards in of_groups)
 
 
 def normalize(advantages: Tensor) -> Tensor:

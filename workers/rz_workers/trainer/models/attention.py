@@ -146,7 +146,7 @@ def attend(
 
     Raises UserError when the layer asks for what this cannot do.
     """
-    _check(module, dropout, more)
+    _check(module, dropout, attention_mask, more)
     window = sliding_window if sliding_window and sliding_window > 0 else None
     # The kernel knows grouped keys and values; elsewhere they are repeated, as in transformers' own sdpa.
     groups = getattr(module, "num_key_value_groups", 1)
@@ -171,8 +171,10 @@ def attend(
     return torch.cat(outputs).index_select(0, cells)[None], None
 
 
-def _check(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
+def _check(module: nn.Module, dropout: float, attention_mask: Tensor | None, more: dict[str, Any]) -> None:
     unknown = [name for name, value in more.items() if value is not None and name not in _HARMLESS]
+    if attention_mask is not None:  # ``_no_mask`` made none
+        unknown.append("a mask of its own")
     if dropout:
         unknown.append(f"dropout of {dropout:g}")
     if more.get("is_causal") is False or getattr(module, "is_causal", True) is False:

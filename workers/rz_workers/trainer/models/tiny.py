@@ -112,12 +112,15 @@ def tiny_copy(config: PretrainedConfig) -> PretrainedConfig:
     else:
         fields = _shrunk(fields, config.model_type)
     try:
-        return type(config).from_dict(fields)
+        small = type(config).from_dict(fields)
     except Exception as error:  # each class checks in its own way
         raise ValueError(
             f"no small copy of a configuration of type {config.model_type!r} can be made: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from error
+    # Where the code of a model that came with code is looked for.
+    small.name_or_path = config.name_or_path
+    return small
 
 
 def generic_tiny(model_type: str) -> PretrainedConfig:
@@ -157,11 +160,13 @@ def _smaller(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
         return value
     if name in _HIDDEN:
         return min(value, HIDDEN)
+    if name in (*_HEADS, *_KV_HEADS, *_HEAD_SIZES) and _hidden(fields) <= HIDDEN:
+        return value  # small enough, and they fit together as they are
     if name in _HEADS:
-        return min(value, HEADS)
+        return 1 if value == 1 else HEADS
     if name in _KV_HEADS:
         heads = next((fields[each] for each in _HEADS if isinstance(fields.get(each), int)), value)
-        return 1 if value == 1 else HEADS if value >= heads else HEADS // 2
+        return 1 if value == 1 or heads == 1 else HEADS if value >= heads else HEADS // 2
     if name in _HEAD_SIZES:
         if value == fields.get("qk_rope_head_dim"):
             return _SIZES["qk_rope_head_dim"]
@@ -183,9 +188,12 @@ def _smaller(name: str, value: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _usual_heads(size: int, fields: Mapping[str, Any]) -> bool:
-    hidden = next((fields[each] for each in _HIDDEN if isinstance(fields.get(each), int)), 0)
     heads = next((fields[each] for each in _HEADS if isinstance(fields.get(each), int)), 1)
-    return bool(size * heads == hidden)
+    return size * heads == _hidden(fields)
+
+
+def _hidden(fields: Mapping[str, Any]) -> int:
+    return next((int(fields[each]) for each in _HIDDEN if isinstance(fields.get(each), int)), 0)
 
 
 def _layers(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:

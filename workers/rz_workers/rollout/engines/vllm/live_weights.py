@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 __all__ = ["Comparison", "Published", "Seen", "compare", "fingerprint"]
 
-HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+HEADS = ("lm_head.weight", "embed_out.weight")
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
+"""What checkpoints call the output layer and the embedding: today's models, and GPT-NeoX's and GPT-2's time."""
 _CHUNK = 1 << 20
 """Elements that are multiplied at once: 8 MB of 64-bit products."""
 _PROBE_ROWS = 128
@@ -59,7 +61,8 @@ class Published:
         for name, tensor in tensors:
             here = tensor.to(self._device)
             self.seen[name] = Seen(here.dtype, tuple(here.shape), fingerprint(here))
-            if name.endswith(HEAD) or (name.endswith(EMBEDDING) and not any(one.endswith(HEAD) for one in self.seen)):
+            no_head = not any(one.endswith(HEADS) for one in self.seen)
+            if name.endswith(HEADS) or (name.endswith(EMBEDDINGS) and no_head):
                 self.head = here.to("cpu", copy=True)
             yield name, here
 
