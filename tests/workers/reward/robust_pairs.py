@@ -794,6 +794,7 @@ UNEQUAL: dict[str, Pairs] = {
         (r"B is wrong", r"B"),
     ),
     "word": (
+        (r"O(n)", r"On"),
         (r"No", r"Yes"),
         (r"listen", r"silent"),
         (r"on", r"no"),
@@ -829,6 +830,9 @@ UNEQUAL: dict[str, Pairs] = {
         (r"isosceles triangle", r"triangle isosceles"),
     ),
     "tuple": (
+        (r"1, 2", r"x=2, y=1"),
+        (r"(a,b)", r"A, B"),
+        (r"\{\{1\}\}", r"\{1\}"),
         (r"(2,1)", r"(1,2)"),
         (r"(1,2,3)", r"(1,2)"),
         (r"(1,2),(3,4)", r"(1,2),(4,3)"),

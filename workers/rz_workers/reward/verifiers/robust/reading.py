@@ -73,7 +73,7 @@ def readings(text: str, depth: int = 0) -> Readings:
     if not text or depth > MAX_DEPTH or len(text) > MAX_CHARS:
         return ()
     if (plain := _upright(text)) is not None:
-        return readings(plain, depth + 1)
+        return readings(plain, depth)
     if "…" in text and "…" in at_top(text):
         return _dots(text, depth)
     if "±" in text or "∓" in text:
@@ -166,6 +166,8 @@ def _choices(text: str, depth: int) -> list[Choice]:
     plain = unwrapped(text)
     if (found := _CHOICE.fullmatch(plain)) and (found[1] is None or found[3] is not None):
         sure = bool(found[1] or found[3] or found[4]) or len(plain) > 1
+        if depth and not sure:
+            return []  # an element of a list or a side of an equation: its case counts
         return [Choice(found[2], is_sure=sure)]
     if ((found := _CHOICE_TEXT.fullmatch(plain)) and not plain.startswith("(")) or (found and ")" in plain[:4]):
         rest = readings(found[3], depth + 1)
@@ -216,7 +218,7 @@ def _values(text: str) -> list[Kind]:
         out.append(
             Value(node, letters=text.isalpha() and text.isascii() and len(text) > 1 and not set(text) <= PRODUCTS)
         )
-    elif text.isascii() and text.isalpha() and len(text) in (2, 3):
+    elif text.isascii() and text.isalpha() and len(text) in (2, 3) and (text.islower() or text.isupper()):
         product = _parsed(" ".join(text))
         out += [Value(product, letters=True)] if product else []
     if _RATIO.fullmatch(text) and not _TIME.fullmatch(text):

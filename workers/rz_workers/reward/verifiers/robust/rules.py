@@ -169,7 +169,7 @@ def _column(matrix: Items) -> tuple[Readings, ...] | None:
 
 
 def _in_order(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
-    return len(a) == len(b) and all(equal_readings(x, y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(_same_element(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _as_multisets(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
@@ -177,7 +177,7 @@ def _as_multisets(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
         return False
     left = list(b)
     for element in a:
-        match = next((n for n, other in enumerate(left) if equal_readings(element, other)), None)
+        match = next((n for n, other in enumerate(left) if _same_element(element, other)), None)
         if match is None:
             return False
         del left[match]
@@ -185,12 +185,13 @@ def _as_multisets(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
 
 
 def _same_element(a: Readings, b: Readings) -> bool:
-    """A set in a set is not its only element."""
-    return any(_equal(x, y) for x in a for y in b if _is_set(x) == _is_set(y))
+    """A set in a set is not its only element, and what has a name is not what has none: ``y = 1`` may stand where ``x``
+    is meant."""
+    return any(_equal(x, y) for x in a for y in b if _form(x) == _form(y))
 
 
-def _is_set(kind: Kind) -> bool:
-    return isinstance(kind, Items) and kind.shape == "set"
+def _form(kind: Kind) -> tuple[bool, bool]:
+    return isinstance(kind, Items) and kind.shape == "set", isinstance(kind, Equation)
 
 
 def _within(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:

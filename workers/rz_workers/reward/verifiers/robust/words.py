@@ -47,7 +47,7 @@ def words(text: str) -> str | None:
     plain = " ".join(unwrapped(text).replace("\\ ", " ").split())
     plain = re.sub(r"_\{?(\d+)\}?", r"\1", plain)  # a formula of chemistry
     plain = re.sub(r"(?<=\b[A-Za-z])\.(?=\s*[A-Za-z]\b|\s*$)", "", plain)
-    if len(plain) > 500 or not _WORDY.fullmatch(plain) or not _LETTERS.search(plain):
+    if len(plain) > 500 or re.search(r"\w\(", plain) or not _WORDY.fullmatch(plain) or not _LETTERS.search(plain):
         return None
     key = " ".join(re.sub(r"[-_/'’\"“”,;:.!?()&]", " ", plain.casefold()).split())
     key = re.sub(r"^(?:the|an?) (?=\w)", "", key)
