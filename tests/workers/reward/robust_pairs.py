@@ -33,6 +33,7 @@ REFUSED_RIGHT: Pairs = (
 
 EQUAL: dict[str, Pairs] = {
     "number": (
+        (r"\boxed{58,500}", r"58500"),
         (r"0.50", r"1/2"),
         (r".5", r"0.5"),
         (r"007", r"7"),

@@ -160,7 +160,7 @@ def _bare_of_braces(text: str) -> str:
     text = re.sub(r"\{\s*,\s*\}", ",", text).strip()
     while text.startswith("{") and closing(text, 0) == len(text) - 1:
         inside = text[1:-1].strip()
-        if any(letter in ",;" for letter in at_top(inside)):
+        if any(letter in ",;" for letter in at_top(inside)) and not _THOUSANDS.fullmatch(inside.lstrip("-$")):
             return f"⦃{inside}⦄"
         text = inside
     return text
