@@ -16,6 +16,7 @@ from rz_workers.reward.verifiers.legacy import normalise
 from rz_workers.reward.verifiers.readings import Equal, any_reading
 from rz_workers.reward.verify import verdict_by_text
 
+LABELLED = Path(__file__).parents[3] / "bench" / "grading" / "pairs.jsonl"
 MATH500 = Path(__file__).parents[4] / "shared" / "data" / "math500.json"
 
 
@@ -87,6 +88,21 @@ def test_math_verify_is_the_library_called_directly(math_verify: Equal) -> None:
 
     pairs = [pair[:2] for pair in (*PAIRS.values(), *ASYMMETRIC.values())]
     assert [math_verify(*pair) for pair in pairs] == [directly(*pair) for pair in pairs]
+
+
+def test_math_verify_is_the_library_on_every_labelled_pair(math_verify: Equal) -> None:
+    """Without its time limits, which count wall time."""
+    config = [library.LatexExtractionConfig(boxed_match_priority=0), library.ExprExtractionConfig()]
+
+    def directly(answer: str, reference: str) -> bool:
+        read = [library.parse(f"\\boxed{{{text}}}", config, parsing_timeout=None) for text in (reference, answer)]
+        return bool(library.verify(*read, timeout_seconds=None))
+
+    rows = [json.loads(line) for line in LABELLED.read_text().splitlines()]
+    pairs = [(row["answer"], row["reference"]) for row in rows]
+    assert len(pairs) >= 600
+    differ = [pair for pair in pairs if math_verify(*pair) != directly(*pair)]
+    assert differ == []
 
 
 def letters(text: str) -> list[Any]:
