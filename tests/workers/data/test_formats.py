@@ -153,6 +153,14 @@ def test_a_refusal_says_the_line_that_reads_the_record(record: Any, line: str, c
     assert answer in ("2", "B")
 
 
+def test_the_documentation_shows_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "aime.jsonl", as_lines([{"ID": "1", "Problem": "…", "Answer": 33}]))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        read("aime.jsonl")
+    assert str(caught.value) in " ".join((ROOT / "docs" / "data.md").read_text().split())
+
+
 @pytest.mark.parametrize(("name", "data", "words"), HOPELESS.values(), ids=HOPELESS)
 def test_what_no_line_reads(name: str, data: bytes, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
@@ -182,6 +190,12 @@ def test_named_columns_win_over_every_other_shape(tmp_path: Path) -> None:
     record = orz_eval("not this", "nor this", problem="q", reference={"value": 2}, reward_model={"ground_truth": "no"})
     uri = written(tmp_path, "a.json", as_array([record]))
     assert read(uri, question_column="problem", answer_column="reference.value") == [("q", "2")]
+
+
+def test_turns_beside_question_and_answer_are_not_asked(tmp_path: Path) -> None:
+    """Many data sets keep a chat of each problem, with a solution in place of the answer."""
+    record = RECORDS["columns"]("q", "2") | RECORDS["messages in a field"]("Solve q", "It is 2, because …")
+    assert read(written(tmp_path, "a.jsonl", as_lines([record]))) == [("q", "2")]
 
 
 def test_a_named_column_may_hold_a_rationale_as_gsm8k_has_it(tmp_path: Path) -> None:

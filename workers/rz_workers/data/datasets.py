@@ -117,20 +117,17 @@ def _top(value: dict[str, Any], path: str) -> str:
 
 def _record(kind: Format, value: Any, source: DataSource, verifier: str, default_id: str) -> Record:
     """Raises MalformedError."""
-    if not isinstance(value, dict):
-        if kind.name not in ("orz", "messages"):
-            raise MalformedError(f"found {kind_of(value)}; a record of format {kind.name} must be an object")
-        return Record(default_id, *kind.read(value, source), _fields(kind, value, source, verifier, {}))
+    if not isinstance(value, dict) and kind.name not in ("orz", "messages"):
+        raise MalformedError(f"found {kind_of(value)}; a record of format {kind.name} must be an object")
     question, answer = kind.read(value, source)
-    if kind is TASK:
-        return Record(default_id, question, answer, _fields(kind, value, source, verifier, {}))
-    given = value.get("id")
-    prompt_id = default_id if given is None or given == "" else str(given)
-    shown: dict[str, Any] = {}
-    if (options := choices.options_of(value)) is not None:
-        # The options belong to the question: the answer names one by its letter.
-        question, answer = choices.with_options(question, options), choices.letter_of(answer, options)
-        shown = {options.field: options.texts}
+    prompt_id, shown = default_id, dict[str, Any]()
+    if isinstance(value, dict) and kind is not TASK:
+        given = value.get("id")
+        prompt_id = default_id if given is None or given == "" else str(given)
+        if (options := choices.options_of(value)) is not None:
+            # The options belong to the question: the answer names one by its letter.
+            question, answer = choices.with_options(question, options), choices.letter_of(answer, options)
+            shown = {options.field: options.texts}
     return Record(prompt_id, question, str(answer), _fields(kind, value, source, verifier, shown))
 
 

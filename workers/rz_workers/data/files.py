@@ -89,8 +89,12 @@ def _csv(data: bytes) -> pa.Table:
     names = pa_csv.open_csv(io.BytesIO(data), parse_options=parse).schema.names
     # Texts, not what a guess at their types makes of them: "007" and "1.50" are references.
     texts = pa_csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False)
+    # One block, because a record may not be longer than one.
     return pa_csv.read_csv(
-        io.BytesIO(data), pa_csv.ReadOptions(block_size=max(1 << 20, len(data))), parse, convert_options=texts
+        io.BytesIO(data),
+        pa_csv.ReadOptions(block_size=min(max(1 << 20, len(data)), (1 << 31) - 1)),
+        parse,
+        convert_options=texts,
     )
 
 

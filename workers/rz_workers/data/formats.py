@@ -141,9 +141,8 @@ def _verl(value: Any, _: DataSource) -> tuple[str, str]:
 
 
 def _messages(value: Any, source: DataSource) -> tuple[str, str]:
-    name = next((name for name in _TURNS if name in value), "messages") if isinstance(value, dict) else ""
-    turns: Any = value.get(name) if isinstance(value, dict) else value
-    question = _asked(turns, name or "the record")
+    turns = _turns_of(value)
+    question = _asked(turns, "turns")
     last = turns[-1]
     if isinstance(value, dict) and source.answer_column in value:
         return question, answer_at(value, source.answer_column)
@@ -153,6 +152,13 @@ def _messages(value: Any, source: DataSource) -> tuple[str, str]:
             "answer"
         )
     return question, answer_at(last, "content" if "content" in last else "value")
+
+
+def _turns_of(value: Any) -> Any:
+    """The list in which a record of format messages has its turns; None where it has none."""
+    if isinstance(value, dict):
+        return next((value[name] for name in _TURNS if isinstance(value.get(name), list)), None)
+    return value
 
 
 def _asked(turns: Any, name: str) -> str:
@@ -198,13 +204,9 @@ def _task(value: Any, _: DataSource) -> tuple[str, str]:
 # --------------------------------------------------------------------------------------------------- how they are told
 
 
-def _turns_of(value: Any) -> Any:
-    if isinstance(value, dict):
-        return next((value[name] for name in _TURNS if isinstance(value.get(name), list)), None)
-    return value
-
-
-def _has_roles(value: Any, _: DataSource) -> bool:
+def _is_messages(value: Any, source: DataSource) -> bool:
+    if _has("final_answer")(value, source) or _has(QUESTION, ANSWER)(value, source):
+        return False
     turns = _turns_of(value)
     is_list = isinstance(turns, list) and bool(turns) and all(isinstance(turn, dict) for turn in turns)
     return is_list and ("role" in turns[0] or (isinstance(value, dict) and "from" in turns[0]))
@@ -246,7 +248,7 @@ FORMATS = (
         '[{"role": "user", "content": Q}, {"role": "assistant", "content": A}]',
         'role/content turns, ShareGPT; also under "messages", "conversations" or "prompt", and with the answer beside '
         "them",
-        lambda value, source: _has_roles(value, source) and not _has("final_answer")(value, source),
+        _is_messages,
         _messages,
         lambda source: (*_TURNS, source.answer_column),
     ),
