@@ -97,15 +97,17 @@ class DataSource(SpecModel):
     """Training data from one place."""
 
     uri: Uri
-    """File or fsspec URL of the records (.json, .jsonl, .parquet), or `reasoning-gym://TASK?size=N&seed=S` for a
-    procedural task."""
-    format: Literal["auto", "orz", "orz-eval", "columns", "reasoning-gym"] = "auto"
-    """How records are read: `orz` is the paper's training JSON, `orz-eval` its evaluation JSON, `columns` means the
-    named columns below; `auto` decides by the URI and the first record."""
+    """File or fsspec URL of the records (.json, .jsonl, .csv, also with .gz behind it; .parquet), or
+    `reasoning-gym://TASK?size=N&seed=S` for a procedural task."""
+    format: Literal["auto", "verl", "messages", "orz", "orz-eval", "olympiad", "gsm8k", "columns", "reasoning-gym"] = (
+        "auto"
+    )
+    """How records are read: docs/data.md has each with an example. `auto` decides by the first record, or takes
+    `columns` where one of the two below is named."""
     question_column: Column = "question"
-    """Column that holds the question (format `columns`)."""
+    """Field that holds the question; with dots a path: `prompt.0.content`."""
     answer_column: Column = "answer"
-    """Column that holds the reference answer (format `columns`)."""
+    """Field that holds the reference answer; with dots a path: `reward_model.ground_truth`."""
     verifier: VerifierName | None = None
     """What grades the answers of this source, in the words of `reward.verifier`. Absent takes `reward.verifier`; for a
     `reasoning-gym://` source, the task's own scorer (`reasoning-gym`)."""
@@ -132,7 +134,8 @@ class DataSpec(SpecModel):
     default; the tokenizer's BOS token is put in front if it has one, unless the template begins with its text, and
     nothing else."""
     max_prompt_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 2048
-    """Longest prompt, tokens. Longer ones are dropped before the permutation, counted, and listed by id."""
+    """Longest prompt, tokens. Longer training prompts are dropped before the permutation, counted, and listed by id; a
+    longer evaluation problem ends the run at its start, because an accuracy is of the whole set."""
 
 
 # ----------------------------------------------------------------------------------------------------- algorithm

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 MAIN_PATHS = {
     "operator": "operator/rz_operator/controller/reconcile.py",
     "ledger": "workers/rz_workers/ledger/main.py",
+    "reward": "workers/rz_workers/reward/main.py",
     "rollout": "workers/rz_workers/rollout/main.py",
     "trainer": "workers/rz_workers/trainer/main.py",
 }

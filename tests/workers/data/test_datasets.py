@@ -82,11 +82,6 @@ def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path, monkeyp
     assert read_source(DataSource(uri="a.jsonl")) == read_source(DataSource(uri="./a.jsonl")) == TWO[:1]
 
 
-def test_choices_follow_the_question_as_lettered_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps([orz_eval("Which?", "B", choices=["red", "blue"])]))
-    assert read_source(DataSource(uri=str(tmp_path / "a.json")))[0].question == "Which?\nA. red\nB. blue"
-
-
 def test_the_papers_math500_is_read_as_it_is() -> None:
     if not MATH500.exists():
         pytest.skip(f"{MATH500} is not there (it is not part of the repository)")
@@ -107,9 +102,9 @@ OTHER_FIELDS = {
     "a column": (
         "a.jsonl",
         '{"id": 7, "question": "q", "answer": "A", "options": ["x", "é"]}',
-        {"options": ["x", "é"]},
+        {"options": {"A": "x", "B": "é"}},
     ),
-    "the paper's choices": ("a.json", json.dumps([orz_eval("q", "A", choices=["x"])]), {"choices": ["x"]}),
+    "the paper's choices": ("a.json", json.dumps([orz_eval("q", "A", choices=["x"])]), {"choices": {"A": "x"}}),
     "none": ("a.json", json.dumps([orz("q", "A")]), {}),
 }
 
@@ -198,7 +193,7 @@ MALFORMED = {
     "text after an array": ("a.json", f"[{GOOD}]\n[]", "line 2: found text after the array"),
     "an evaluation record without a prompt": (
         "a.json",
-        '[{"final_answer": "1"}]',
+        '[{"prompt": null, "final_answer": "1"}]',
         r"record 1 \(line 1\): found null as \"prompt\"",
     ),
     "choices that are no list": (
@@ -239,7 +234,9 @@ def test_a_null_in_parquet_is_named_with_its_row(tmp_path: Path) -> None:
 
 def test_a_missing_column_in_parquet_is_named_with_its_field(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": ["a"], "solution": ["1"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"found columns question, solution; 'answer' is required: set answerColumn"):
+    with pytest.raises(
+        UserError, match=r"row 1: found the fields 'question', 'solution'; .* set .*answerColumn: solution"
+    ):
         read_source(DataSource(uri=str(tmp_path / "a.parquet")))
 
 

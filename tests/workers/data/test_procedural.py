@@ -9,7 +9,7 @@ import pytest
 
 from rz_api.spec import DataSource
 from rz_workers.data.datasets import read_source
-from rz_workers.data.procedural import check_scorer, dataset_of, packed, score, task_name
+from rz_workers.data.procedural import check_scorer, check_seeds, dataset_of, make, packed, score, task_name
 from rz_workers.reward.interface import Example
 from rz_workers.reward.task_scorer import task_scorer
 from rz_workers.runtime import UserError
@@ -57,7 +57,8 @@ def test_a_task_that_teaches_nothing_is_refused(task: str, words: str) -> None:
 
 @pytest.mark.parametrize("task", ["countdown", "rearc", "spell_backward", "chain_sum", "knights_knaves"])
 def test_a_task_that_tells_its_answer_from_none_is_taken(task: str) -> None:
-    check_scorer(f"reasoning-gym://{task}?size=3")
+    uri = f"reasoning-gym://{task}?size=3"
+    check_scorer(uri, make(uri))
 
 
 def test_a_refused_task_may_have_another_verifier() -> None:
@@ -76,3 +77,31 @@ def test_the_verifier_is_named_by_its_uri_and_scores_by_the_items_of_the_table()
     assert rewards[0] == 1
     assert max(rewards[1:]) < 0.1
     assert task_name(uri) == "countdown"
+
+
+def test_items_do_not_depend_on_the_hashes_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = set()
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        made.add(make("reasoning-gym://isomorphic_strings?size=3"))
+    assert len(made) == 1
+
+
+SEEDS: dict[str, tuple[str, str, str | None]] = {
+    "the next seed": ("chain_sum?size=200", "chain_sum?size=200&seed=1", "set seed=200"),
+    "a seed within": ("chain_sum?size=200&seed=7", "chain_sum?size=1&seed=206", "set seed=207"),
+    "a range around": ("chain_sum?size=2&seed=50", "chain_sum?size=100", "set seed=52"),
+    "other options": ("chain_sum?size=9&max_terms=3", "chain_sum?size=9&max_terms=4", "set seed=9"),
+    "the first seed behind": ("chain_sum?size=200", "chain_sum?size=200&seed=200", None),
+    "another task": ("chain_sum?size=200", "countdown?size=200", None),
+}
+
+
+@pytest.mark.parametrize(("train", "evaluation", "words"), SEEDS.values(), ids=SEEDS)
+def test_seeds_of_training_and_evaluation(train: str, evaluation: str, words: str | None) -> None:
+    uris = ["train.jsonl", f"reasoning-gym://{train}"], ["heldout.jsonl", f"reasoning-gym://{evaluation}"]
+    if words is None:
+        check_seeds(*uris)
+    else:
+        with pytest.raises(UserError, match=words):
+            check_seeds(*uris)

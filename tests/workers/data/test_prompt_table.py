@@ -15,6 +15,8 @@ import pytest
 
 from rz_api.run import ResolvedRun
 from rz_api.spec import DataSource, ReasonerZeroRunSpec
+from rz_workers.data import procedural
+from rz_workers.data.earlier import Earlier, read_earlier
 from rz_workers.data.prompt_table import (
     PromptRow,
     decode,
@@ -118,14 +120,24 @@ def test_a_template_with_the_bos_text_in_front_gives_one_bos_and_a_line_in_the_l
     assert caplog.text.count("begins with the BOS text") == 1
 
 
-def test_prompts_over_the_limit_are_dropped_and_listed(make_spec: MakeSpec) -> None:
-    spec = make_spec(first={"1+1": "2", "10+10": "20"}, held_out={"4+4": "8", "40+40": "80"}, max_prompt_tokens=10)
-    prepared = prepare(spec, Characters())
+def test_training_prompts_over_the_limit_are_dropped_and_listed(make_spec: MakeSpec) -> None:
+    prepared = prepare(make_spec(first={"1+1": "2", "10+10": "20"}, max_prompt_tokens=10), Characters())
     assert [kept.prompt_id for kept in prepared.train] == ["0-0", "1-0"]
-    assert prepared.dropped == (
-        DroppedPrompt(prompt_id="0-1", tokens=12),
-        DroppedPrompt(prompt_id="held-out-1", tokens=12),
-    )
+    assert prepared.dropped == (DroppedPrompt(prompt_id="0-1", tokens=12),)
+
+
+def test_an_evaluation_has_all_problems_of_its_set(make_spec: MakeSpec) -> None:
+    spec = make_spec(held_out={"4+4": "8", "40+40": "80"}, max_prompt_tokens=10)
+    with pytest.raises(UserError, match=r"eval held-out: found 1 of 2 problems .* of 12 tokens \(held-out-1\)"):
+        prepare(spec, Characters())
+
+
+def test_a_run_of_an_earlier_release_goes_on_without_the_problems_that_it_left_out(make_spec: MakeSpec) -> None:
+    spec = make_spec(held_out={"4+4": "8", "40+40": "80"}, max_prompt_tokens=10)
+    prepared = prepare(spec, Characters(), Earlier(dropped=frozenset({"held-out-1"})))
+    folder = open_folder(spec)
+    assert publish_data(folder, spec, prepared).eval_sets == {"held-out": 1}
+    assert prepare(spec, Characters(), read_earlier(folder, spec)) == prepared
 
 
 def test_a_limit_that_drops_everything_is_the_users_to_change(make_spec: MakeSpec) -> None:
@@ -265,9 +277,29 @@ def test_a_prompt_names_what_grades_it_and_holds_what_that_reads(make_spec: Make
         ("countdown-2", own),
     ]
     assert json.loads(rows["options"].fields) == {}
-    assert json.loads(rows["options-2"].fields) == {"options": ["x", "y"]}
+    assert json.loads(rows["options-2"].fields) == {"options": {"A": "x", "B": "y"}}
     assert json.loads(rows["countdown"].fields)["item"]["question"] == rows["countdown"].question
     assert "target" in json.loads(rows["countdown-2"].fields)["metadata"]
+
+
+def test_a_run_that_starts_again_has_the_items_that_it_was_started_with(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = changed(make_spec(), [{"uri": TASK}])
+    folder = open_folder(spec)
+    assert read_earlier(None, spec) == read_earlier(folder, spec) == Earlier()
+    prepared = prepare(spec, Characters())
+    publish_data(folder, spec, prepared)
+
+    monkeypatch.setattr(procedural, "make", pytest.fail)
+    assert prepare(spec, Characters(), read_earlier(folder, spec)) == prepared
+
+
+def test_a_run_is_not_evaluated_on_the_items_that_it_is_trained_on(make_spec: MakeSpec) -> None:
+    document = changed(make_spec(), [{"uri": TASK}]).model_dump(by_alias=True)
+    document["data"]["eval"] = [{"name": "heldout", "uri": TASK + "&seed=1"}]
+    with pytest.raises(UserError, match="set seed=2 in its uri"):
+        prepare(ReasonerZeroRunSpec.model_validate(document), Characters())
 
 
 def test_a_table_of_an_earlier_release_is_read(make_spec: MakeSpec) -> None:

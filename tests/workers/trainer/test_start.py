@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rz_workers.data import procedural
 from rz_workers.runtime import Settings, UserError
 from rz_workers.trainer import startup
 from rz_workers.trainer.durable.checkpoint import Checkpoints
@@ -51,10 +52,10 @@ def make_settings(make_run, tmp_path):
     """Of a run from ``name``, with its data."""
     (tmp_path / "train.jsonl").write_text('{"question": "1+1", "answer": "2"}\n{"question": "1+2", "answer": "3"}\n')
 
-    def make(name, critic=None, **model):
+    def make(name, critic=None, train=str(tmp_path / "train.jsonl"), **model):
         run = make_run(
             model={"name": name, **model},
-            data={"train": [{"uri": str(tmp_path / "train.jsonl")}], "promptTemplate": "{question}="},
+            data={"train": [{"uri": train}], "promptTemplate": "{question}="},
             storage={"uri": str(tmp_path / "run")},
             algorithm={"critic": {"miniBatches": 3} | (critic or {})},
         )
@@ -69,6 +70,14 @@ def make_settings(make_run, tmp_path):
 
 def read_inputs(settings):
     return startup.read_inputs(settings.run, settings.scratch)
+
+
+def test_a_run_that_starts_again_has_its_items_from_its_folder(make_settings, tmp_path, monkeypatch):
+    settings = make_settings(write_base(tmp_path / "base"), train="reasoning-gym://chain_sum?size=3")
+    inputs = read_inputs(settings)
+    startup.claim_folder(settings, inputs)
+    monkeypatch.setattr(procedural, "make", pytest.fail)
+    assert read_inputs(settings).prepared == inputs.prepared
 
 
 # ------------------------------------------------------------------------------------------------------- given critics

@@ -10,7 +10,7 @@ import ast
 
 from rz_api.spec import ReasonerZeroRunSpec
 from rz_api.verifiers import files_of, own_verifier
-from rz_workers.data.datasets import read_file
+from rz_workers.data.files import read_file
 from rz_workers.runtime import UserError
 
 LONGEST_FILE = 1 << 20

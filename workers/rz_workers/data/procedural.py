@@ -17,9 +17,13 @@ The library (0.1.25) has traps. Each is met by a rule here, not by a list of tas
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rz_api.verifiers import REASONING_GYM_URI
@@ -45,6 +49,17 @@ def dataset_of(uri: str) -> tuple[Any, int]:
             "'reasonerzero[reasoning-gym]' (in a clone: make setup)"
         ) from error
 
+    task, options = _options(uri)
+    try:
+        return reasoning_gym.create_dataset(task, **options), options["size"]
+    except Exception as error:
+        raise UserError(
+            f"{uri}: reasoning-gym does not make this task ({error}); check the task's name and its options"
+        ) from error
+
+
+def _options(uri: str) -> tuple[str, dict[str, Any]]:
+    """The task and its options, with seed and size. Raises UserError."""
     if not uri.startswith(REASONING_GYM_URI):
         raise UserError(f"{uri}: format reasoning-gym requires a uri of the form {FORM}")
     parts = urllib.parse.urlsplit(uri)
@@ -55,19 +70,64 @@ def dataset_of(uri: str) -> tuple[Any, int]:
         raise UserError(
             f"{uri}: found size {size!r} and seed {seed!r}; a uri of the form {FORM} is required, both whole numbers"
         )
-    try:
-        # Items of neighbouring seeds are the same, moved by one (findings/reasoning_gym_seeds.sh).
-        return reasoning_gym.create_dataset(parts.netloc, **options), size
-    except Exception as error:
-        raise UserError(
-            f"{uri}: reasoning-gym does not make this task ({error}); check the task's name and its options"
-        ) from error
+    return parts.netloc, options
 
 
-def items(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and item, in the task's order."""
-    dataset, size = dataset_of(uri)
-    return ((f"item {row}", dataset[row]) for row in range(size))
+def check_seeds(train: Iterable[str], evaluation: Iterable[str]) -> None:
+    """``train``, ``evaluation``: URIs. Raises UserError where a problem to evaluate on is also trained on: item i is
+    made from seed + i alone, so that neighbouring seeds give the same items (findings/reasoning_gym_seeds.sh)."""
+    trained = [(uri, *_numbers(uri)) for uri in train if uri.startswith(REASONING_GYM_URI)]
+    for uri in evaluation:
+        if not uri.startswith(REASONING_GYM_URI):
+            continue
+        first, end = _numbers(uri)
+        of_task = [each for each in trained if task_name(each[0]) == task_name(uri)]
+        for other, start, stop in of_task:
+            if first < stop and start < end:
+                free = max(stop for _, _, stop in of_task)
+                raise UserError(
+                    f"{uri}: found the items of the numbers {first} to {end - 1} (seed + place); {other} trains on "
+                    f"{start} to {stop - 1}, and an evaluation requires others: set seed={free} in its uri, or more"
+                )
+
+
+def _numbers(uri: str) -> tuple[int, int]:
+    """The first number of which an item is made, and the one after the last."""
+    _, options = _options(uri)
+    return options["seed"], options["seed"] + options["size"]
+
+
+def make(uri: str) -> bytes:
+    """The items of a task, packed, a line of JSON each. They are made in a process of its own, whose string hashes have
+    a fixed seed: of some tasks they depend on the order of a set of strings.
+
+    Raises UserError.
+    """
+    dataset_of(uri)  # what is wrong with the URI is said here
+    made = subprocess.run(
+        [sys.executable, "-P", "-c", f"from {__name__} import write_items; write_items({uri!r})"],
+        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    if made.returncode:
+        last = made.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise UserError(f"{uri}: reasoning-gym does not make its items ({last}); change the task or its options")
+    return made.stdout
+
+
+def write_items(uri: str) -> None:
+    """The items, to standard output, which nothing else may use meanwhile; see ``make``."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+        dataset, size = dataset_of(uri)
+        for row in range(size):
+            out.write(json.dumps(_packed(dataset[row]), ensure_ascii=False) + "\n")
+
+
+def located(made: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and item, in the task's order, of what ``make`` gave."""
+    return ((f"item {row}", _unpacked(json.loads(line))) for row, line in enumerate(made.decode().split("\n")[:-1]))
 
 
 def score(dataset: Any, task: str, answer: str, fields: dict[str, Any]) -> float:
@@ -91,24 +151,18 @@ def packed(item: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def check_scorer(uri: str) -> None:
-    """Raises UserError for a task whose scorer does not tell its own answer from none."""
-    dataset, size = dataset_of(uri)
+def check_scorer(uri: str, made: bytes) -> None:
+    """Raises UserError for a task whose scorer does not tell its own answer from none. ``made``: its items."""
+    dataset, _ = dataset_of(uri)
     task = task_name(uri)
-    for row in range(min(size, CHECKED_ITEMS)):
-        item = dataset[row]
+    for place, item in itertools.islice(located(made), CHECKED_ITEMS):
         if item["answer"] is None:
             continue  # refused where it is read, as any record without an answer
-        try:
-            fields = json.loads(json.dumps(packed(item)))
-        except TypeError as error:
-            raise UserError(
-                f"{uri}, item {row}: {error}; set verifier at this source to another than its own"
-            ) from None
+        fields = json.loads(json.dumps(packed(item)))
         own, none = (score(dataset, task, answer, fields) for answer in (str(item["answer"]), NO_ANSWER))
         if own != 1 or none >= 1:
             raise UserError(
-                f"{uri}, item {row}: the task's scorer gives {own:g} to its own answer and {none:g} to {NO_ANSWER!r}; "
+                f"{uri}, {place}: the task's scorer gives {own:g} to its own answer and {none:g} to {NO_ANSWER!r}; "
                 "1 and less are required of a teacher: set verifier at this source to another, or take another task"
             )
 

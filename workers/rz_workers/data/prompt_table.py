@@ -21,15 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rz_api.spec import DataSource, ReasonerZeroRunSpec
-from rz_api.verifiers import verifier_of
+from rz_api.verifiers import REASONING_GYM_URI, verifier_of
+from rz_workers.data import procedural
 from rz_workers.data.datasets import Record, read_source, unique_ids
+from rz_workers.data.earlier import Earlier, store_items
 from rz_workers.data.own_verifiers import read_files
 from rz_workers.data.prompts import brings_bos, check_round_trip, render, tokenize
 from rz_workers.protocol.schedule import total_steps
 from rz_workers.runtime import UserError
 from rz_workers.storage import layout
 from rz_workers.storage.objects import ObjectExistsError, ObjectMissingError, data_entry
-from rz_workers.storage.records import DataManifest, DroppedPrompt
+from rz_workers.storage.records import DataManifest, DroppedPrompt, FileEntry
 from rz_workers.storage.run_folder import RunFolder, check_entry
 from rz_workers.storage.verifier_code import digest, store_code
 
@@ -51,6 +53,7 @@ SCHEMA = pa.schema(
     ]
 )
 _DROPPED_SHOWN = 5
+_FIRST_START = Earlier()
 LONGEST_SOURCE_NAME = 60
 
 
@@ -87,6 +90,8 @@ class PreparedData:
     """Of ``train``; see ``fingerprint``."""
     code: Mapping[str, bytes] = field(default_factory=dict)
     """Verifier of the user's own -> its file."""
+    items: Mapping[str, bytes] = field(default_factory=dict)
+    """URI of a procedural task -> its items."""
 
 
 def eval_table(eval_set: str) -> str:
@@ -94,19 +99,21 @@ def eval_table(eval_set: str) -> str:
     return f"eval-{eval_set}"
 
 
-def prepare(spec: ReasonerZeroRunSpec, tokenizer: Any) -> PreparedData:
-    """Read all sources, render and tokenize. Prompts longer than ``data.maxPromptTokens`` are dropped and listed.
+def prepare(spec: ReasonerZeroRunSpec, tokenizer: Any, earlier: Earlier = _FIRST_START) -> PreparedData:
+    """Read all sources, render and tokenize. Training prompts longer than ``data.maxPromptTokens`` are dropped and
+    listed. ``earlier``: what the run was started with.
 
-    Raises UserError for what is wrong with a source, for a tokenizer that does not round-trip the prompt, and when a
-    table ends up empty.
+    Raises UserError for what is wrong with a source, for a tokenizer that does not round-trip the prompt, for a problem
+    to evaluate on that is too long, and when a table ends up empty.
     """
     data = spec.data
     code = read_files(spec)
+    items = _items(spec, earlier)
     sources = dict(zip(source_names(data.train), data.train, strict=True))
     found = [
         (name, record)
         for index, (name, source) in enumerate(sources.items())
-        for record in read_source(source, str(index), verifier_of(spec, source))
+        for record in read_source(source, str(index), verifier_of(spec, source), items.get(source.uri))
     ]
     # Across sources too: two files may number their records from 0 under one ``id`` column.
     records = unique_ids(record for _, record in found)
@@ -118,11 +125,33 @@ def prepare(spec: ReasonerZeroRunSpec, tokenizer: Any) -> PreparedData:
     tables: dict[str, tuple[PromptRow, ...]] = {}
     for source in data.eval:
         verifier = verifier_of(spec, source)
-        problems = read_source(source, source.name, verifier)
+        problems = read_source(source, source.name, verifier, items.get(source.uri))
         origins = [(source.name, verifier)] * len(problems)
-        tables[source.name], too_long = _rows(spec, tokenizer, problems, origins, f"data.eval {source.name}")
+        where = f"data.eval {source.name}"
+        tables[source.name], too_long = _rows(spec, tokenizer, problems, origins, where)
+        _check_whole(where, len(problems), [prompt for prompt in too_long if prompt.prompt_id not in earlier.dropped])
         dropped += too_long
-    return PreparedData(train=train, eval=tables, dropped=dropped, fingerprint=fingerprint(train), code=code)
+    return PreparedData(train, tables, dropped, fingerprint(train), code, items)
+
+
+def _items(spec: ReasonerZeroRunSpec, earlier: Earlier) -> dict[str, bytes]:
+    """URI -> items of each procedural task, each made once in a run's life."""
+    train, evaluation = ([source.uri for source in sources] for sources in (spec.data.train, spec.data.eval))
+    procedural.check_seeds(train, evaluation)
+    uris = (uri for uri in dict.fromkeys((*train, *evaluation)) if uri.startswith(REASONING_GYM_URI))
+    return {uri: earlier.items.get(uri) or procedural.make(uri) for uri in uris}
+
+
+def _check_whole(where: str, problems: int, too_long: Sequence[DroppedPrompt]) -> None:
+    """An accuracy over fewer problems than the set has is another set's (a run of an earlier release, which left them
+    out, goes on without them)."""
+    if too_long:
+        longest = max(too_long, key=lambda prompt: prompt.tokens)
+        raise UserError(
+            f"{where}: found {len(too_long)} of {problems} problems over data.maxPromptTokens, the longest of "
+            f"{longest.tokens} tokens ({longest.prompt_id}); an evaluation has all problems of its set: set "
+            f"data.maxPromptTokens: {longest.tokens}, or take them out of the file"
+        )
 
 
 def source_names(sources: Sequence[DataSource]) -> tuple[str, ...]:
@@ -130,7 +159,7 @@ def source_names(sources: Sequence[DataSource]) -> tuple[str, ...]:
     the task's; the second of a name gets ``-2``."""
     names: list[str] = []
     for source in sources:
-        plain = source.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
+        plain = source.uri.partition("?")[0].rstrip("/").rpartition("/")[2].removesuffix(".gz")
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", plain.rpartition(".")[0] or plain)[:LONGEST_SOURCE_NAME]
         numbered = (f"{stem}-{number}" for number in itertools.count(2))
         names.append(stem if stem not in names else next(name for name in numbered if name not in names))
@@ -157,10 +186,11 @@ def publish_data(folder: RunFolder, spec: ReasonerZeroRunSpec, prepared: Prepare
         _check_unchanged(folder, stored, prepared)
         return stored
     tables = {TRAIN_TABLE: prepared.train, **{eval_table(name): rows for name, rows in prepared.eval.items()}}
-    files = {}
+    files: dict[str, FileEntry] = {}
     for code in prepared.code.values():
         name, entry = store_code(folder, code)
         files[name] = entry
+    files |= store_items(folder, prepared.items)
     for name, rows in tables.items():
         encoded = encode(rows)
         # Not put_new: no table counts before the manifest names it, and a publication that was cut off is repeated.

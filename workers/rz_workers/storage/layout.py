@@ -148,6 +148,11 @@ def verifier_key(digest: str) -> str:
     return f"data/verifiers/{digest}.py"
 
 
+def items_key(digest: str) -> str:
+    """The items of a procedural task; the digest is its URI's."""
+    return f"data/items/{digest}.jsonl"
+
+
 def _numbered(pattern: re.Pattern[str], key: str) -> Numbered | None:
     match = pattern.fullmatch(key)
     return Numbered(int(match[1]), int(match[2])) if match else None

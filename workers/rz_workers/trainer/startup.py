@@ -20,6 +20,7 @@ from rz_api.context import too_long
 from rz_api.run import ResolvedRun
 from rz_api.shapes import ModelShape
 from rz_api.spec import AlgorithmSpec, ReasonerZeroRunSpec
+from rz_workers.data.earlier import read_earlier
 from rz_workers.data.prompt_table import PreparedData, prepare, publish_data
 from rz_workers.data.prompts import check_round_trip, load_tokenizer
 from rz_workers.runtime import Settings, UserError
@@ -68,7 +69,7 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     _check_model(run, source)
     # Before the data are read, which may take long; ``prepare`` looks again, with their first question.
     check_round_trip(tokenizer, spec.data.prompt_template)
-    prepared = prepare(spec, tokenizer)
+    prepared = prepare(spec, tokenizer, read_earlier(RunFolder.open(store, run), spec))
     log.info("%d training prompts, %d dropped as too long", len(prepared.train), len(prepared.dropped))
     options: dict[str, Any] = {
         "trust_remote_code": model.trust_remote_code,
