@@ -6,9 +6,9 @@
 4. Serve ``POST /verify`` until SIGTERM (exit 75) or until the verifiers can't be kept alive (exit 70).
 5. Close the pool; the children end with it.
 
-| waits for             | released by        | if it never comes                                           |
-|-----------------------|--------------------|-------------------------------------------------------------|
-| files of own verifiers| the trainer's data | it asks the ledger again; nobody has an answer to grade yet |
+| waits for              | released by        | if it never comes                                           |
+|------------------------|--------------------|-------------------------------------------------------------|
+| files of own verifiers | the trainer's data | it asks the ledger again; nobody has an answer to grade yet |
 """
 
 from __future__ import annotations
