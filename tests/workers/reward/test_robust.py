@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import written_pairs
 from robust_pairs import ACCEPTED_WRONG, EQUAL, REFUSED_RIGHT, UNEQUAL
 
 from rz_workers.reward.interface import Example
@@ -47,6 +48,16 @@ def test_unequal_pairs_of(kind: str) -> None:
     assert unequal_pairs(UNEQUAL[kind], wanted=False) == []
 
 
+@pytest.mark.parametrize("kind", written_pairs.EQUAL)
+def test_one_in_many_ways_of_writing(kind: str) -> None:
+    assert unequal_pairs(written_pairs.EQUAL[kind], wanted=True) == []
+
+
+@pytest.mark.parametrize("kind", written_pairs.UNEQUAL)
+def test_near_misses_of_what_is_written_in_many_ways(kind: str) -> None:
+    assert unequal_pairs(written_pairs.UNEQUAL[kind], wanted=False) == []
+
+
 RULES = {
     "the same text": ("a  b", "a b", "text"),
     "two numbers": ("0.50", "1/2", "expression"),
@@ -63,6 +74,11 @@ RULES = {
     "equations": ("x + y = 1", "2x + 2y = 2", "equation"),
     "matrices": (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{bmatrix} 1 & 2 \end{bmatrix}", "matrix"),
     "an ellipsis": ("1, 2, ...", "1, 3, ...", "dots"),
+    "ranges": ("2-8", "2 to 8", "range"),
+    "ratios": ("3:4", "6:8", "ratio"),
+    "times": ("15:30", "3:30 PM", "time"),
+    "dates": ("4 July 1776", "July 4, 1776", "date"),
+    "yes and no": ("Yes, it does", "Yes", "yes-no"),
     "integrals": (r"\int_0^1 x\,dx", r"\frac{1}{2}", "library"),
 }
 

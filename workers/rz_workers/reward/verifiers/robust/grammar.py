@@ -94,7 +94,7 @@ class _Parser:
                 self._at += 1
                 right = self._signed(depth)
                 node = Node(sign, (node, right))
-            elif self._starts_factor() and not (of_function and self._starts_function()):
+            elif self._starts_factor() and not (of_function and self._ends_argument()):
                 before, after = self._items[self._at - 1], self._items[self._at]
                 if after.kind in ("number", "repeating") and before.kind in ("number", "repeating", "name"):
                     raise UnreadableError("a number behind a number")
@@ -113,8 +113,11 @@ class _Parser:
             return item.text in ("(", "[", "{", "⌊", "⌈", "∞") or (item.text == "|" and not self._bars)
         return True
 
-    def _starts_function(self) -> bool:
-        item = self._peek()
+    def _ends_argument(self) -> bool:
+        r"""Of a function without brackets: ``\sin x \cos x``, ``\sin x e^x``, ``\ln x \sqrt{x}`` are products."""
+        item, before = self._peek(), self._items[self._at - 1]
+        if item == Token("name", "e") or item == Token("command", "sqrt"):
+            return before.kind == "name"
         return item is not None and item.kind == "function"
 
     def _signed(self, depth: int) -> Node:

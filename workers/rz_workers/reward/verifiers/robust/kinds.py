@@ -119,5 +119,72 @@ class Congruence:
     modulus: Node
 
 
-Kind = Value | Words | Choice | Based | Items | Dots | RealSet | SymbolicInterval | Equation | Inequality | Congruence
+@dataclass(frozen=True)
+class Range:
+    """``5 to 10``, ``5-10 cm``."""
+
+    low: Value
+    high: Value
+    is_sure: bool
+    """False where it may be a difference, too."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``3:4``, ``3 to 4``."""
+
+    parts: tuple[Node, ...]
+    form: Literal["colon", "words", "clock"]
+    """``3 to 4`` may be a range and ``3:45`` a time: two of one such form are in no proportion."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """``3:30 PM``, ``15:30``, ``noon``."""
+
+    seconds: int
+    """Since midnight."""
+    is_said: bool
+    """Whether the half of the day is, as by ``PM``."""
+    is_sure: bool
+    """Whether the half of the day is known: ``15:30`` and ``03:30`` are of the clock of 24 hours."""
+
+
+@dataclass(frozen=True)
+class Date:
+    """``July 4, 1776``, ``2024-03-05``, ``Monday``: what is not said is None."""
+
+    year: int | None
+    month: int | None
+    day: int | None
+    weekday: int | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``Yes``, ``False, as 2 is prime``."""
+
+    is_yes: bool
+    rest: str = ""
+    """What is said behind it, as words are compared."""
+
+
+Kind = (
+    Value
+    | Words
+    | Choice
+    | Based
+    | Items
+    | Dots
+    | RealSet
+    | SymbolicInterval
+    | Equation
+    | Inequality
+    | Congruence
+    | Range
+    | Ratio
+    | Clock
+    | Date
+    | Verdict
+)
 Readings = tuple["Kind", ...]

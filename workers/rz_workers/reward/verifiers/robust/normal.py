@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rz_workers.reward.verifiers.robust.dress import bare, in_text, undressed
 from rz_workers.reward.verifiers.robust.symbols import COMMANDS, FRACTIONS, SUBSCRIPTS, SUPERSCRIPTS
 
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\x00-\x08\x0b-\x1f\x7f]")
@@ -51,10 +52,6 @@ _EMPHASIS = tuple(
 )
 _DEGREES = re.compile(r"\^\s*(?:\{\s*∘\s*\}|∘)|\\degree(?![a-zA-Z])|\\textdegree(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<![\d.,_])(\d{1,3})((?:([, '’_])\d{3})(?:\3\d{3})*)(?![\d_])(?!\3?\d)")
-_LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore|and)?,?\s*(?:the|my|our)?\s*(?:(?:final|correct|right|best)\s+)?(?:answer|result|solution)\s*(?:is|are|:|=)\s*:?|[=≈:]\s*)+",
-    re.IGNORECASE,
-)
 _INTERVALS = (
     (re.compile(r"\]([^\[\]]*[,;][^\[\]]*)\["), r"(\1)"),
     (re.compile(r"(^|[∪∩∖∈=(])\s*\]([^\[\]]*[,;][^\[\]]*)\]"), r"\1(\2]"),
@@ -76,16 +73,17 @@ _JOINED = (
     ),
 )
 """What letters mean between others: ``or``, ``3 x 10^4``, ``(mod 7)``, ``[0, 1] U [2, 3]``, metres over seconds."""
-_LAST = ",;:?\\ "
+_LAST_STOP = re.compile(r"(?:(?<!\.)\.|[,;:?]|\\\\|\\)\s*$")
+_PLAIN_SET = re.compile(r"([∈∪∩∖=]\s*)\{([^{}]*,[^{}]*)\}(?=\s*(?:$|[∪∩∖]))")
 _CURRENCY = "＄"
 """``$`` as a sign of money, until the marks of mathematics are gone."""
 
 
 def normal(text: str) -> str:
     r"""Example: ``**\dfrac{1}{2}\,.**`` gives ``\frac{1}{2}``; ``x \leqslant 1{,}234`` gives ``x ≤ 1234``."""
-    text = _unicode(text)
+    text = _unicode(undressed(text))
     text = _marks(text)
-    text = _commands(text)
+    text = in_text(_commands(text))
     text = _THOUSANDS.sub(_without_separators, _bare_of_braces(" ".join(text.split())))
     text = _edges(text)
     for written, meant in _INTERVALS if text.startswith("]") or text.endswith("[") else ():
@@ -156,8 +154,8 @@ def _sign(command: str) -> str:
 
 
 def _bare_of_braces(text: str) -> str:
-    """``1{,}234`` is ``1,234``, and ``{{5}}`` is ``5``; a set in plain braces gets a set's."""
-    text = re.sub(r"\{\s*,\s*\}", ",", text).strip()
+    """``{{5}}`` is ``5``; a set in plain braces gets a set's."""
+    text = _PLAIN_SET.sub(r"\1⦃\2⦄", text).strip()
     while text.startswith("{") and closing(text, 0) == len(text) - 1:
         inside = text[1:-1].strip()
         if any(letter in ",;" for letter in at_top(inside)) and not _THOUSANDS.fullmatch(inside.lstrip("-$")):
@@ -181,9 +179,7 @@ def _edges(text: str) -> str:
     before = None
     while before != text:
         before = text
-        text = text[lead.end() :] if (lead := _LEAD.match(text)) else text
-        text = text.strip().rstrip(_LAST)
-        text = text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
+        text = _LAST_STOP.sub("", bare(text)).strip()
     return text
 
 

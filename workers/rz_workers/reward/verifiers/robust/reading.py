@@ -8,26 +8,28 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rz_workers.reward.verifiers.robust import enclosed, sets
-from rz_workers.reward.verifiers.robust.grammar import Node, endless, number, parse
+from rz_workers.reward.verifiers.robust import clock, enclosed, numerals, quantities, ranges, sets
+from rz_workers.reward.verifiers.robust.grammar import endless, number
 from rz_workers.reward.verifiers.robust.kinds import (
     Based,
     Choice,
     Congruence,
+    Date,
     Dots,
     Equation,
     Inequality,
     Items,
     Kind,
+    Range,
     Readings,
     RealSet,
     Value,
     Words,
 )
 from rz_workers.reward.verifiers.robust.normal import at_top, closing, split_top
+from rz_workers.reward.verifiers.robust.quantities import parsed
 from rz_workers.reward.verifiers.robust.relations import RELATION, inequality, minus
-from rz_workers.reward.verifiers.robust.tokens import PRODUCTS, UnreadableError
-from rz_workers.reward.verifiers.robust.units import DEGREE, split_unit
+from rz_workers.reward.verifiers.robust.verdicts import verdicts
 from rz_workers.reward.verifiers.robust.words import ALL_REALS, NO_SOLUTION, number_of, unwrapped, words
 
 MAX_DEPTH, MAX_CHARS = 8, 2000
@@ -36,25 +38,30 @@ _COMMA = re.compile(r"[,;]")
 _AND_OR = re.compile(r"\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\{])(?:,\s*)?(?:and|or)(?![A-Za-z}])|∨|∧")
 _LIST = re.compile(rf"{_AND_OR.pattern}|[,;]")
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer|letter)\s*)?(?:([(\[])\s*)?([A-Za-z])\s*(?:([)\]])|(?<=\w)([.:]))?", re.IGNORECASE
+    r"(?:(?:answer\s+)?(?:option|choice|answer|letter)\s*)?(?:([(\[])\s*)?([A-Za-z])\s*(?:([)\]])|(?<=\w)([.:]))?"
+    r"(?:\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice))?)?",
+    re.IGNORECASE,
 )
 _CHOICE_TEXT = re.compile(
     r"(?:(?i:option|choice)\s+)?\(?\s*(?:([A-Z])\s*(?:[).]\s*:?|:\s|\s[-=]\s|,\s(?=[a-z]{2}))|([a-z])\s*[).]\s+)\s*(.+)"
 )
 _BASED = re.compile(
-    r"\(?\s*([0-9A-Za-z]+)\s*\)?\s*(?:_\s*(?:\{\s*(\w+)\s*\}|(\d+|[a-z]{3,}))|\(?\s*(?:in\s+)?base[\s-]*(\w+)\s*\)?)"
+    r"\(?\s*((?:[0-9A-Za-z]+|[0-9A-Fa-f]{1,4}(?:(?: [0-9A-Fa-f]{2,4})+|(?:,[0-9A-Fa-f]{3})+)))\s*\)?\s*"
+    r"(?:_\s*(?:\{\s*(\w+)\s*\}|(\d+|[a-z]{3,}))|\(?\s*(?:in\s+)?base[\s-]*(\w+)\s*\)?)"
 )
+_ANOTHER = re.compile(r"\s*(?:[,;&/]|and\b|or\b|not\b)|\s*\(?[A-Z]\)?$")
+"""What makes two choices of one: ``(A), (B)``."""
 _PREFIXED = re.compile(r"0([xbo])([0-9A-Fa-f]+)")
 _PREFIXES = {"x": 16, "b": 2, "o": 8}
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
                "twelve": 12, "sixteen": 16}  # fmt: skip
-_RATIO = re.compile(r"[^:]+(?::[^:]+)+")
-_TIME = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?")
 _NAME = re.compile(
     r"(?:\\text\{[^{}=]*\}|[A-Za-zα-ωΔ∠△|]{1,3}\s?[A-Z]{0,3}\|?)(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\(\s*[\w,\s]+\s*\))?"
-    r"|[A-Z]?[a-z]{2,}(?: [a-z]+){0,3}|\\frac\{d\w?\}\{d\w\}|d\w/d\w|\(\s*[a-z](?:_\w)?(?:\s*,\s*[a-z](?:_\w)?)+\s*\)"
+    r"|[A-Z]?[a-z]{2,}(?: [a-z]+){0,3}|\\frac\{d\w?\}\{d\w\}|d\w/d\w|[A-Za-z]{1,3}(?:\s*:\s*[A-Za-z]{1,3})+"
+    r"|\(\s*[a-z](?:_\w)?(?:\s*,\s*[a-z](?:_\w)?)+\s*\)"
 )
-_QUANTITIES = re.compile(r"(\d+(?:\.\d+)?)\s*((?:\\text\{[^{}]*\}|[A-Za-z'\"]+))(?:\s*(?:,|and)?\s*)")
+_POINT = re.compile(r"([A-Z]'?(?:_\{?\w\}?)?)\s*[:=]?\s*(\([^()]*[,;].*\))")
+"""``P(2, 9)``."""
 _POSITIVE = sets.piece(Fraction(0), None, False, False)
 _NAMED_SETS = {
     "ℝ": sets.EVERYTHING,
@@ -83,13 +90,21 @@ def readings(text: str, depth: int = 0) -> Readings:
     if text in _NAMED_SETS:
         worded: dict[str, Readings] = {"∅": (Items("set", ()), Words(NO_SOLUTION)), "ℝ": (Words(ALL_REALS),)}
         return (RealSet(_NAMED_SETS[text]), *worded.get(text, ()))
-    out: list[Kind] = [*_choices(text, depth), *_based(text)]
+    if (scaled := numerals.scaled(text)) != text:
+        return readings(scaled, depth + 1)
+    out: list[Kind] = [*_choices(text, depth), *_based(text), *verdicts(text)]
+    if re.search(r"\d|[Nn]oon|[Mm]id|[A-Z][a-z]{2}|half|quarter", text):
+        out += [*clock.times(text), *clock.dates(text), *ranges.ranges(text), *ranges.ratios(text)]
+    out += [kind for other in numerals.in_digits(text) for kind in readings(other, depth + 1)]
+    if (point := _POINT.fullmatch(text)) and closing(text, point.start(2)) == len(text) - 1:
+        return (Equation(None, point[1], readings(point[2], depth + 1)),)
     if (listed := _listed(text, depth)) is not None:
-        return (*out, *listed)
+        return (*out, *quantities.sums(text), *listed)
     if RELATION.search(at_top(text)):
         return (*out, *_relation(text, depth))
     out += enclosed.read(text, lambda inside: readings(inside, depth + 1))
-    out += _values(text)
+    if not any(isinstance(kind, Date) or (isinstance(kind, Range) and kind.is_sure) for kind in out):
+        out += quantities.values(text)
     out += _worded(text)
     return tuple(out)
 
@@ -119,7 +134,7 @@ def _both_signs(text: str, depth: int) -> Readings:
 
 def _congruence(text: str, depth: int) -> Readings:
     found = _CONGRUENCE.fullmatch(text)
-    if found is None or (residue := _parsed(found[2])) is None or (modulus := _parsed(found[3])) is None:
+    if found is None or (residue := parsed(found[2])) is None or (modulus := parsed(found[3])) is None:
         return ()
     return (Congruence("".join((found[1] or "").split()), residue, modulus),)
 
@@ -170,7 +185,7 @@ def _choices(text: str, depth: int) -> list[Choice]:
             return []  # an element of a list or a side of an equation: its case counts
         return [Choice(found[2], is_sure=sure)]
     if ((found := _CHOICE_TEXT.fullmatch(plain)) and not plain.startswith("(")) or (found and ")" in plain[:4]):
-        rest = readings(found[3], depth + 1)
+        rest = () if _ANOTHER.match(found[3]) else readings(found[3], depth + 1)
         return [Choice(found[1] or found[2], rest)] if rest else []
     return []
 
@@ -183,7 +198,7 @@ def _based(text: str) -> list[Based]:
         return []
     name = (found[2] or found[3] or found[4]).lower()
     base = _BASE_NAMES.get(name) or (int(name) if name.isdecimal() and len(name) < 4 else 0)
-    digits = found[1].lower().lstrip("0") or "0"
+    digits = re.sub("[ ,]", "", found[1]).lower().lstrip("0") or "0"
     if (
         not 2 <= base <= 36
         or not all(int(digit, 36) < base for digit in digits)
@@ -205,63 +220,6 @@ def _worded(text: str) -> list[Kind]:
     if key == ALL_REALS:
         out.append(RealSet(sets.EVERYTHING))
     return out
-
-
-# ------------------------------------------------------------------------------------------------------------ values
-
-
-def _values(text: str) -> list[Kind]:
-    # The quantity first: where nothing is equal, its rule is the one that is named.
-    with_unit = _quantity(text)
-    out: list[Kind] = [] if with_unit is None else [with_unit]
-    if (node := _parsed(text)) is not None:
-        out.append(
-            Value(node, letters=text.isalpha() and text.isascii() and len(text) > 1 and not set(text) <= PRODUCTS)
-        )
-    elif text.isascii() and text.isalpha() and len(text) in (2, 3) and (text.islower() or text.isupper()):
-        product = _parsed(" ".join(text))
-        out += [Value(product, letters=True)] if product else []
-    if _RATIO.fullmatch(text) and not _TIME.fullmatch(text):
-        parts = [_parsed(part) for part in text.split(":")]
-        if all(parts) and len(parts) == 2:
-            out.append(Value(Node("/", tuple(part for part in parts if part))))
-        elif all(parts):
-            first = parts[0]
-            shares = tuple((Value(Node("/", (part, first))),) for part in parts if part and first)
-            out.append(Items("row", shares))
-    return out
-
-
-def _parsed(text: str) -> Node | None:
-    try:
-        return parse(text)
-    except UnreadableError:
-        return None
-
-
-def _quantity(text: str) -> Value | None:
-    if "°" in text and (found := re.fullmatch(r"([^°]+?)\s*°", text)) and (node := _parsed(found[1])):
-        return Value(node, DEGREE)
-    pieces = _QUANTITIES.findall(text)
-    if len(pieces) > 1 and "".join(_QUANTITIES.sub("", text).split()) == "":
-        return _sum_of_quantities([f"{size} \\text{{{unwrapped(name).strip()}}}" for size, name in pieces])
-    if (found_unit := split_unit(text)) is None or (node := _parsed(found_unit[0])) is None:
-        return None
-    return Value(node, found_unit[1])
-
-
-def _sum_of_quantities(pieces: list[str]) -> Value | None:
-    """``2 hours 30 minutes``, in the unit of its first part."""
-    quantities = [_quantity(piece) for piece in pieces]
-    first = quantities[0]
-    if first is None or first.unit is None:
-        return None
-    node = first.node
-    for each in quantities[1:]:
-        if each is None or each.unit is None or each.unit.dimensions != first.unit.dimensions:
-            return None
-        node = Node("+", (node, Node("*", (each.node, number(each.unit.scale / first.unit.scale)))))
-    return Value(node, first.unit)
 
 
 # ---------------------------------------------------------------------------------------------- lists and relations
@@ -286,7 +244,7 @@ def _listed(text: str, depth: int) -> Readings | None:
     ):
         return (_conditions(text, conditions),)
     out: list[Kind] = list(_list_of(_flat(elements)))
-    if re.fullmatch(r"-?\d+,\d+", text) and (node := _parsed(text.replace(",", "."))):
+    if re.fullmatch(r"-?\d+,\d+", text) and (node := parsed(text.replace(",", "."))):
         out.append(Value(node))
     if re.fullmatch(r"[A-Za-z][\w\s.,']*", unwrapped(text)):
         out += [kind for kind in _worded(text) if isinstance(kind, Words)]
@@ -345,7 +303,7 @@ def _equations(sides: list[str], depth: int) -> Readings:
     first, last = sides[0], sides[-1]
     if not _NAME.fullmatch(first) and _NAME.fullmatch(last):
         first, last = last, first
-    nodes = [_parsed(side) for side in sides]
+    nodes = [parsed(side) for side in sides]
     left, right = nodes[0], nodes[-1]
     difference = minus(left, right) if len(nodes) == 2 and left is not None and right is not None else None
     if _NAME.fullmatch(first):

@@ -7,33 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
-from rz_workers.reward.verifiers.robust import sets
-from rz_workers.reward.verifiers.robust.grammar import Node, number
+from rz_workers.reward.verifiers.robust import clock, ranges, sets
+from rz_workers.reward.verifiers.robust.grammar import number
 from rz_workers.reward.verifiers.robust.kinds import (
     Based,
     Choice,
+    Clock,
     Congruence,
+    Date,
     Dots,
     Equation,
     Inequality,
     Items,
     Kind,
+    Range,
+    Ratio,
     Readings,
     RealSet,
     SymbolicInterval,
     Value,
+    Verdict,
     Words,
 )
+from rz_workers.reward.verifiers.robust.quantities import equal_values, value_rule
 from rz_workers.reward.verifiers.robust.relations import proportional
 from rz_workers.reward.verifiers.robust.same import constant, same
-from rz_workers.reward.verifiers.robust.units import DEGREE, PERCENT, RADIAN
+from rz_workers.reward.verifiers.robust.series import dots_and_items, equal_dots
+from rz_workers.reward.verifiers.robust.verdicts import equal_verdicts
 
 SMALL_LETTERS = frozenset("abcd")
 """A choice's letter may be small without brackets: others are names of variables as often."""
-MAX_EXPANDED = 1000
 
 
 def equal_readings(left: Readings, right: Readings) -> bool:
@@ -61,57 +66,6 @@ def _equal(a: Kind, b: Kind) -> bool:
     if (found := _RULES.get((type(b), type(a)))) is not None:
         return bool(found[1](b, a))
     return False
-
-
-# ------------------------------------------------------------------------------------------------------------- values
-
-
-def _values(a: Value, b: Value) -> bool:
-    if a.letters and b.letters:
-        return False  # the words' rule says it
-    if a.unit is None and b.unit is None:
-        return same(a.node, b.node)
-    if a.unit is None or b.unit is None:
-        return _with_and_without(a, b) if a.unit is not None else _with_and_without(b, a)
-    if not (a.unit.is_sure or b.unit.is_sure):
-        return same(a.node, b.node) and a.unit == b.unit
-    if a.unit.dimensions != b.unit.dimensions:
-        return {a.unit, b.unit} == {DEGREE, RADIAN} and same(_radians(a), _radians(b))
-    return same(_scaled(a.node, a.unit.scale), _scaled(b.node, b.unit.scale))
-
-
-def _with_and_without(quantity: Value, plain: Value) -> bool:
-    """A unit that only one side writes does not count; a percentage is its share of one, too."""
-    unit = quantity.unit
-    assert unit is not None
-    if not unit.is_sure:
-        return False
-    if unit == PERCENT:
-        if same(_scaled(quantity.node, unit.scale), plain.node):
-            return True
-        size = constant(quantity.node)
-        return size is not None and not sets.less(size, Fraction(1)) and same(quantity.node, plain.node)
-    if same(quantity.node, plain.node):
-        return True
-    return unit == DEGREE and same(_radians(quantity), plain.node)
-
-
-def _scaled(node: Node, scale: Fraction) -> Node:
-    return node if scale == 1 else Node("*", (node, number(scale)))
-
-
-def _radians(value: Value) -> Node:
-    if value.unit != DEGREE:
-        return value.node
-    return Node("*", (value.node, Node("/", (Node("name", name="π"), number(180)))))
-
-
-def _value_rule(a: Value, b: Value) -> str:
-    if a.unit is not None or b.unit is not None:
-        return "unit"
-    if a.letters or b.letters:
-        return "word"
-    return "number" if a.node.op == b.node.op == "number" else "expression"
 
 
 # ------------------------------------------------------------------------------------------------------ words, choices
@@ -185,13 +139,18 @@ def _as_multisets(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
 
 
 def _same_element(a: Readings, b: Readings) -> bool:
-    """A set in a set is not its only element, and what has a name is not what has none: ``y = 1`` may stand where ``x``
-    is meant."""
+    """A set in a set is not its only element, and what has a name is not what has none, but for points: ``y = 1`` may
+    stand where ``x`` is meant, and ``B(3, 4)`` is the point."""
     return any(_equal(x, y) for x in a for y in b if _form(x) == _form(y))
 
 
 def _form(kind: Kind) -> tuple[bool, bool]:
-    return isinstance(kind, Items) and kind.shape == "set", isinstance(kind, Equation)
+    is_named = isinstance(kind, Equation) and not (kind.name[:1].isupper() and any(map(_is_row, kind.named)))
+    return isinstance(kind, Items) and kind.shape == "set", is_named
+
+
+def _is_row(kind: Kind) -> bool:
+    return isinstance(kind, Items) and kind.shape == "tuple"
 
 
 def _within(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
@@ -202,7 +161,9 @@ def _single(items: Items, other: Kind) -> bool:
     """A set or list of one is that one."""
     if len(items.elements) != 1 or (isinstance(other, Words) and items.shape == "set"):
         return False
-    return items.shape in ("set", "list", "square") and any(_equal(kind, other) for kind in items.elements[0])
+    return items.shape in ("set", "list", "square") and any(
+        _equal(kind, other) for kind in items.elements[0] if not _form(kind)[0]
+    )
 
 
 def _items_rule(a: Items, b: Items) -> str:
@@ -210,60 +171,6 @@ def _items_rule(a: Items, b: Items) -> str:
         if shape in (a.shape, b.shape):
             return {"row": "ratio", "square": "tuple"}.get(shape, shape)
     return "list"
-
-
-# --------------------------------------------------------------------------------------------------------------- dots
-
-
-def _dots(a: Dots, b: Dots) -> bool:
-    """Place by place; one that shows more terms in front is the same when they go on as the other's begin."""
-    if a.sign != b.sign:
-        return False
-    if _places(a.elements, b.elements):
-        return True
-    short, long = sorted((a.elements, b.elements), key=len)
-    if short.count(()) != 1 or long.count(()) != 1:
-        return False
-    at, far = short.index(()), long.index(())
-    return (
-        at >= 2
-        and far >= at
-        and _places(short[at:], long[far:])
-        and _places(short[:at], long[:at])
-        and _is_progression(long[:far])
-    )
-
-
-def _places(a: tuple[Readings, ...], b: tuple[Readings, ...]) -> bool:
-    return len(a) == len(b) and all((not x and not y) or equal_readings(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _whole(element: Readings) -> Fraction | None:
-    values = [constant(kind.node) for kind in element if isinstance(kind, Value) and kind.unit is None]
-    return values[0] if values and isinstance(values[0], Fraction) else None
-
-
-def _is_progression(elements: tuple[Readings, ...]) -> bool:
-    terms = [_whole(element) for element in elements]
-    if len(terms) < 2 or any(term is None for term in terms):
-        return False
-    steps = {right - left for left, right in pairwise(terms)}  # type: ignore[operator]
-    return len(steps) == 1
-
-
-def _dots_and_items(dots: Dots, items: Items) -> bool:
-    """``1, 2, …, 5`` is its five terms, where the terms shown make one step and the last is reached by it."""
-    if dots.sign != "," or dots.elements.count(()) != 1 or items.shape != "list" or len(dots.elements) < 4:
-        return False
-    at = dots.elements.index(())
-    shown, last = [_whole(element) for element in dots.elements[:at]], _whole(dots.elements[-1])
-    if at < 2 or at != len(dots.elements) - 2 or last is None or not _is_progression(dots.elements[:at]):
-        return False
-    first, step = shown[0], shown[1] - shown[0]  # type: ignore[operator]
-    if step == 0 or (last - first) % step or not 0 < (last - first) / step < MAX_EXPANDED:  # type: ignore[operator]
-        return False
-    terms = [first + n * step for n in range(int((last - first) / step) + 1)]  # type: ignore[operator]
-    return terms == [_whole(element) for element in items.elements]
 
 
 # ----------------------------------------------------------------------------------------------------- sets, relations
@@ -335,14 +242,14 @@ def _differ(a: Kind, b: Kind) -> bool:
 
 
 _RULES: dict[tuple[type, type], Rule] = {
-    (Value, Value): (_value_rule, _values),
+    (Value, Value): (value_rule, equal_values),
     (Words, Words): _named("word", lambda a, b: a.text == b.text),
     (Choice, Choice): _named("choice", _choices),
     (Based, Based): _named("base", lambda a, b: a == b),
     (Based, Value): _named("base", _based_and_value),
     (Items, Items): (_items_rule, _items),
-    (Dots, Dots): _named("dots", _dots),
-    (Dots, Items): _named("dots", _dots_and_items),
+    (Dots, Dots): _named("dots", lambda a, b: equal_dots(a, b, equal_readings)),
+    (Dots, Items): _named("dots", dots_and_items),
     (RealSet, RealSet): _named("interval", _real_sets),
     (SymbolicInterval, SymbolicInterval): _named("interval", _intervals),
     (Congruence, Congruence): _named("congruence", _congruences),
@@ -358,6 +265,17 @@ _RULES: dict[tuple[type, type], Rule] = {
     **{(RealSet, kind): _named("interval", _differ) for kind in (Value, Words, Items)},
     **{(Inequality, kind): _named("inequality", _differ) for kind in (Value, Words, Items, Equation, RealSet)},
     **{(Dots, kind): _named("dots", _differ) for kind in (Value, Words)},
+    (Range, Range): _named("range", ranges.equal_ranges),
+    (Range, RealSet): _named("range", ranges.range_and_set),
+    (Ratio, Ratio): _named("ratio", ranges.equal_ratios),
+    (Ratio, Value): _named("ratio", ranges.ratio_and_value),
+    (Clock, Clock): _named("time", clock.equal_times),
+    (Date, Date): _named("date", clock.equal_dates),
+    (Verdict, Verdict): _named("yes-no", equal_verdicts),
+    **{(Equation, kind): _named("equation", _equation_and_value) for kind in (Range, Ratio, Clock, Date, Verdict)},
+    **{(Choice, kind): _named("choice", _choice_and_text) for kind in (Range, Ratio, Clock, Date, Verdict, Items)},
+    **{(Range, kind): _named("range", _differ) for kind in (Value, Items, Ratio, SymbolicInterval)},
+    **{(kind, Value): _named("time" if kind is Clock else "date", _differ) for kind in (Clock, Date)},
     (Words, Value): _named("word", _differ),
     (Words, Based): _named("word", _differ),
 }

@@ -28,7 +28,13 @@ class Unit:
 
 PERCENT = Unit(Fraction(1, 100), ())
 DEGREE = Unit(Fraction(1), (("degree", 1),))
+ARC_MINUTE = Unit(Fraction(1, 60), DEGREE.dimensions)
+ARC_SECOND = Unit(Fraction(1, 3600), DEGREE.dimensions)
 RADIAN = Unit(Fraction(1), (("radian", 1),))
+POUND = Unit(Fraction(45359237, 100_000_000), (("kg", 1),))
+STERLING = Unit(Fraction(1), (("£", 1),))
+FOOT = Unit(Fraction(3048, 10000), (("m", 1),))
+INCH = Unit(Fraction(254, 10000), (("m", 1),))
 
 _BASES: dict[str, dict[str, int | str]] = {
     # dimension: {names: scale}
@@ -159,6 +165,7 @@ def _unit(written: str, *, upright: bool, apart: bool) -> Unit | None:
         return _TABLE["celsius"]
     if re.fullmatch(r"°\s*F|degrees? Fahrenheit", written, re.IGNORECASE):
         return _TABLE["fahrenheit"]
+    written = re.sub(r"\b(?:US|U\.S\.?) (?=dollar)", "", written)
     if written.lower() in ("percent", "per cent", "pct", "percentage"):
         return PERCENT
     factors: list[Unit] = []

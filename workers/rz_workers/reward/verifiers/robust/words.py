@@ -49,9 +49,11 @@ def words(text: str) -> str | None:
     plain = re.sub(r"(?<=\b[A-Za-z])\.(?=\s*[A-Za-z]\b|\s*$)", "", plain)
     if len(plain) > 500 or re.search(r"\w\(", plain) or not _WORDY.fullmatch(plain) or not _LETTERS.search(plain):
         return None
-    key = " ".join(re.sub(r"[-_/'’\"“”,;:.!?()&]", " ", plain.casefold()).split())
+    signed = re.sub(r"(?<![\w)}])\s*-(?=\s*\d)", " minus ", plain.casefold()).replace("&", " and ")
+    key = " ".join(re.sub(r"[-_/'’\"“”,;:.!?()&]", " ", signed).split())
     key = re.sub(r"^(?:the|an?) (?=\w)", "", key)
     key = re.sub(r"(?<=\d) (?=[ap]m$)", "", key)
+    key = re.sub(r"\b(non|co|semi|anti|sub|multi|over|equi) (?=\w)", r"\1", key)
     return _SAME.get(key, key)
 
 
