@@ -35,6 +35,7 @@ from rz_api.spec import RewardSpec
 
 BARS = {
     "math-verify": ("grading-math-verify-accepted-wrong", "grading-math-verify-refused-right"),
+    "robust": ("grading-robust-accepted-wrong", "grading-robust-refused-right"),
     "legacy": ("grading-legacy-accepted-wrong", "grading-legacy-refused-right"),
 }
 """Of each verifier that has bars, for both halves together."""
@@ -77,7 +78,7 @@ def held(grades: Mapping[str, report.Grade]) -> bool:
     """Hold the bars of those verifiers that have some."""
     results = []
     for name in (name for name in grades if name in BARS):
-        halves = grades[name].halves.values()
+        halves = [grades[name].halves[half] for half in ("first", "second")]
         accepted, refused = BARS[name]
         results.append(hold(accepted, sum(half.accepted_wrong for half in halves)))
         results.append(hold(refused, sum(half.refused_right for half in halves)))

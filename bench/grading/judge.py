@@ -20,8 +20,9 @@ from rz_workers.reward.fork_server import COMMAND
 from rz_workers.reward.interface import Example
 from rz_workers.reward.pool import Asked, VerifierPool
 
-PAIRS = Path(__file__).with_name("pairs.jsonl")
-HALVES = ("first", "second")
+PAIRS, FRESH = (Path(__file__).with_name(name) for name in ("pairs.jsonl", "fresh.jsonl"))
+HALVES = ("first", "second", "fresh")
+"""The two halves of ``pairs.jsonl``, and what was written after ``robust``, by somebody who knew neither."""
 VERIFIERS = ("math-verify", "robust", "legacy")
 Status = Literal["equal", "unequal", "timed out", "crashed"]
 
@@ -44,11 +45,11 @@ class Verdict:
     cpu_seconds: float
 
 
-def read_pairs(path: Path = PAIRS) -> dict[str, list[Pair]]:
+def read_pairs() -> dict[str, list[Pair]]:
     """The pairs by half."""
-    pairs = [Pair(**json.loads(line)) for line in path.read_text().splitlines()]
+    pairs, fresh = ([Pair(**json.loads(line)) for line in file.read_text().splitlines()] for file in (PAIRS, FRESH))
     middle = len(pairs) // 2
-    return dict(zip(HALVES, (pairs[:middle], pairs[middle:]), strict=True))
+    return dict(zip(HALVES, (pairs[:middle], pairs[middle:], fresh), strict=True))
 
 
 def verdicts(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from judge import PAIRS, Status
+from judge import FRESH, PAIRS, Status
 from pydantic import BaseModel, ConfigDict
 
 FIGURES = Path(__file__).with_name("figures.json")
@@ -82,13 +82,13 @@ class Figures(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     pairs: str
-    """SHA-256 of pairs.jsonl."""
+    """SHA-256 of pairs.jsonl and fresh.jsonl."""
     libraries: dict[str, str]
     grades: dict[str, Grade]
 
 
 def digest() -> str:
-    return hashlib.sha256(PAIRS.read_bytes()).hexdigest()
+    return hashlib.sha256(PAIRS.read_bytes() + FRESH.read_bytes()).hexdigest()
 
 
 def write(grades: Mapping[str, Grade]) -> None:
@@ -123,7 +123,7 @@ def stale(verifiers: Iterable[str]) -> str | None:
 
 def tables(grades: Mapping[str, Grade]) -> str:
     """All figures in Markdown, which is to be read in a terminal too."""
-    parts = [_confusion(grades), "Errors by kind, wrong accepted / right refused, of five each:\n", _by_kind(grades)]
+    parts = [_confusion(grades), "Errors by kind, wrong accepted / right refused, of five each (fresh: of three or more):\n", _by_kind(grades)]
     selves = "".join(_itself(name, grade.itself) for name, grade in grades.items() if grade.itself is not None)
     return "\n".join([*parts, *([f"References against themselves, boxed:\n\n{selves}"] if selves else [])])
 
