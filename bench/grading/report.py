@@ -123,7 +123,11 @@ def stale(verifiers: Iterable[str]) -> str | None:
 
 def tables(grades: Mapping[str, Grade]) -> str:
     """All figures in Markdown, which is to be read in a terminal too."""
-    parts = [_confusion(grades), "Errors by kind, wrong accepted / right refused, of five each (fresh: of three or more):\n", _by_kind(grades)]
+    parts = [
+        _confusion(grades),
+        "Errors by kind, wrong accepted / right refused, of five each (fresh: of three or more):\n",
+        _by_kind(grades),
+    ]
     selves = "".join(_itself(name, grade.itself) for name, grade in grades.items() if grade.itself is not None)
     return "\n".join([*parts, *([f"References against themselves, boxed:\n\n{selves}"] if selves else [])])
 
