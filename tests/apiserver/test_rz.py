@@ -13,7 +13,7 @@ import pytest
 import yaml
 from api_builders import document
 from control_plane import ControlPlane
-from kube_api import Api
+from kube_api import Api, ApiError
 from kubelet_double import Kubelet
 from operator_process import ROOT, OperatorProcess
 from server_process import child_environment
@@ -115,12 +115,23 @@ def test_what_the_server_refuses_is_told_with_what_to_do(
     )
 
 
+def is_served(api: Api) -> bool:
+    try:
+        api.list(names.KIND)
+    except ApiError as error:
+        if error.code == 404:
+            return False
+        raise
+    return True
+
+
 def test_a_cluster_without_the_crd_is_told_from_one_without_the_run(
-    rz: Rz, control_plane: ControlPlane, api: Api, namespace: str
+    rz: Rz, control_plane: ControlPlane, api: Api, namespace: str, wait_for: Callable[..., Any]
 ) -> None:
     body = api.get("CustomResourceDefinition", "", names.CRD_NAME)
     api.delete("CustomResourceDefinition", "", names.CRD_NAME)
     try:
+        wait_for(lambda: not is_served(api), 30)  # a deleted type is served for a moment
         assert "install the operator and its CRD" in bad(rz("status", "tiny"))
         assert "install the operator and its CRD" in bad(rz("submit", "run.yaml"))
     finally:
