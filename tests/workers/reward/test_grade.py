@@ -71,11 +71,17 @@ def test_a_file_keeps_its_other_fields_and_gives_them_to_the_verifier(
     ] == [{name: value for name, value in line.items() if name != "verdict"} for line in lines]
 
 
-def test_the_limits_are_the_run_s_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Math-Verify computes the power; the limit ends it."""
-    code, out = run(monkeypatch, capsys, "--cpu-seconds", "0.5", "--", "9^{9^{9^9}}", r"\frac{1}{3}")
+def test_the_limits_are_the_run_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verifier burns CPU; the limit ends it."""
+    file = tmp_path / "burns.py"
+    file.write_text("def burn(example):\n    while True:\n        pass\n")
+    code, out = run(
+        monkeypatch, capsys, "--cpu-seconds", "0.5", "--verifier", f"{file}:burn", "--", "1", r"\frac{1}{3}"
+    )
     assert code == 1
-    assert out.startswith("0 (timeout) by math-verify, 0.500 s")
+    assert out.startswith(f"0 (timeout) by {file}:burn, 0.500 s")
 
 
 def test_a_crash_is_no_verdict_and_an_error() -> None:
