@@ -68,9 +68,7 @@ class ScaleUps:
 
     async def _ask(self, namespace: str, wanted: frozenset[str]) -> float | None:
         try:
-            page = await self._cluster.snapshot(
-                "Event", namespace, field_selector="involvedObject.kind=Pod,type=Normal"
-            )
+            page = await self._cluster.snapshot("Event", namespace, field_selector=_OF_PODS)
         except ApiError as error:
             log.warning("%s: events can't be listed, so autoscalers are not seen: %s", namespace, error.message)
             return 0.0 if error.status == 403 else None  # 403: the rights of an older release

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rz_workers.reward.pool import Outcome
-from rz_workers.reward.try_out import Line, is_as_expected, read_lines
+from rz_workers.reward.try_out import Line, is_as_expected, read_examples
 from rz_workers.runtime import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +63,7 @@ BAD_FILES = {
 def test_a_file_of(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_text(text)
     with pytest.raises(UserError, match=words):
-        read_lines(tmp_path / "examples.jsonl")
+        read_examples(tmp_path / "examples.jsonl")
 
 
 CRASHED = Outcome(0.0, "crashed")

@@ -16,6 +16,7 @@ from typing import Any
 
 from rz_api.spec import RewardSpec
 from rz_workers.reward.interface import Example
+from rz_workers.reward.lines import read_lines
 from rz_workers.reward.pool import Asked, Outcome, VerifierPool
 from rz_workers.runtime import UserError, worker_process
 
@@ -26,14 +27,8 @@ Pair = dict[str, Any]
 
 def read_pairs(file: Path) -> list[Pair]:
     """Raises UserError for a file that can't be read, and for a line that is no pair."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: the file cannot be read ({error}); JSON lines in UTF-8 are required") from None
-    pairs = [_pair(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
-    if not pairs:
-        raise UserError(f'{file}: found no pair; a line {{"answer": ..., "reference": ...}} is required at least')
-    return pairs
+    required = 'found no pair; a line {"answer": ..., "reference": ...} is required at least'
+    return [_pair(line, where) for where, line in read_lines(file, required)]
 
 
 def _pair(line: str, where: str) -> Pair:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rz_workers.reward.extract import extract_answer
 from rz_workers.reward.interface import Example
+from rz_workers.reward.lines import read_lines
 from rz_workers.reward.pool import Asked, Outcome, VerifierPool
 from rz_workers.runtime import UserError, worker_process
 
@@ -43,24 +44,20 @@ class Line(BaseModel):
     """Expected: ``ok``, ``no_answer``, ``timeout``, ``memory``, ``crashed``; absent is any but ``crashed``."""
 
 
-def read_lines(file: Path) -> list[Line]:
+def read_examples(file: Path) -> list[Line]:
     """Raises UserError for a file that can't be read, and for a line that is no example."""
+    return [
+        _example(line, where) for where, line in read_lines(file, "found no example; at least one line is required")
+    ]
+
+
+def _example(line: str, where: str) -> Line:
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: the file cannot be read ({error}); JSON lines in UTF-8 are required") from None
-    lines = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                lines.append(Line.model_validate_json(line))
-            except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                where = ".".join(map(str, first["loc"])) or "the line"
-                raise UserError(f"{file}, line {number}: found {where}: {first['msg']}; correct it") from None
-    if not lines:
-        raise UserError(f"{file}: found no example; at least one line is required")
-    return lines
+        return Line.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "the line"
+        raise UserError(f"{where}: found {field}: {first['msg']}; correct it") from None
 
 
 async def judged(verifier: str, lines: Sequence[Line], cpu_seconds: float, memory_mib: int) -> list[Outcome | None]:
@@ -124,7 +121,7 @@ def main() -> None:
     parser.add_argument("--cpu-seconds", type=float, default=10.0)
     parser.add_argument("--memory-mib", type=int, default=1024)
     given = parser.parse_args()
-    lines = read_lines(given.file)
+    lines = read_examples(given.file)
     outcomes = asyncio.run(judged(given.verifier, lines, given.cpu_seconds, given.memory_mib))
     print("   #  reward status    rule          CPU time  answer | reference")
     for number, (line, outcome) in enumerate(zip(lines, outcomes, strict=True), start=1):

@@ -69,7 +69,9 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     _check_model(run, source)
     # Before the data are read, which may take long; ``prepare`` looks again, with their first question.
     check_round_trip(tokenizer, spec.data.prompt_template)
-    prepared = prepare(spec, tokenizer, read_earlier(RunFolder.open(store, run), spec))
+    # Of an earlier gang; None for a run that begins.
+    folder = RunFolder.open(store, run)
+    prepared = prepare(spec, tokenizer, read_earlier(folder, spec))
     log.info("%d training prompts, %d dropped as too long", len(prepared.train), len(prepared.dropped))
     options: dict[str, Any] = {
         "trust_remote_code": model.trust_remote_code,
@@ -77,7 +79,7 @@ def read_inputs(run: ResolvedRun, scratch: Path) -> Inputs:
     }
     base: dict[str, Any] = {"source": source, "revision": model.revision}
     # A resume has its own checkpoint, and what initFrom names may be deleted by then.
-    has_given = (model.init_from or algorithm.critic.init_from) is not None and not _resumes(store, run)
+    has_given = (model.init_from or algorithm.critic.init_from) is not None and not _resumes(folder)
     starts_from = initial.find(model.init_from, scratch, model.secret_name) if has_given and model.init_from else None
     of_policy = base
     if isinstance(starts_from, initial.Export):
@@ -145,10 +147,9 @@ def _load_critic(
     )
 
 
-def _resumes(store: ObjectStore, run: ResolvedRun) -> bool:
+def _resumes(folder: RunFolder | None) -> bool:
     """Whether the run has a checkpoint of its own, which the gang will load: what the fields ``initFrom`` name is not
     needed then, and may be gone."""
-    folder = RunFolder.open(store, run)
     return folder is not None and checkpoint.newest(folder) is not None
 
 

@@ -35,7 +35,6 @@ _DROPPED = re.compile(
 _SPACED = re.compile(r"(?<!\\)\\[,;: >]|\\(?:quad|qquad|enspace|thinspace|space|hfill)(?![a-zA-Z])|&nbsp;")
 _DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _ADDITIVE = {
     r"\tfrac": r"\frac",
     r"\dfrac": r"\frac",
